@@ -1,1 +1,8 @@
+//! Warren core.
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod units;
+pub mod wire;
