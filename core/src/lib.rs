@@ -4,5 +4,11 @@
 
 extern crate alloc;
 
+pub mod batch;
+pub mod encap;
+pub mod fib;
+pub mod packet;
+pub mod tables;
 pub mod units;
+pub mod verdict;
 pub mod wire;
