@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod batch;
 pub mod encap;
 pub mod fib;
+pub mod gso;
 pub mod packet;
 pub mod tables;
 pub mod units;
