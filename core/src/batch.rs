@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::ops::Range;
 
+use crate::gso::Offload;
 use crate::verdict::Verdict;
 
 /// Octets kept free in front of every frame: the largest stack of headers that encapsulation or an
@@ -81,9 +82,42 @@ impl Batch {
             head: HEADROOM,
             len: len_octets,
             link,
+            offload: Offload::NONE,
             verdict: Verdict::Undecided,
         });
         self.frame_mut(self.frames.len() - 1)
+    }
+
+    /// Makes frames of the first `len_octets` of the last [`vacancy`](Self::vacancy), which are a
+    /// train of datagrams of `segment_octets` each but for a shorter last one (what `UDP_GRO`
+    /// gives), and returns how many.
+    ///
+    /// The frames lie side by side without headroom or tailroom: enough for decapsulation, which
+    /// only pulls. Datagrams that do not fit the batch any more are left out.
+    pub fn commit_train(&mut self, len_octets: usize, segment_octets: usize, link: Link) -> usize {
+        let whole = len_octets <= segment_octets || segment_octets == 0;
+        if whole || len_octets > self.max_frame_octets {
+            return usize::from(self.commit(len_octets, link).is_some());
+        }
+        let before = self.frames.len();
+        let first = self.next + HEADROOM;
+        for start in (0..len_octets).step_by(segment_octets) {
+            if self.is_full() {
+                break;
+            }
+            let len = segment_octets.min(len_octets - start);
+            let slot = first + start..first + start + len;
+            self.frames.push(Meta {
+                slot,
+                head: 0,
+                len,
+                link,
+                offload: Offload::NONE,
+                verdict: Verdict::Undecided,
+            });
+        }
+        self.next = first + len_octets + TAILROOM;
+        self.frames.len() - before
     }
 
     /// Copies `bytes` into a new frame: the convenient way in for tests and slow paths.
@@ -110,6 +144,7 @@ impl Batch {
         Some(FrameRef {
             bytes,
             link: &meta.link,
+            offload: meta.offload,
             verdict: meta.verdict,
         })
     }
@@ -259,6 +294,17 @@ impl Frame<'_> {
         self.meta.link = link;
     }
 
+    /// What the device left to be done about the packet.
+    #[must_use]
+    pub const fn offload(&self) -> Offload {
+        self.meta.offload
+    }
+
+    /// Says what the device left, or is, to do about the packet.
+    pub const fn set_offload(&mut self, offload: Offload) {
+        self.meta.offload = offload;
+    }
+
     /// What was decided.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
@@ -278,6 +324,8 @@ pub struct FrameRef<'a> {
     pub bytes: &'a [u8],
     /// The underlay side.
     pub link: &'a Link,
+    /// What is left to be done about the packet by whoever takes it.
+    pub offload: Offload,
     /// What was decided.
     pub verdict: Verdict,
 }
@@ -288,6 +336,7 @@ struct Meta {
     head: usize,
     len: usize,
     link: Link,
+    offload: Offload,
     verdict: Verdict,
 }
 
@@ -340,5 +389,24 @@ mod tests {
         assert!(
             batch.is_empty() && batch.push(&[0; 65], Link::LOCAL).is_none() && batch.is_empty()
         );
+    }
+
+    #[test]
+    fn a_train_becomes_frames_side_by_side() {
+        let mut batch = Batch::new(4, 100);
+        batch.vacancy().unwrap()[..25].copy_from_slice(b"aaaaaaaaaabbbbbbbbbbccccc");
+        assert_eq!(batch.commit_train(25, 10, Link::LOCAL), 3);
+        let frames: Vec<_> = batch.frames().map(|frame| frame.bytes.to_vec()).collect();
+        assert_eq!(frames, [&b"aaaaaaaaaa"[..], b"bbbbbbbbbb", b"ccccc"]);
+        assert!(
+            batch.frame_mut(1).unwrap().push(1).is_none(),
+            "no headroom inside a train"
+        );
+        assert_eq!(
+            batch.push(b"next", Link::LOCAL).unwrap().headroom(),
+            HEADROOM
+        );
+        assert!(batch.is_full());
+        assert_eq!(batch.commit_train(25, 10, Link::LOCAL), 0);
     }
 }
