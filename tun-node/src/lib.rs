@@ -1,6 +1,7 @@
 //! The node: everything around `warren-core` that touches the host.
 
 pub mod netlink;
+pub mod raw;
 pub mod sys;
 pub mod tun;
 pub mod udp;
