@@ -1,5 +1,6 @@
 //! The node: everything around `warren-core` that touches the host.
 
+pub mod datapath;
 pub mod netlink;
 pub mod raw;
 pub mod sys;
