@@ -9,12 +9,13 @@ use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, undecided}
 use crate::batch::{Batch, Frame, Link, Transport};
 use crate::encap::shim::ip_in_ip;
 use crate::encap::{Encapsulation, ecn, shim};
+use crate::gso::{Offload, SegmentKind};
 use crate::packet::Packet;
 use crate::policy::Permit;
 use crate::tables::{NextHop, Tunnel};
 use crate::units::{Family, Mtu, Time};
 use crate::verdict::{Direction, DropReason, Verdict};
-use crate::wire::{Ipv4Header, Ipv6Header};
+use crate::wire::{Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
 
 /// What becomes of a packet that passes.
 #[derive(Debug)]
@@ -66,7 +67,8 @@ impl Engine {
                 continue;
             };
             let hops = self.lookups.answer(packet.family());
-            let way = match rules.way(packet, hops) {
+            let largest = largest_octets(packet, frame.bytes(), frame.offload());
+            let way = match rules.way(packet, largest, hops) {
                 Ok(way) => way,
                 Err(refusal) => {
                     drop_frame(&mut frame, refusal.reason, &mut self.encap);
@@ -110,8 +112,14 @@ impl<'t> Rules<'t> {
         Ok(packet)
     }
 
-    /// Decides where an admitted packet goes, or why it does not.
-    pub(super) fn way(&self, packet: &Packet, hops: Hops) -> Result<Way<'t>, Refusal> {
+    /// Decides where an admitted packet goes, or why it does not; `largest` are the octets of the
+    /// largest packet that it is split into.
+    pub(super) fn way(
+        &self,
+        packet: &Packet,
+        largest: usize,
+        hops: Hops,
+    ) -> Result<Way<'t>, Refusal> {
         let tables = self.tables;
         let source_hop = hops.source.and_then(|id| tables.next_hop(id));
         if !matches!(source_hop, Some(NextHop::Local)) {
@@ -151,7 +159,7 @@ impl<'t> Rules<'t> {
             }),
             Some(next_hop @ (NextHop::Tunnel(_) | NextHop::EqualCost(_))) => {
                 let tunnel = self.tunnel(packet, next_hop).ok_or(no_route)?;
-                self.enter(packet, tunnel, permit)
+                self.enter(packet, largest, tunnel, permit)
             }
         }
     }
@@ -182,6 +190,7 @@ impl<'t> Rules<'t> {
     fn enter(
         &self,
         packet: &Packet,
+        largest: usize,
         tunnel: &'t Tunnel,
         permit: Permit,
     ) -> Result<Way<'t>, Refusal> {
@@ -195,7 +204,7 @@ impl<'t> Rules<'t> {
             return Err(DropReason::TunnelLoop.into());
         }
         let mtu = path_mtu(tunnel, packet.family());
-        if packet.total_octets > usize::from(mtu.octets()) {
+        if largest > usize::from(mtu.octets()) {
             return Err(Refusal::answered(
                 DropReason::TooBig,
                 Answer::TooBig { mtu },
@@ -203,7 +212,7 @@ impl<'t> Rules<'t> {
         }
         Ok(Way::Tunnel {
             tunnel,
-            link: self.link(packet, tunnel),
+            link: self.link(packet, largest, tunnel),
             permit,
         })
     }
@@ -213,7 +222,7 @@ impl<'t> Rules<'t> {
             || self.tables.peer_by_underlay(address).is_some()
     }
 
-    fn link(&self, packet: &Packet, tunnel: &Tunnel) -> Link {
+    fn link(&self, packet: &Packet, largest: usize, tunnel: &Tunnel) -> Link {
         let transport = match tunnel.encapsulation {
             Encapsulation::Ipip => Transport::Ip {
                 protocol: ip_in_ip(packet.family()),
@@ -232,7 +241,7 @@ impl<'t> Rules<'t> {
             transport,
             traffic_class: ecn::outer_traffic_class(packet.traffic_class, tunnel.dscp, tunnel.ecn),
             hop_limit: tunnel.hop_limit,
-            dont_fragment: dont_fragment(packet, tunnel),
+            dont_fragment: dont_fragment(packet, largest, tunnel),
         }
     }
 
@@ -275,6 +284,24 @@ impl<'t> Rules<'t> {
     }
 }
 
+/// Octets of the largest packet that `packet` is split into: itself, unless it is a super-packet.
+fn largest_octets(packet: &Packet, bytes: &[u8], offload: Offload) -> usize {
+    let Some((kind, segment_octets)) = offload.segments else {
+        return packet.total_octets;
+    };
+    let transport_octets = match kind {
+        SegmentKind::Udp => size_of::<UdpHeader>(),
+        SegmentKind::Tcp => bytes
+            .get(packet.transport_offset..)
+            .and_then(|segment| TcpHeader::parse(segment).ok())
+            .map_or(size_of::<TcpHeader>(), |(tcp, ..)| tcp.header_octets()),
+    };
+    let headers = packet.transport_offset + transport_octets;
+    packet
+        .total_octets
+        .min(headers + usize::from(segment_octets))
+}
+
 /// The largest inner packet of `family` that enters the tunnel.
 ///
 /// IPv6 packets of up to 1280 octets always do: where the path carries less, their outer packet
@@ -292,8 +319,8 @@ pub(super) fn path_mtu(tunnel: &Tunnel, family: Family) -> Mtu {
 }
 
 /// Whether the outer packet may not be fragmented.
-fn dont_fragment(packet: &Packet, tunnel: &Tunnel) -> bool {
-    if packet.total_octets > usize::from(tunnel.mtu.octets()) {
+fn dont_fragment(packet: &Packet, largest: usize, tunnel: &Tunnel) -> bool {
+    if largest > usize::from(tunnel.mtu.octets()) {
         return false;
     }
     match (tunnel.encapsulation, packet.family()) {

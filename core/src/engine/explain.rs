@@ -107,7 +107,7 @@ impl Rules<'_> {
             found.mtu = Some(path_mtu(tunnel, packet.family()));
             found.peer = named(self.tables, tunnel.peer);
         }
-        match self.way(&packet, hops) {
+        match self.way(&packet, packet.total_octets, hops) {
             Ok(Way::Tunnel { link, .. }) => {
                 found.link = Some(link);
                 Ok(Verdict::Transmit)

@@ -14,6 +14,7 @@ use zerocopy::IntoBytes;
 
 use crate::batch::Frame;
 use crate::encap::push_header;
+use crate::gso::Offload;
 use crate::packet::{Fragment, Packet};
 use crate::tables::Local;
 use crate::units::Mtu;
@@ -122,6 +123,8 @@ pub(super) fn write(
     answer: Answer,
 ) -> Result<(), DropReason> {
     frame.truncate(packet.total_octets);
+    // Whatever the device left to be done about the packet is not to be done about the message.
+    frame.set_offload(Offload::NONE);
     match (source, packet.flow.source) {
         (IpAddr::V4(from), IpAddr::V4(to)) => write_v4(frame, from, to, answer.v4()),
         (IpAddr::V6(from), IpAddr::V6(to)) => write_v6(frame, from, to, answer.v6()),
