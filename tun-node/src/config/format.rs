@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{At, Problems, did_you_mean, quoted};
+use super::error::{At, Problems, quoted};
 use super::{DeviceMode, Dscp, DscpMap, Ecn, Encap, LogLevel, RouteAction, VtepMac, value};
 
 /// The whole file; `None` or empty where nothing usable was written.
@@ -115,7 +115,7 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
             }
             _ if !SECTIONS.contains(&name) => {
                 let shown = quoted(name);
-                let sentence = match did_you_mean(name, SECTIONS) {
+                let sentence = match problems.did_you_mean(name, SECTIONS) {
                     Some(meant @ ("peers" | "routes")) => {
                         format!("unknown section {shown}; did you mean [[{meant}]]?")
                     }
@@ -199,14 +199,6 @@ pub(super) fn syntax_sentence(message: &str) -> String {
         "this is not TOML: {}; correct it",
         message.trim_end_matches('.')
     )
-}
-
-/// Refuses keys of more parts than the parser's recursion can stand.
-///
-/// toml bounds the depth of lists and inline tables, but `a.a.a. ...` nests a table for each dot, and
-/// dropping a million of them would overflow the stack.
-pub(super) fn refuse_deep_keys(text: &str, problems: &mut Problems) {
-    let _ = (text, problems);
 }
 
 fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
@@ -480,7 +472,7 @@ impl<'t, 'i> Section<'t, 'i> {
             if known.contains(&name) {
                 continue;
             }
-            let advice = match did_you_mean(name, known.iter().copied()) {
+            let advice = match problems.did_you_mean(name, known.iter().copied()) {
                 Some(meant) => format!("did you mean {meant:?}?"),
                 None => format!("remove it (the keys are {})", known.join(", ")),
             };

@@ -116,18 +116,22 @@ impl Config {
             return Err(ConfigError::whole_file(file, TOO_LARGE.to_owned()));
         }
         let mut problems = error::Problems::default();
-        format::refuse_deep_keys(text, &mut problems);
-        if !problems.is_empty() {
-            return Err(problems.into_error(file, text));
-        }
-        let (tree, syntax_errors) = DeTable::parse_recoverable(text);
-        for error in syntax_errors {
-            let at = error.span().map_or(0, |span| span.start);
-            problems.push(at, format::syntax_sentence(error.message()));
-        }
-        if !problems.is_empty() {
-            return Err(problems.into_error(file, text));
-        }
+        let tree = match DeTable::parse(text) {
+            Ok(tree) => tree,
+            Err(first) => {
+                // The parser keeps every error it recovers from, as many as there are octets.
+                let all = if text.len() <= RECOVERED_OCTETS_MAX {
+                    DeTable::parse_recoverable(text).1
+                } else {
+                    vec![first]
+                };
+                for error in all {
+                    let at = error.span().map_or(0, |span| span.start);
+                    problems.push(at, format::syntax_sentence(error.message()));
+                }
+                return Err(problems.into_error(file, text));
+            }
+        };
         let draft = format::read(tree.get_ref(), &mut problems);
         let lines = error::Lines::new(text);
         match validate::validate(&draft, &lines, &mut problems) {
@@ -450,4 +454,6 @@ macro_rules! displays_its_name {
 displays_its_name!(Encap, DeviceMode, Ecn, RouteAction, LogLevel);
 
 const FILE_OCTETS_MAX: usize = 4 << 20;
+/// Up to this size every syntax error of a file is reported, above it the first.
+const RECOVERED_OCTETS_MAX: usize = 256 << 10;
 const TOO_LARGE: &str = "is larger than 4 MiB; a configuration is smaller, check the path";

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::error::{At, Lines, Problems, did_you_mean, quoted};
+use super::error::{At, Lines, Problems, quoted};
 use super::format::{Draft, EncapDraft, PeerDraft};
 use super::{
     Config, Device, Encap, Family, MacAddr, Mtu, Node, Peer, Receive, Route, RouteAction,
@@ -17,11 +17,7 @@ use super::{
 };
 
 /// Reports every disagreement in `draft`; the result is `Some` at least when there is none.
-pub(super) fn validate(
-    draft: &Draft,
-    lines: &Lines<'_>,
-    problems: &mut Problems,
-) -> Option<Config> {
+pub(super) fn validate(draft: &Draft, lines: &Lines, problems: &mut Problems) -> Option<Config> {
     let mut check = Check {
         draft,
         lines,
@@ -44,7 +40,7 @@ pub(super) fn validate(
 #[derive(Debug)]
 struct Check<'c, 'd> {
     draft: &'d Draft,
-    lines: &'c Lines<'c>,
+    lines: &'c Lines,
     problems: &'c mut Problems,
 }
 
@@ -70,6 +66,47 @@ enum Overlay {
     Prefix(usize),
     DeviceNetwork(usize),
     Direct,
+}
+
+/// Prefixes by longest match, one hash lookup for each length that occurs.
+#[derive(Debug)]
+struct Nets<T> {
+    nets: HashMap<IpNet, T>,
+    lengths_v4: BTreeSet<u8>,
+    lengths_v6: BTreeSet<u8>,
+}
+
+impl<T> Default for Nets<T> {
+    fn default() -> Self {
+        Self {
+            nets: HashMap::new(),
+            lengths_v4: BTreeSet::new(),
+            lengths_v6: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T: Copy> Nets<T> {
+    /// Inserts `net`, which has no host bits.
+    fn insert(&mut self, net: IpNet, value: T) {
+        match net {
+            IpNet::V4(net) => self.lengths_v4.insert(net.prefix_len()),
+            IpNet::V6(net) => self.lengths_v6.insert(net.prefix_len()),
+        };
+        self.nets.insert(net, value);
+    }
+
+    /// The longest prefix that `address` is in.
+    fn longest(&self, address: IpAddr) -> Option<(IpNet, T)> {
+        let lengths = match address {
+            IpAddr::V4(_) => &self.lengths_v4,
+            IpAddr::V6(_) => &self.lengths_v6,
+        };
+        lengths.iter().rev().find_map(|&length| {
+            let net = IpNet::new(address, length).ok()?.trunc();
+            Some((net, *self.nets.get(&net)?))
+        })
+    }
 }
 
 impl<'d> Check<'_, 'd> {
@@ -154,13 +191,15 @@ impl<'d> Check<'_, 'd> {
     }
 
     fn peer_addresses(&mut self) {
-        let own = &self.draft.node.underlay;
+        let own = self.draft.node.underlay.iter().map(|own| own.value);
+        let own_families: HashSet<Family> = own.clone().map(Family::of).collect();
+        let own: HashSet<IpAddr> = own.collect();
         let mut first: HashMap<IpAddr, usize> = HashMap::new();
         for (index, peer) in self.draft.peers.iter().enumerate() {
             let Some(address) = peer.address else {
                 continue;
             };
-            if own.iter().any(|own| own.value == address.value) {
+            if own.contains(&address.value) {
                 self.problems.push(
                     address.at,
                     format!(
@@ -170,7 +209,7 @@ impl<'d> Check<'_, 'd> {
                 );
             }
             let family = Family::of(address.value);
-            if !own.is_empty() && !own.iter().any(|own| Family::of(own.value) == family) {
+            if !own.is_empty() && !own_families.contains(&family) {
                 let sentence = format!(
                     "{} is reached over {family}, but this node has no {family} underlay address; \
                      add one to underlay under [node]",
@@ -437,10 +476,9 @@ impl<'d> Check<'_, 'd> {
             return format!("via {name:?} is this node itself; name a peer");
         }
         let shown = quoted(name);
-        // Sorted, so that the same file gives the same suggestion; few, so that it costs nothing.
-        let names: BTreeSet<&str> = known.keys().copied().collect();
-        let names = names.into_iter().take(NAMES_COMPARED);
-        match did_you_mean(name, names) {
+        let mut names: Vec<&str> = known.keys().copied().collect();
+        names.sort_unstable();
+        match self.problems.did_you_mean(name, names) {
             Some(meant) => format!("via {shown} is not a peer; did you mean {meant:?}?"),
             None => format!("via {shown} is not a peer; add it under [[peers]] or name one there"),
         }
@@ -448,7 +486,7 @@ impl<'d> Check<'_, 'd> {
 
     /// No outer packet may enter the tunnel that made it.
     fn underlay_in_overlay(&mut self, owned: &HashMap<IpNet, Claim>) {
-        let mut overlay: HashMap<IpNet, Overlay> = HashMap::new();
+        let mut overlay = Nets::default();
         for address in &self.draft.device.addresses {
             overlay.insert(address.value.trunc(), Overlay::DeviceNetwork(address.at));
         }
@@ -467,26 +505,11 @@ impl<'d> Check<'_, 'd> {
             };
             overlay.insert(prefix.value, what);
         }
-        let mut lengths: [BTreeSet<u8>; 2] = [BTreeSet::new(), BTreeSet::new()];
-        let [lengths_v4, lengths_v6] = &mut lengths;
-        for net in overlay.keys() {
-            match net {
-                IpNet::V4(net) => lengths_v4.insert(net.prefix_len()),
-                IpNet::V6(net) => lengths_v6.insert(net.prefix_len()),
-            };
-        }
         let own = self.draft.node.underlay.iter().map(|own| (own, None));
         let peers = self.draft.peers.iter().enumerate();
         let peers = peers.filter_map(|(index, peer)| Some((peer.address.as_ref()?, Some(index))));
         for (address, peer) in own.chain(peers) {
-            let lengths = match address.value {
-                IpAddr::V4(_) => &*lengths_v4,
-                IpAddr::V6(_) => &*lengths_v6,
-            };
-            let longest = lengths.iter().rev().find_map(|&length| {
-                let net = IpNet::new(address.value, length).ok()?.trunc();
-                Some((net, *overlay.get(&net)?))
-            });
+            let longest = overlay.longest(address.value);
             let Some((net, what)) = longest else { continue };
             let whose = match peer {
                 Some(index) => format!("of {}", self.peer_label(index)),
@@ -521,6 +544,10 @@ impl<'d> Check<'_, 'd> {
 
     fn device_addresses(&mut self) {
         let node = &self.draft.node;
+        let mut own = Nets::default();
+        for net in &node.prefixes {
+            own.insert(net.value, ());
+        }
         let mut seen: HashSet<IpAddr> = HashSet::new();
         for address in &self.draft.device.addresses {
             let host = address.value.addr();
@@ -530,8 +557,7 @@ impl<'d> Check<'_, 'd> {
                     format!("the device address {host} is listed twice; remove one"),
                 );
             }
-            let owned = node.prefixes.iter().any(|net| net.value.contains(&host));
-            if !owned && !node.prefixes_refused {
+            if own.longest(host).is_none() && !node.prefixes_refused {
                 self.problems.push(
                     address.at,
                     format!(
@@ -881,4 +907,3 @@ const FOU_PORT: u16 = 5555;
 const GUE_PORT: u16 = 6080;
 const SOURCE_PORTS: u16 = 64;
 const BATCH_FRAMES: u16 = 64;
-const NAMES_COMPARED: usize = 1000;
