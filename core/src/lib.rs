@@ -1,1 +1,15 @@
+//! Warren core.
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod batch;
+pub mod encap;
+pub mod fib;
+pub mod gso;
+pub mod packet;
+pub mod tables;
+pub mod units;
+pub mod verdict;
+pub mod wire;
