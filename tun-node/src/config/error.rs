@@ -173,10 +173,7 @@ impl Lines {
 }
 
 /// The entry of `known` that differs least from `word`, if the difference is small enough.
-fn did_you_mean<'k>(
-    word: &str,
-    known: impl IntoIterator<Item = &'k str>,
-) -> Option<&'k str> {
+fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if word.len() > LONGEST_WORD_COMPARED {
         return None;
     }
