@@ -2,7 +2,7 @@
 //!
 //! Every check reports and goes on. A value that `format.rs` refused is absent here and no
 //! check complains about its absence again. All checks together take O(n log n) of the prefixes and
-//! peers, so that a file of the largest size is judged in well under a second.
+//! peers: a hostile file of the largest size is judged about as fast as it is parsed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -303,7 +303,7 @@ impl<'d> Check<'_, 'd> {
                         peer.at,
                         format!(
                             "vtep-mac is missing for {label}, which uses {encap}; write its VTEP's \
-                             MAC address, or \"auto\" if the peer is a Warren node without its own"
+                             MAC address, or \"auto\" for a Warren node that makes it from its name"
                         ),
                     );
                 }
@@ -551,13 +551,20 @@ impl<'d> Check<'_, 'd> {
                     self.lines.line(at)
                 ),
             };
+            let host = IpNet::from(address.value);
+            let advice = if net == host {
+                "change one".to_owned()
+            } else {
+                format!(
+                    "change one, or add a route with prefix = \"{host}\" and action = \"direct\""
+                )
+            };
             self.problems.push(
                 address.at,
                 format!(
                     "the underlay address {} {whose} {is}: outer packets would enter the tunnel; \
-                     change one, or add a route with prefix = \"{}\" and action = \"direct\"",
-                    address.value,
-                    IpNet::from(address.value)
+                     {advice}",
+                    address.value
                 ),
             );
         }
