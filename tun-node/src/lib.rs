@@ -1,3 +1,10 @@
-//! The Warren node as a library, so that tests and fuzzing reach every module.
+//! The node: everything around `warren-core` that touches the host.
 
 pub mod config;
+pub mod netlink;
+pub mod sys;
+pub mod tun;
+pub mod udp;
+
+#[cfg(test)]
+mod testing;
