@@ -1,6 +1,12 @@
 //! The configuration as users meet it: what is refused and with which words, what is accepted and
 //! what it comes to, and that no text at all can make the reader panic or contradict itself.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "in a test, both are assertions; clippy exempts only the #[test] functions themselves"
+)]
+
 use std::fmt::Write as _;
 use std::path::Path;
 

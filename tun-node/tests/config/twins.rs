@@ -226,3 +226,39 @@ fn nesting_without_end_is_refused_and_does_not_exhaust_the_stack() {
     judge(&format!("a = {}", "[".repeat(1_000_000)));
     judge(&format!("a = {}", "{a=".repeat(1_000_000)));
 }
+
+/// Whatever compares all with all, or counts columns from the start of one long line each time,
+/// takes minutes for these.
+#[test]
+fn the_largest_files_are_judged_without_comparing_all_with_all() {
+    const NODE: &str = "[node]\nname = \"a\"\nunderlay = \"192.0.2.1\"\n";
+    let list = |count: usize, item: fn(usize) -> String| -> String {
+        let items: Vec<String> = (0..count).map(item).collect();
+        format!("[{}]", items.join(","))
+    };
+    let net = |i: usize, octet: u8, end: &str| format!("\"{octet}.{}.{}.{end}\"", i >> 8, i & 255);
+    let nets = (0..65_536).map(|i| net(i, 10, "0/24")).collect::<Vec<_>>();
+    let halves = (0..65_536).map(|i| net(i, 10, "0/25")).collect::<Vec<_>>();
+    let addresses = (0..65_536).map(|i| net(i, 11, "1/24")).collect::<Vec<_>>();
+
+    let named = |i| format!("[[peers]]\nname = \"peer-{i}\"\n");
+    let peers: String = (0..30_000).map(named).collect();
+    let strangers = list(30_000, |i| format!("\"peeer-{i}\""));
+    judge(&format!("{NODE}{peers}[[routes]]\nvia = {strangers}\n"));
+
+    let (nets, halves) = (nets.join(","), halves.join(","));
+    judge(&format!(
+        "{NODE}[[peers]]\nprefixes = [{nets}]\n[[peers]]\nprefixes = [{halves}]\n"
+    ));
+    judge(&format!(
+        "{NODE}prefixes = [{nets}]\n[device]\naddresses = [{}]\n",
+        addresses.join(",")
+    ));
+    judge(&format!(
+        "{NODE}prefixes = {}",
+        list(200_000, |_| "\"10.0.0.0/8\"".to_owned())
+    ));
+    let unknown: String = (0..200_000).map(|i| format!("key-{i} = 1\n")).collect();
+    judge(&format!("{NODE}{unknown}"));
+    judge(&"=\n".repeat(2 << 20));
+}
