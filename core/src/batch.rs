@@ -86,6 +86,45 @@ impl Batch {
         self.frame_mut(self.frames.len() - 1)
     }
 
+    /// Room for all the frames that still fit, `max_frame_octets` each: for a system call that
+    /// fills several at once. Then, in the same order, [`commit_room`](Self::commit_room) or
+    /// [`skip_room`](Self::skip_room) for each.
+    pub fn vacancies(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let free = self.max_frames - self.frames.len();
+        let room = HEADROOM..HEADROOM + self.max_frame_octets;
+        self.arena
+            .get_mut(self.next..)
+            .unwrap_or_default()
+            .chunks_exact_mut(HEADROOM + self.max_frame_octets + TAILROOM)
+            .take(free)
+            .filter_map(move |slot| slot.get_mut(room.clone()))
+    }
+
+    /// The next room of [`vacancies`](Self::vacancies), to be looked at before it is committed.
+    #[must_use]
+    pub fn room(&self) -> Option<&[u8]> {
+        let start = self.next + HEADROOM;
+        self.arena.get(start..start + self.max_frame_octets)
+    }
+
+    /// Makes a frame of the octets `range` of the next room of [`vacancies`](Self::vacancies).
+    ///
+    /// Returns the frame, or `None` when there was no room for it.
+    pub fn commit_room(&mut self, range: Range<usize>, link: Link) -> Option<Frame<'_>> {
+        let start = self.next;
+        self.commit(range.end, link)?;
+        self.next = start + HEADROOM + self.max_frame_octets + TAILROOM;
+        let mut frame = self.frame_mut(self.frames.len() - 1)?;
+        let _ = frame.pull(range.start);
+        Some(frame)
+    }
+
+    /// Passes over the next room of [`vacancies`](Self::vacancies); it is free again after
+    /// [`clear`](Self::clear).
+    pub const fn skip_room(&mut self) {
+        self.next += HEADROOM + self.max_frame_octets + TAILROOM;
+    }
+
     /// Copies `bytes` into a new frame: the convenient way in for tests and slow paths.
     pub fn push(&mut self, bytes: &[u8], link: Link) -> Option<Frame<'_>> {
         self.vacancy()?
@@ -340,5 +379,29 @@ mod tests {
         assert!(
             batch.is_empty() && batch.push(&[0; 65], Link::LOCAL).is_none() && batch.is_empty()
         );
+    }
+
+    #[test]
+    fn rooms_filled_at_once_become_the_frames_that_were_put_there() {
+        let mut batch = Batch::new(4, 16);
+        batch.push(b"before", Link::LOCAL).unwrap();
+        for (octet, room) in (b'a'..).zip(batch.vacancies()) {
+            room.fill(octet);
+        }
+        assert_eq!(batch.vacancies().count(), 3);
+        let frame = batch.commit_room(2..5, Link::LOCAL).unwrap();
+        assert_eq!(frame.bytes(), b"aaa");
+        assert_eq!(batch.room(), Some(&[b'b'; 16][..]));
+        batch.skip_room();
+        let mut frame = batch.commit_room(0..16, Link::LOCAL).unwrap();
+        assert_eq!(frame.bytes(), [b'c'; 16]);
+        frame.push(HEADROOM).unwrap().fill(0);
+        frame.extend(TAILROOM).unwrap().fill(0);
+        let frames: Vec<_> = batch.frames().map(|frame| frame.bytes.len()).collect();
+        assert_eq!(frames, [6, 3, 16 + HEADROOM + TAILROOM]);
+        assert_eq!(batch.frame(1).unwrap().bytes, b"aaa");
+        assert!(batch.vacancies().next().is_none() && batch.vacancy().is_none());
+        batch.clear();
+        assert_eq!(batch.vacancies().count(), 4);
     }
 }
