@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::ops::Range;
 
+use crate::gso::Offload;
 use crate::verdict::Verdict;
 
 /// Octets kept free in front of every frame: the largest stack of headers that encapsulation or an
@@ -81,48 +82,42 @@ impl Batch {
             head: HEADROOM,
             len: len_octets,
             link,
+            offload: Offload::NONE,
             verdict: Verdict::Undecided,
         });
         self.frame_mut(self.frames.len() - 1)
     }
 
-    /// Room for all the frames that still fit, `max_frame_octets` each: for a system call that
-    /// fills several at once. Then, in the same order, [`commit_room`](Self::commit_room) or
-    /// [`skip_room`](Self::skip_room) for each.
-    pub fn vacancies(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let free = self.max_frames - self.frames.len();
-        let room = HEADROOM..HEADROOM + self.max_frame_octets;
-        self.arena
-            .get_mut(self.next..)
-            .unwrap_or_default()
-            .chunks_exact_mut(HEADROOM + self.max_frame_octets + TAILROOM)
-            .take(free)
-            .filter_map(move |slot| slot.get_mut(room.clone()))
-    }
-
-    /// The next room of [`vacancies`](Self::vacancies), to be looked at before it is committed.
-    #[must_use]
-    pub fn room(&self) -> Option<&[u8]> {
-        let start = self.next + HEADROOM;
-        self.arena.get(start..start + self.max_frame_octets)
-    }
-
-    /// Makes a frame of the octets `range` of the next room of [`vacancies`](Self::vacancies).
+    /// Makes frames of the first `len_octets` of the last [`vacancy`](Self::vacancy), which are a
+    /// train of datagrams of `segment_octets` each but for a shorter last one (what `UDP_GRO`
+    /// gives), and returns how many.
     ///
-    /// Returns the frame, or `None` when there was no room for it.
-    pub fn commit_room(&mut self, range: Range<usize>, link: Link) -> Option<Frame<'_>> {
-        let start = self.next;
-        self.commit(range.end, link)?;
-        self.next = start + HEADROOM + self.max_frame_octets + TAILROOM;
-        let mut frame = self.frame_mut(self.frames.len() - 1)?;
-        let _ = frame.pull(range.start);
-        Some(frame)
-    }
-
-    /// Passes over the next room of [`vacancies`](Self::vacancies); it is free again after
-    /// [`clear`](Self::clear).
-    pub const fn skip_room(&mut self) {
-        self.next += HEADROOM + self.max_frame_octets + TAILROOM;
+    /// The frames lie side by side without headroom or tailroom: enough for decapsulation, which
+    /// only pulls. Datagrams that do not fit the batch any more are left out.
+    pub fn commit_train(&mut self, len_octets: usize, segment_octets: usize, link: Link) -> usize {
+        let whole = len_octets <= segment_octets || segment_octets == 0;
+        if whole || len_octets > self.max_frame_octets {
+            return usize::from(self.commit(len_octets, link).is_some());
+        }
+        let before = self.frames.len();
+        let first = self.next + HEADROOM;
+        for start in (0..len_octets).step_by(segment_octets) {
+            if self.is_full() {
+                break;
+            }
+            let len = segment_octets.min(len_octets - start);
+            let slot = first + start..first + start + len;
+            self.frames.push(Meta {
+                slot,
+                head: 0,
+                len,
+                link,
+                offload: Offload::NONE,
+                verdict: Verdict::Undecided,
+            });
+        }
+        self.next = first + len_octets + TAILROOM;
+        self.frames.len() - before
     }
 
     /// Copies `bytes` into a new frame: the convenient way in for tests and slow paths.
@@ -149,6 +144,7 @@ impl Batch {
         Some(FrameRef {
             bytes,
             link: &meta.link,
+            offload: meta.offload,
             verdict: meta.verdict,
         })
     }
@@ -298,6 +294,17 @@ impl Frame<'_> {
         self.meta.link = link;
     }
 
+    /// What the device left to be done about the packet.
+    #[must_use]
+    pub const fn offload(&self) -> Offload {
+        self.meta.offload
+    }
+
+    /// Says what the device left, or is, to do about the packet.
+    pub const fn set_offload(&mut self, offload: Offload) {
+        self.meta.offload = offload;
+    }
+
     /// What was decided.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
@@ -317,6 +324,8 @@ pub struct FrameRef<'a> {
     pub bytes: &'a [u8],
     /// The underlay side.
     pub link: &'a Link,
+    /// What is left to be done about the packet by whoever takes it.
+    pub offload: Offload,
     /// What was decided.
     pub verdict: Verdict,
 }
@@ -327,6 +336,7 @@ struct Meta {
     head: usize,
     len: usize,
     link: Link,
+    offload: Offload,
     verdict: Verdict,
 }
 
@@ -382,26 +392,21 @@ mod tests {
     }
 
     #[test]
-    fn rooms_filled_at_once_become_the_frames_that_were_put_there() {
-        let mut batch = Batch::new(4, 16);
-        batch.push(b"before", Link::LOCAL).unwrap();
-        for (octet, room) in (b'a'..).zip(batch.vacancies()) {
-            room.fill(octet);
-        }
-        assert_eq!(batch.vacancies().count(), 3);
-        let frame = batch.commit_room(2..5, Link::LOCAL).unwrap();
-        assert_eq!(frame.bytes(), b"aaa");
-        assert_eq!(batch.room(), Some(&[b'b'; 16][..]));
-        batch.skip_room();
-        let mut frame = batch.commit_room(0..16, Link::LOCAL).unwrap();
-        assert_eq!(frame.bytes(), [b'c'; 16]);
-        frame.push(HEADROOM).unwrap().fill(0);
-        frame.extend(TAILROOM).unwrap().fill(0);
-        let frames: Vec<_> = batch.frames().map(|frame| frame.bytes.len()).collect();
-        assert_eq!(frames, [6, 3, 16 + HEADROOM + TAILROOM]);
-        assert_eq!(batch.frame(1).unwrap().bytes, b"aaa");
-        assert!(batch.vacancies().next().is_none() && batch.vacancy().is_none());
-        batch.clear();
-        assert_eq!(batch.vacancies().count(), 4);
+    fn a_train_becomes_frames_side_by_side() {
+        let mut batch = Batch::new(4, 100);
+        batch.vacancy().unwrap()[..25].copy_from_slice(b"aaaaaaaaaabbbbbbbbbbccccc");
+        assert_eq!(batch.commit_train(25, 10, Link::LOCAL), 3);
+        let frames: Vec<_> = batch.frames().map(|frame| frame.bytes.to_vec()).collect();
+        assert_eq!(frames, [&b"aaaaaaaaaa"[..], b"bbbbbbbbbb", b"ccccc"]);
+        assert!(
+            batch.frame_mut(1).unwrap().push(1).is_none(),
+            "no headroom inside a train"
+        );
+        assert_eq!(
+            batch.push(b"next", Link::LOCAL).unwrap().headroom(),
+            HEADROOM
+        );
+        assert!(batch.is_full());
+        assert_eq!(batch.commit_train(25, 10, Link::LOCAL), 0);
     }
 }

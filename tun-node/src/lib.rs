@@ -9,6 +9,7 @@ pub mod config;
 pub mod counters;
 pub mod ctl;
 pub mod netlink;
+pub mod raw;
 pub mod rib;
 pub mod sys;
 pub mod tun;
