@@ -2,6 +2,7 @@
 
 pub mod netlink;
 pub mod raw;
+pub mod rootless;
 pub mod sys;
 pub mod tun;
 pub mod udp;
