@@ -56,16 +56,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a node until SIGTERM, Ctrl-C or the end of COMMAND
-    #[command(
-        after_long_help = "Example: a node as a service\n\n  \
+    #[command(after_long_help = "Example: a node as a service\n\n  \
         tun-node run --config /etc/tun-node/alpha.toml\n\n\
         Example: without any privilege, with a command attached to the overlay\n\n  \
         tun-node run --config alpha.toml --rootless -- ping -c 3 10.244.2.1\n\n\
         On a host, the device needs CAP_NET_ADMIN and IP in IP needs CAP_NET_RAW. With --rootless \
         neither is needed: the device is made in a user and network namespace of its own, where \
         COMMAND runs, and the node's exit code is COMMAND's. Without COMMAND the namespace is held \
-        until the node ends."
-    )]
+        until the node ends.")]
     Run(RunArgs),
     /// Say what is wrong with a configuration file, or what it means
     Check(ConfigArgs),
@@ -92,10 +90,8 @@ enum Verb {
     #[command(hide = true)]
     Fault(FaultArgs),
     /// Print a completion script for a shell
-    #[command(
-        after_long_help = "Example:\n\n  tun-node completions bash > \
-        ~/.local/share/bash-completion/completions/tun-node"
-    )]
+    #[command(after_long_help = "Example:\n\n  tun-node completions bash > \
+        ~/.local/share/bash-completion/completions/tun-node")]
     Completions {
         /// The shell
         shell: Shell,

@@ -118,10 +118,16 @@ impl ErrnoKind {
 pub struct DeviceCounters {
     /// Packets read and given to the engine.
     pub read: Tally,
+    /// Packets among them that the device left uncut (up to 64 KiB); each counts once everywhere.
+    pub read_super: u64,
+    /// Packets read and dropped because what the device said about their offload is impossible.
+    pub read_damaged: u64,
     /// Reads that failed, other than for want of a packet.
     pub read_errors: ErrnoCounters,
     /// Packets from peers written to the device.
     pub written: Tally,
+    /// Calls that wrote them: packets that were joined take one.
+    pub write_calls: u64,
     /// Packets from peers that the device did not take.
     pub write_drops: ErrnoCounters,
     /// ICMP errors written back to the device.
@@ -145,10 +151,16 @@ pub struct UnderlayCounters {
     pub receive_errors: ErrnoCounters,
     /// Datagrams from peers that the kernel dropped because the receive buffer was full.
     pub receive_overflows: u64,
-    /// Datagrams sent.
+    /// Frames sent; one that was left uncut counts once.
     pub sent: Tally,
-    /// Datagrams that the kernel did not take.
+    /// Messages that carried them: frames of one size share one.
+    pub send_messages: u64,
+    /// Frames that the kernel did not take.
     pub send_drops: ErrnoCounters,
+    /// Frames that were sent in part: some segments of an uncut packet were not taken.
+    pub sent_partly: u64,
+    /// Frames marked as uncut that could not be cut.
+    pub send_malformed: u64,
     /// Packets of the encapsulation without a socket to send them by.
     pub no_socket: u64,
     /// Errors that the network reported for datagrams sent before (ICMP).
@@ -156,9 +168,7 @@ pub struct UnderlayCounters {
 }
 
 /// Packets and octets, as reported.
-#[derive(
-    Clone, Copy, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize,
-)]
+#[derive(Clone, Copy, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
 pub struct TallyReport {
     /// Packets.
     pub packets: u64,
@@ -235,10 +245,16 @@ impl DirectionReport {
 pub struct DeviceReport {
     /// Packets read.
     pub read: TallyReport,
+    /// Packets among them that the device left uncut.
+    pub read_super: u64,
+    /// Packets with an impossible offload.
+    pub read_damaged: u64,
     /// Reads that failed.
     pub read_errors: BTreeMap<String, u64>,
     /// Packets from peers written.
     pub written: TallyReport,
+    /// Calls that wrote them.
+    pub write_calls: u64,
     /// Packets from peers not taken, by kind of errno.
     pub write_drops: BTreeMap<String, u64>,
     /// ICMP errors written back.
@@ -255,8 +271,11 @@ impl From<&DeviceCounters> for DeviceReport {
     fn from(counters: &DeviceCounters) -> Self {
         Self {
             read: counters.read.into(),
+            read_super: counters.read_super,
+            read_damaged: counters.read_damaged,
             read_errors: counters.read_errors.report(),
             written: counters.written.into(),
+            write_calls: counters.write_calls,
             write_drops: counters.write_drops.report(),
             replies_written: counters.replies_written.into(),
             reply_drops: counters.reply_drops.report(),
@@ -269,8 +288,11 @@ impl From<&DeviceCounters> for DeviceReport {
 impl DeviceReport {
     fn add(&mut self, other: &Self) {
         self.read.add(other.read);
+        self.read_super += other.read_super;
+        self.read_damaged += other.read_damaged;
         add_counts(&mut self.read_errors, &other.read_errors);
         self.written.add(other.written);
+        self.write_calls += other.write_calls;
         add_counts(&mut self.write_drops, &other.write_drops);
         self.replies_written.add(other.replies_written);
         add_counts(&mut self.reply_drops, &other.reply_drops);
@@ -293,10 +315,16 @@ pub struct SocketReport {
     pub receive_errors: BTreeMap<String, u64>,
     /// Datagrams that the kernel dropped for want of receive buffer; they were never received.
     pub receive_overflows: u64,
-    /// Datagrams sent.
+    /// Frames sent.
     pub sent: TallyReport,
-    /// Datagrams not taken by the kernel, by kind of errno.
+    /// Messages that carried them.
+    pub send_messages: u64,
+    /// Frames not taken by the kernel, by kind of errno.
     pub send_drops: BTreeMap<String, u64>,
+    /// Frames sent in part.
+    pub sent_partly: u64,
+    /// Frames that could not be cut.
+    pub send_malformed: u64,
     /// Packets without a socket to send them by.
     pub no_socket: u64,
     /// Errors that the network reported for datagrams sent before (ICMP). They were sent all the
@@ -315,7 +343,10 @@ impl SocketReport {
             receive_errors: counters.receive_errors.report(),
             receive_overflows: counters.receive_overflows,
             sent: counters.sent.into(),
+            send_messages: counters.send_messages,
             send_drops: counters.send_drops.report(),
+            sent_partly: counters.sent_partly,
+            send_malformed: counters.send_malformed,
             no_socket: counters.no_socket,
             network_errors: counters.network_errors,
         }
@@ -327,7 +358,10 @@ impl SocketReport {
         add_counts(&mut self.receive_errors, &other.receive_errors);
         self.receive_overflows += other.receive_overflows;
         self.sent.add(other.sent);
+        self.send_messages += other.send_messages;
         add_counts(&mut self.send_drops, &other.send_drops);
+        self.sent_partly += other.sent_partly;
+        self.send_malformed += other.send_malformed;
         self.no_socket += other.no_socket;
         self.network_errors += other.network_errors;
     }
@@ -454,14 +488,18 @@ impl WorkerReport {
         for socket in sockets {
             received += socket.received.packets + socket.receive_damaged;
             sent += socket.sent.packets;
-            socket_drops += socket.receive_damaged + sum(&socket.send_drops) + socket.no_socket;
+            socket_drops += socket.receive_damaged
+                + sum(&socket.send_drops)
+                + socket.send_malformed
+                + socket.no_socket;
         }
         Balance {
-            received: self.device.read.packets + received,
+            received: self.device.read.packets + self.device.read_damaged + received,
             left: sent + self.device.written.packets,
             dropped: self.encap.dropped
                 + self.decap.dropped
                 + socket_drops
+                + self.device.read_damaged
                 + sum(&self.device.write_drops)
                 + self.device.direct_drops
                 + self.device.misdirected,

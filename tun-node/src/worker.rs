@@ -34,10 +34,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use warren_core::batch::{Batch, Link};
+use warren_core::batch::Batch;
 use warren_core::engine::{Engine, EngineConfig, Explanation};
-use warren_core::gso::{ChecksumState, transport_checksum};
-use warren_core::packet::{FlowKey, Packet};
+use warren_core::packet::FlowKey;
 use warren_core::tables::TableError;
 use warren_core::units::Time;
 use warren_core::verdict::{Direction, Verdict};
@@ -45,6 +44,7 @@ use warren_core::verdict::{Direction, Verdict};
 use crate::config::Config;
 use crate::counters::{DeviceCounters, PeerTallyReport, WorkerReport};
 use crate::ctl::message::Fault;
+use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::rib::TablesReader;
 use crate::tun::Tun;
 use probe::Prober;
@@ -133,7 +133,11 @@ impl WorkerHandle {
     /// # Errors
     ///
     /// [`WorkerError`].
-    pub fn start(parts: WorkerParts<'_>, device: Tun, ended: Sender<()>) -> Result<Self, WorkerError> {
+    pub fn start(
+        parts: WorkerParts<'_>,
+        device: Tun,
+        ended: Sender<()>,
+    ) -> Result<Self, WorkerError> {
         let number = parts.number;
         let (sender, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared::default());
@@ -245,7 +249,11 @@ struct Worker {
     device_readable: bool,
     device_counters: DeviceCounters,
     underlay: Underlay,
-    batch: Batch,
+    writer: DeviceWriter,
+    encap_batch: Batch,
+    decap_batch: Batch,
+    batch_frames: usize,
+    busy_poll: Duration,
     prober: Option<Prober>,
     turns: u64,
 }
@@ -285,6 +293,8 @@ impl Worker {
             Some(target) => Prober::new(config, target, seed).map_err(WorkerError::Probe)?,
             None => None,
         };
+        let batch_frames = usize::from(config.worker.batch);
+        let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
         let engine_config = EngineConfig {
             seed,
             ..EngineConfig::default()
@@ -299,8 +309,12 @@ impl Worker {
             device,
             device_readable: true,
             device_counters: DeviceCounters::default(),
+            writer,
             underlay,
-            batch: Batch::new(usize::from(config.worker.batch), FRAME_OCTETS_MAX),
+            encap_batch: Batch::with_largest(batch_frames, FRAME_OCTETS_MAX, ENCAP_LARGEST),
+            decap_batch: Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, underlay::RECEIVES),
+            batch_frames,
+            busy_poll: Duration::from_micros(config.worker.busy_poll_us.into()),
             prober,
             turns: 0,
         })
@@ -308,9 +322,14 @@ impl Worker {
 
     fn run(mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut last_busy = Instant::now();
         loop {
             let is_busy = self.device_readable || self.underlay.is_readable();
-            let timeout = is_busy.then_some(Duration::ZERO);
+            if is_busy && !self.busy_poll.is_zero() {
+                last_busy = Instant::now();
+            }
+            let polls = is_busy || (!self.busy_poll.is_zero() && last_busy.elapsed() < self.busy_poll);
+            let timeout = polls.then_some(Duration::ZERO);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
                     return Err(event_loop("poll")(error));
@@ -369,84 +388,84 @@ impl Worker {
 
     /// From the device to the underlay.
     fn encap_turn(&mut self) -> Result<(), WorkerError> {
-        self.batch.clear();
-        while let Some(room) = self.batch.vacancy() {
-            match self.device.recv(room) {
-                Ok(octets) => {
-                    self.device_counters.read.count(octets);
-                    let _ = self.batch.commit(octets, Link::LOCAL);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.device_readable = false;
-                    break;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.device_counters.read_errors.count(&error, 1);
-                    self.device_readable = false;
-                    if error.raw_os_error() == Some(libc::EBADFD) {
-                        return Err(WorkerError::DeviceGone);
-                    }
-                    break;
+        let (batch, counters) = (&mut self.encap_batch, &mut self.device_counters);
+        batch.clear();
+        match read_batch(&self.device, batch, self.batch_frames, counters) {
+            Ok(ReadStop::Empty) => self.device_readable = false,
+            Ok(ReadStop::More) => {}
+            Err(error) => {
+                counters.read_errors.count(&error, 1);
+                self.device_readable = false;
+                if error.raw_os_error() == Some(libc::EBADFD) {
+                    return Err(WorkerError::DeviceGone);
                 }
             }
         }
-        if self.batch.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
-        let now = self.now();
-        self.engine.encap(&mut self.batch, now);
-        self.underlay.transmit(&self.batch);
-        for frame in self.batch.frames() {
+        let now = now(&self.shared);
+        self.engine.encap(batch, now);
+        self.underlay.transmit(batch);
+        let mut replies = false;
+        for frame in batch.frames() {
             match frame.verdict {
-                Verdict::Reply(_) => match self.device.send(frame.bytes) {
-                    Ok(()) => self.device_counters.replies_written.count(frame.bytes.len()),
-                    Err(error) => self.device_counters.reply_drops.count(&error, 1),
-                },
-                Verdict::Direct => self.device_counters.direct_drops += 1,
+                Verdict::Reply(_) => replies = true,
+                Verdict::Direct => counters.direct_drops += 1,
                 // From this side nothing is delivered, and no frame is left undecided.
-                Verdict::Deliver | Verdict::Undecided => self.device_counters.misdirected += 1,
+                Verdict::Deliver | Verdict::Undecided => counters.misdirected += 1,
                 Verdict::Transmit | Verdict::Drop(_) => {}
             }
+        }
+        if replies {
+            let mut to = WriteCounters {
+                written: &mut counters.replies_written,
+                calls: &mut counters.write_calls,
+                drops: &mut counters.reply_drops,
+            };
+            let is_reply = |verdict| matches!(verdict, Verdict::Reply(_));
+            self.writer
+                .write_batch(&self.device, batch, is_reply, &mut to);
         }
         Ok(())
     }
 
     /// From one underlay socket to the device.
     fn decap_turn(&mut self, socket: usize) {
-        let prober = &mut self.prober;
-        self.underlay.receive(socket, &mut self.batch, |octets, link| {
-            prober.as_mut().is_some_and(|prober| prober.takes(octets, link))
+        let (prober, batch) = (&mut self.prober, &mut self.decap_batch);
+        self.underlay.receive(socket, batch, |octets, link| {
+            prober
+                .as_mut()
+                .is_some_and(|prober| prober.takes(octets, link))
         });
-        if self.batch.is_empty() {
+        if batch.is_empty() {
             return;
         }
-        let now = self.now();
-        self.engine.decap(&mut self.batch, now);
-        for index in 0..self.batch.len() {
-            let Some(mut frame) = self.batch.frame_mut(index) else {
-                break;
-            };
-            match frame.verdict() {
-                Verdict::Deliver => {
-                    finish_checksum(frame.bytes_mut());
-                    match self.device.send(frame.bytes()) {
-                        Ok(()) => self.device_counters.written.count(frame.bytes().len()),
-                        Err(error) => self.device_counters.write_drops.count(&error, 1),
-                    }
-                }
-                Verdict::Drop(_) => {}
+        let now = now(&self.shared);
+        self.engine.decap(batch, now);
+        let counters = &mut self.device_counters;
+        for frame in batch.frames() {
+            match frame.verdict {
+                Verdict::Deliver | Verdict::Drop(_) => {}
                 // From this side nothing goes back, and no frame is left undecided.
                 Verdict::Transmit | Verdict::Direct | Verdict::Reply(_) | Verdict::Undecided => {
-                    self.device_counters.misdirected += 1;
+                    counters.misdirected += 1;
                 }
             }
         }
+        let mut to = WriteCounters {
+            written: &mut counters.written,
+            calls: &mut counters.write_calls,
+            drops: &mut counters.write_drops,
+        };
+        let is_delivered = |verdict| verdict == Verdict::Deliver;
+        self.writer
+            .write_batch(&self.device, batch, is_delivered, &mut to);
         self.finish_probe(now);
     }
 
     fn probe(&mut self, seed: u64) {
-        let now = self.now();
+        let now = now(&self.shared);
         if let Some(prober) = &mut self.prober {
             self.underlay.transmit_probe(prober.send(seed, now));
         }
@@ -465,18 +484,14 @@ impl Worker {
         }
         prober.count_passed();
         let ms = u64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.shared.last_probe_ms.store(ms.max(1), Ordering::Relaxed);
-    }
-
-    fn now(&self) -> Time {
-        let nanos = self.shared.start.elapsed().as_nanos();
-        Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        self.shared
+            .last_probe_ms
+            .store(ms.max(1), Ordering::Relaxed);
     }
 
     fn report(&self) -> WorkerReport {
         let tables = self.engine.tables();
-        let (probes_sent, probes_passed) =
-            self.prober.as_ref().map_or((0, 0), Prober::counts);
+        let (probes_sent, probes_passed) = self.prober.as_ref().map_or((0, 0), Prober::counts);
         WorkerReport {
             worker: self.number,
             epoch: tables.epoch().0,
@@ -497,14 +512,10 @@ impl Worker {
     }
 }
 
-/// Completes a checksum that the sender left to a device which did not do it: what a tunnel device
-/// of this same host sends.
-fn finish_checksum(packet: &mut [u8]) {
-    if let Ok(read) = Packet::parse(packet)
-        && let ChecksumState::Partial(rest) = transport_checksum(packet, &read)
-    {
-        rest.complete(packet);
-    }
+/// The time since the worker was made.
+fn now(shared: &Shared) -> Time {
+    let nanos = shared.start.elapsed().as_nanos();
+    Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// Does what a test asked for. A release build has no test to ask.
@@ -534,5 +545,12 @@ const EVENTS_MAX: usize = 64;
 /// Commands that may wait. The supervisor asks twice a second.
 const COMMANDS_MAX: usize = 64;
 
-/// The largest frame: an IP packet of 65,535 octets and its shim.
+/// The largest frame: an IP packet of 65,535 octets with its virtio header, or with its shim.
 const FRAME_OCTETS_MAX: usize = 65_535 + 22;
+
+/// Uncut packets that the batch of one encap turn has room for. Reading stops behind the first.
+const ENCAP_LARGEST: usize = 4;
+
+/// Datagrams of one decap turn: what [`underlay::RECEIVES`] calls bring in trains of 64, and more
+/// where they are small.
+const DECAP_FRAMES: usize = 1024;

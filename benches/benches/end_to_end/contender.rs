@@ -248,7 +248,17 @@ fn worker_option(option: &str) -> Result<&'static str, String> {
 pub fn run_node(config: &str) -> Result<(), String> {
     let config =
         tun_node::config::Config::load(Path::new(config)).map_err(|error| error.to_string())?;
-    tun_node::node::run(config).map_err(|error| error.to_string())
+    let options = tun_node::node::RunOptions {
+        config,
+        rootless: false,
+        command: Vec::new(),
+        socket: None,
+    };
+    match tun_node::node::run(options) {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(format!("the node ended with code {code}")),
+        Err(error) => Err(format!("{error}: {:?}", std::error::Error::source(&error))),
+    }
 }
 
 fn wireguard_go(net: &Net, mtu: u16, tunnel: &mut Tunnel) -> Result<(), String> {

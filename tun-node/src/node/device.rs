@@ -72,17 +72,18 @@ pub(super) fn open(config: &Config, snapshot: &Snapshot) -> Result<Device, Devic
     let mut wanted = TunConfig::new(name);
     wanted.mtu = Some(config.device.mtu.octets());
     wanted.addresses.clone_from(&config.device.addresses);
+    (wanted.vnet_header, wanted.offload) = offloads(config);
     let mut undo = Undo::default();
     let tun = match config.device.mode {
         DeviceMode::Create => Tun::create(&wanted)?,
         DeviceMode::Attach => {
-            let tun = Tun::attach(name, false, Offload::NONE)?;
+            let tun = Tun::attach(name, wanted.vnet_header, wanted.offload)?;
             undo.stays = true;
             tun
         }
         DeviceMode::Persistent => {
             undo.stays = true;
-            match Tun::attach(name, false, Offload::NONE) {
+            match Tun::attach(name, wanted.vnet_header, wanted.offload) {
                 Ok(tun) => tun,
                 Err(TunError::NoSuchDevice { .. }) => {
                     let tun = Tun::open_unconfigured(&wanted)?;
@@ -125,17 +126,30 @@ pub(super) fn open_rootless(
             mode: config.device.mode,
         });
     }
+    let (vnet_header, offload) = offloads(config);
     let spec = ChildSpec {
         device: config.device.name.clone(),
         mtu: config.device.mtu.octets(),
         addresses: config.device.addresses.clone(),
         routes: routes(config, snapshot),
         queues: 1,
-        vnet_header: false,
+        vnet_header,
     };
-    let mut rootless = Rootless::start(&spec, Offload::NONE, launch)?;
-    let tun = rootless.take_tuns().pop().ok_or(RootlessError::ChildEnded)?;
+    let mut rootless = Rootless::start(&spec, offload, launch)?;
+    let tun = rootless
+        .take_tuns()
+        .pop()
+        .ok_or(RootlessError::ChildEnded)?;
     Ok((rootless, tun))
+}
+
+/// Whether the device is to have a virtio header, and what it may leave undone.
+const fn offloads(config: &Config) -> (bool, Offload) {
+    match (config.worker.vnet_header, config.worker.uso) {
+        (false, _) => (false, Offload::NONE),
+        (true, false) => (true, Offload::TCP),
+        (true, true) => (true, Offload::TCP_UDP),
+    }
 }
 
 /// What the node added to a device that outlives it. Dropping it takes that away again.

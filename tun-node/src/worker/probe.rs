@@ -140,9 +140,8 @@ impl Prober {
 
     /// Whether a datagram is the awaited probe; keeps it if it is.
     pub(super) fn takes(&mut self, octets: &[u8], link: &Link) -> bool {
-        let is_awaited = self.awaited
-            && link.remote == self.underlay
-            && octets.ends_with(&self.token);
+        let is_awaited =
+            self.awaited && link.remote == self.underlay && octets.ends_with(&self.token);
         if !is_awaited {
             return false;
         }

@@ -7,24 +7,24 @@
 //! its own, because the kernel writes the source port and the port is what spreads flows. Which one
 //! is decided by the port that the engine computed from the flow.
 //!
-//! Frames that leave by the same socket leave in one system call, in their order; so the frames of a
-//! flow are never reordered. What the kernel does not take is dropped and counted; nobody waits.
+//! Frames that leave by the same socket leave together, in their order ([`train`](crate::datapath::train)
+//! says how); so the frames of a flow are never reordered. What the kernel does not take is dropped and counted; nobody waits.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use warren_core::batch::{Batch, Link, Transport};
 use warren_core::encap::Encapsulation;
+use warren_core::gso::{Offload, SegmentKind};
 use warren_core::units::Family;
 use warren_core::verdict::{DropReason, Tally, Verdict};
+use warren_core::wire::ip_protocol;
 
 use crate::config::{self, Config};
 use crate::counters::{SocketReport, UnderlayCounters};
+use crate::datapath::train::Trains;
 use crate::raw::{Inner, RawConfig, RawError, RawIp};
-use crate::udp::{
-    ReceiveRing, SendControl, SendRing, SocketCounters, Transmit, TransmitPool, Udp, UdpConfig,
-    UdpError,
-};
+use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig, UdpError};
 
 /// All underlay sockets of one worker.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ impl Underlay {
             let Some(address) = address else { continue };
             for port in udp_ports(config) {
                 let bind = SocketAddr::new(address, port);
-                let socket = Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
+                let socket =
+                    Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
                 receivers.push(Receiver::new(Socket::Udp(socket)));
             }
             if sends_by_udp(config) {
@@ -67,11 +68,17 @@ impl Underlay {
                 }
             }
         }
+        // One answer for all sockets: segmentation is a matter of the kernel, not of the socket.
+        let pools = ways.pools.iter().flatten();
+        let segmentation = config.worker.gso
+            && pools
+                .flat_map(TransmitPool::sockets)
+                .all(Udp::has_segmentation);
         Ok(Self {
             receivers,
             ways,
-            receive_ring: ReceiveRing::new(frames),
-            send: Sender::new(frames),
+            receive_ring: ReceiveRing::new(RECEIVES.min(frames)),
+            send: Sender::new(frames, segmentation),
             counters: CountersByKind::default(),
         })
     }
@@ -150,17 +157,35 @@ impl Underlay {
                 hop_limit: datagram.ttl.unwrap_or_default(),
                 dont_fragment: false,
             };
-            if batch.commit_vacancy(index, datagram.range.clone(), None, link) == 0 {
+            let before = batch.len();
+            let octets = datagram.range.len();
+            if batch.commit_vacancy(index, datagram.range.clone(), datagram.segment_octets, link)
+                == 0
+            {
                 counters.receive_damaged += 1;
                 continue;
             }
-            let last = batch.len() - 1;
-            if let Some(mut frame) = batch.frame_mut(last)
+            if let Some(size) = datagram.segment_octets.filter(|_| batch.len() > before + 1)
+                && let Some(kind) = uncut_packet(first_octets(batch, before), octets)
+            {
+                // A tunnel device of this host sent one packet uncut, not a train.
+                batch.truncate(before);
+                batch.commit_vacancy(index, datagram.range.clone(), None, link);
+                if let Some(mut frame) = batch.frame_mut(before) {
+                    frame.set_offload(Offload {
+                        partial_checksum: None,
+                        segments: Some((kind, size.get())),
+                    });
+                }
+            }
+            let frames = batch.len() - before;
+            if let Some(mut frame) = batch.frame_mut(before).filter(|_| frames == 1)
                 && is_probe(frame.bytes(), &link)
             {
                 frame.set_verdict(Verdict::Drop(DropReason::UnknownPeer));
             } else {
-                counters.received.count(datagram.range.len());
+                counters.received.packets += frames as u64;
+                counters.received.octets += octets as u64;
             }
         }
     }
@@ -179,7 +204,8 @@ impl Underlay {
         }
         while let Some((way, _)) = self.send.pending.first().copied() {
             let counters = self.counters.of(way.kind);
-            self.send.all_of(way, batch, &self.receivers, &self.ways, counters);
+            self.send
+                .all_of(way, batch, &self.receivers, &self.ways, counters);
         }
     }
 
@@ -194,7 +220,8 @@ impl Underlay {
         };
         self.send.pending.push((way, 0));
         let mut uncounted = UnderlayCounters::default();
-        self.send.all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
+        self.send
+            .all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
     }
 
     /// The counts, by kind of socket; kinds that this worker has no socket for are absent.
@@ -450,19 +477,19 @@ impl Ways {
 /// What sending needs besides sockets; made once.
 #[derive(Debug)]
 struct Sender {
-    ring: SendRing,
+    trains: Trains,
     /// Frames still to be sent: by which socket, and which frame.
     pending: Vec<(Way, usize)>,
-    /// The frames of one turn of the ring.
-    turn: Vec<usize>,
+    /// The frames of one socket.
+    order: Vec<usize>,
 }
 
 impl Sender {
-    fn new(frames: usize) -> Self {
+    fn new(frames: usize, segmentation: bool) -> Self {
         Self {
-            ring: SendRing::new(frames, frames),
+            trains: Trains::new(segmentation),
             pending: Vec::with_capacity(frames),
-            turn: Vec::with_capacity(frames),
+            order: Vec::with_capacity(frames),
         }
     }
 
@@ -475,59 +502,103 @@ impl Sender {
         ways: &Ways,
         counters: &mut UnderlayCounters,
     ) {
-        let (turn_frames, pending) = (&mut self.turn, &mut self.pending);
-        turn_frames.clear();
+        let (order, pending) = (&mut self.order, &mut self.pending);
+        order.clear();
         pending.retain(|(by, index)| {
             if *by == way {
-                turn_frames.push(*index);
+                order.push(*index);
             }
             *by != way
         });
+        let udp = ways
+            .pool(way.kind)
+            .and_then(|pool| pool.sockets().get(way.index));
         let raw = receivers.get(way.index).map(|receiver| &receiver.socket);
-        let udp = ways.pool(way.kind).and_then(|pool| pool.sockets().get(way.index));
-        let mut turn = match (udp, raw) {
-            (Some(udp), _) => udp.turn(&mut self.ring),
-            (None, Some(Socket::Raw(raw))) => raw.turn(&mut self.ring),
-            (None, Some(Socket::Udp(_)) | None) => return,
+        let family = match way.kind {
+            Kind::Udp4 | Kind::Ip4 => udp::Family::Ipv4,
+            Kind::Udp6 | Kind::Ip6 => udp::Family::Ipv6,
         };
-        let mut sent = Tally::default();
-        for frame in turn_frames.iter().filter_map(|index| batch.frame(*index)) {
-            // The ring holds as many messages as the batch holds frames.
-            if turn.push(&transmit(frame.link), [frame.bytes]).is_ok() {
-                sent.count(frame.bytes.len());
-            }
+        // A raw socket can not cut a message.
+        let segmentation = udp.is_some();
+        let mut no_segmentation = false;
+        let malformed = self
+            .trains
+            .send(family, segmentation, batch, order, |mut turn| {
+                let mut sent = turn
+                    .carried
+                    .iter()
+                    .fold(Tally::default(), |mut sum, carried| {
+                        sum.packets += carried.frames;
+                        sum.octets += carried.octets;
+                        sum
+                    });
+                counters.send_messages += turn.carried.len() as u64;
+                let mut network = SocketCounters::default();
+                let carried = turn.carried;
+                let refused = |index: usize, error: &std::io::Error| {
+                    // The device under the socket can not do it, whatever the kernel can.
+                    no_segmentation |= error.raw_os_error() == Some(libc::EIO);
+                    let carried = carried.get(index).copied().unwrap_or_default();
+                    if carried.frames == 0 {
+                        counters.sent_partly += 1;
+                    }
+                    counters.send_drops.count(error, carried.frames);
+                    sent.packets -= carried.frames;
+                    sent.octets -= carried.octets;
+                };
+                match (udp, raw) {
+                    (Some(udp), _) => udp.send_batch(&mut turn.turn, &mut network, refused),
+                    (None, Some(Socket::Raw(raw))) => {
+                        raw.send_batch(&mut turn.turn, &mut network, refused)
+                    }
+                    (None, Some(Socket::Udp(_)) | None) => {}
+                }
+                counters.sent.add(sent);
+                counters.network_errors += network.reported;
+            });
+        counters.send_malformed += malformed;
+        if no_segmentation {
+            self.trains.disable_segmentation();
         }
-        let mut network = SocketCounters::default();
-        let refused = |index: usize, error: &std::io::Error| {
-            counters.send_drops.count(error, 1);
-            let frame = turn_frames.get(index).and_then(|index| batch.frame(*index));
-            sent.packets -= 1;
-            sent.octets -= frame.map_or(0, |frame| frame.bytes.len() as u64);
-        };
-        match (udp, raw) {
-            (Some(udp), _) => udp.send_batch(&mut turn, &mut network, refused),
-            (None, Some(Socket::Raw(raw))) => raw.send_batch(&mut turn, &mut network, refused),
-            (None, Some(Socket::Udp(_)) | None) => {}
-        }
-        counters.sent.add(sent);
-        counters.network_errors += network.reported;
     }
 }
 
-/// What a frame with that link is sent with.
-fn transmit(link: &Link) -> Transmit {
-    let port = match link.transport {
-        Transport::Udp { remote_port, .. } => remote_port,
-        Transport::Ip { .. } => 0,
-    };
-    Transmit {
-        peer: Some(SocketAddr::new(link.remote, port)),
-        control: SendControl {
-            tos: Some(link.traffic_class).filter(|tos| *tos != 0),
-            ttl: Some(link.hop_limit).filter(|ttl| *ttl != 0),
-            ..SendControl::default()
-        },
-    }
+/// Datagrams, or trains of them, received in one call: each has room for 64 KiB.
+pub(super) const RECEIVES: usize = 8;
+
+/// The front of frame `index`.
+fn first_octets(batch: &Batch, index: usize) -> &[u8] {
+    batch
+        .frame(index)
+        .map(|frame| frame.bytes)
+        .unwrap_or_default()
+}
+
+/// What kind of packet it is, if the first datagram of a supposed train of `octets` begins an IP
+/// packet that goes on to the train's end, behind any of the encapsulations.
+///
+/// A kernel tunnel device on this same host hands over 64 KiB with a single encapsulation header,
+/// and the socket reports the inner segment size. The first datagram of a train never claims more
+/// octets than it has.
+fn uncut_packet(first: &[u8], octets: usize) -> Option<SegmentKind> {
+    const SHIMS: [usize; 3] = [8 + 14, 4, 0];
+    SHIMS.into_iter().find_map(|shim| {
+        let (total, protocol) = match first.get(shim..)? {
+            [0x45..=0x4f, _, high, low, _, _, _, _, _, protocol, ..] => {
+                (usize::from(u16::from_be_bytes([*high, *low])), *protocol)
+            }
+            [0x60..=0x6f, _, _, _, high, low, protocol, ..] => (
+                40 + usize::from(u16::from_be_bytes([*high, *low])),
+                *protocol,
+            ),
+            _ => return None,
+        };
+        match protocol {
+            ip_protocol::TCP if shim + total == octets => Some(SegmentKind::Tcp),
+            ip_protocol::UDP if shim + total == octets => Some(SegmentKind::Udp),
+            _ => None,
+        }
+    })
 }
 
 /// The UDP ports that the node receives on, each once.
@@ -557,6 +628,7 @@ const fn is_ipip(peer: &config::Peer) -> bool {
 
 fn udp_config(config: &Config, bind: SocketAddr) -> UdpConfig {
     let mut udp = UdpConfig::new(bind);
+    udp.gro = config.worker.gro;
     if let Some(octets) = config.worker.receive_buffer_octets {
         udp.receive_buffer_octets = octets;
     }
