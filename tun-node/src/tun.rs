@@ -86,8 +86,8 @@ pub struct Tun {
 impl Tun {
     /// Makes a device, gives it its MTU and addresses and sets it up.
     ///
-    /// The device is gone when its last queue is dropped. IPv6 addresses are
-    /// usable at once (no duplicate address detection).
+    /// The device is gone when its last queue is dropped. Every address is usable
+    /// when this returns, IPv6 ones too (no duplicate address detection).
     ///
     /// # Errors
     ///
@@ -331,6 +331,9 @@ impl Tun {
             if Some(i) != first_ipv4 {
                 netlink.add_address(index, *net)?;
             }
+        }
+        for net in &config.addresses {
+            netlink.await_local(net.addr())?;
         }
         Ok(())
     }

@@ -283,8 +283,11 @@ fn a_device_that_the_user_owns_is_attached_to_without_a_capability() {
     as_ordinary_user_after(DeviceFile::Open, made, |_| {
         let tun = Tun::attach("own0".parse().unwrap(), false, Offload::NONE).unwrap();
         let socket = std::net::UdpSocket::bind("10.78.0.1:0").unwrap();
-        socket.send_to(b"ask", "10.78.0.9:6000").unwrap();
-        let asked = next_udp(&tun, b"ask");
+        // The device had no carrier until we came, and the kernel drops what is
+        // sent on it until it has noticed.
+        let asked = next_udp_after(&tun, b"ask", || {
+            socket.send_to(b"ask", "10.78.0.9:6000").unwrap();
+        });
         tun.send(&answer(&asked, b"back")).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_secs(10)))
@@ -440,6 +443,13 @@ fn run_and_read(program: &Path, script: &str) -> String {
 
 /// The next UDP packet with this payload.
 fn next_udp(tun: &Tun, payload: &[u8]) -> Vec<u8> {
+    next_udp_after(tun, payload, || ())
+}
+
+/// The next UDP packet with this payload, asking for it again and again. The
+/// kernel sends of its own accord, too (group membership).
+fn next_udp_after(tun: &Tun, payload: &[u8], ask: impl Fn()) -> Vec<u8> {
+    let deadline = Instant::now() + Duration::from_secs(20);
     let mut buffer = [0; 2000];
     loop {
         match tun.recv(&mut buffer) {
@@ -453,7 +463,9 @@ fn next_udp(tun: &Tun, payload: &[u8]) -> Vec<u8> {
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                assert!(readable(tun.as_raw_fd()), "no packet came");
+                assert!(Instant::now() < deadline, "no packet came");
+                ask();
+                readable_within(tun.as_raw_fd(), Duration::from_millis(20));
             }
             Err(error) => panic!("{error}"),
         }
@@ -484,12 +496,15 @@ fn answer(packet: &[u8], payload: &[u8]) -> Vec<u8> {
 
 /// Waits up to 20 s until the descriptor is readable.
 fn readable(fd: i32) -> bool {
+    readable_within(fd, Duration::from_secs(20))
+}
+
+fn readable_within(fd: i32, timeout: Duration) -> bool {
     let mut poll = Poll::new().unwrap();
     poll.registry()
         .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
         .unwrap();
     let mut events = Events::with_capacity(1);
-    poll.poll(&mut events, Some(Duration::from_secs(20)))
-        .unwrap();
+    poll.poll(&mut events, Some(timeout)).unwrap();
     !events.is_empty()
 }
