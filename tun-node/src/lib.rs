@@ -1,6 +1,9 @@
 //! The node: everything around `warren-core` that touches the host.
 
+pub mod datapath;
+pub mod config;
 pub mod netlink;
+pub mod raw;
 pub mod sys;
 pub mod tun;
 pub mod udp;
