@@ -1,7 +1,7 @@
 //! The node: everything around `warren-core` that touches the host.
 
-pub mod datapath;
 pub mod config;
+pub mod datapath;
 pub mod netlink;
 pub mod raw;
 pub mod sys;
