@@ -1,1 +1,3 @@
+//! The Warren node as a library, so that tests and fuzzing reach every module.
 
+pub mod config;
