@@ -134,7 +134,7 @@ pub struct DeviceCounters {
 
 /// What a worker counts at one kind of underlay socket.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SocketCounters {
+pub struct UnderlayCounters {
     /// Datagrams received and given to the engine.
     pub received: Tally,
     /// Datagrams received damaged: cut short, or without an address.
@@ -276,7 +276,7 @@ impl DeviceReport {
 }
 
 /// The counts of one kind of underlay socket, as reported. The fields are those of
-/// [`SocketCounters`].
+/// [`UnderlayCounters`].
 #[derive(Clone, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
 pub struct SocketReport {
     /// `udp4`, `udp6`, `ip4` or `ip6`.
@@ -300,7 +300,7 @@ pub struct SocketReport {
 impl SocketReport {
     /// The report of `counters` under the name `socket`.
     #[must_use]
-    pub fn new(socket: &str, counters: &SocketCounters) -> Self {
+    pub fn new(socket: &str, counters: &UnderlayCounters) -> Self {
         Self {
             socket: socket.to_owned(),
             received: counters.received.into(),

@@ -10,6 +10,7 @@ pub mod counters;
 pub mod ctl;
 pub mod demo;
 pub mod netlink;
+pub mod raw;
 pub mod rib;
 pub mod sys;
 pub mod tun;

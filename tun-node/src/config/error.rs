@@ -27,6 +27,8 @@ pub struct ConfigError {
     pub file: String,
     /// Never empty; sorted by line, then column.
     pub problems: Vec<Problem>,
+    /// How many more there are: only the first 10,000 are kept.
+    pub not_noted: usize,
 }
 
 impl ConfigError {
@@ -39,6 +41,7 @@ impl ConfigError {
                 column: 0,
                 sentence,
             }],
+            not_noted: 0,
         }
     }
 }
@@ -55,7 +58,7 @@ impl fmt::Display for ConfigError {
             }
             f.write_str(&problem.sentence)?;
         }
-        let unseen = self.problems.len().saturating_sub(PROBLEMS_SHOWN);
+        let unseen = self.problems.len().saturating_sub(PROBLEMS_SHOWN) + self.not_noted;
         if unseen > 0 {
             write!(f, "\n{}: and {unseen} more problems", self.file)?;
         }
@@ -75,85 +78,102 @@ pub(super) struct At<T> {
 /// Collects problems while a file is read, so that one run names all of them.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
-    found: Vec<(usize, String)>,
+    noted: Vec<(usize, String)>,
+    /// All, with those beyond [`PROBLEMS_NOTED`].
+    found: usize,
 }
 
 impl Problems {
     /// Notes `sentence` for the text that starts at octet `at`.
     pub(super) fn push(&mut self, at: usize, sentence: impl Into<String>) {
-        self.found.push((at, sentence.into()));
+        self.found += 1;
+        if self.noted.len() < PROBLEMS_NOTED {
+            self.noted.push((at, sentence.into()));
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.found.len()
+    pub(super) const fn len(&self) -> usize {
+        self.found
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.found.is_empty()
+    pub(super) const fn is_empty(&self) -> bool {
+        self.found == 0
+    }
+
+    /// The entry of `known` that `word` was probably meant to be.
+    ///
+    /// Only for the first problems, and only among so many entries: comparing every word with
+    /// every other would take minutes for a file of the largest size.
+    pub(super) fn did_you_mean<'k>(
+        &self,
+        word: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) -> Option<&'k str> {
+        if self.found >= PROBLEMS_WITH_SUGGESTION {
+            return None;
+        }
+        did_you_mean(word, known.into_iter().take(WORDS_COMPARED))
     }
 
     /// Turns offsets into lines and columns of `text`.
     pub(super) fn into_error(mut self, file: &str, text: &str) -> ConfigError {
-        self.found.sort();
-        self.found.dedup();
+        let not_noted = self.found - self.noted.len();
+        self.noted.sort();
+        self.noted.dedup();
         let lines = Lines::new(text);
-        let problems = self
-            .found
-            .into_iter()
-            .map(|(at, sentence)| {
-                let (line, column) = lines.position(at);
-                Problem {
-                    line: Some(line),
-                    column,
-                    sentence,
-                }
-            })
-            .collect();
+        // Offsets rise, so each column is counted on from the one before it in its line.
+        let (mut counted_to, mut column) = (0, 1);
+        let place = |(at, sentence)| {
+            let (line, start) = lines.line_and_start(at);
+            if start > counted_to {
+                (counted_to, column) = (start, 1);
+            }
+            column += text
+                .get(counted_to..at)
+                .map_or(0, |between| between.chars().count());
+            counted_to = at;
+            Problem {
+                line: Some(line),
+                column,
+                sentence,
+            }
+        };
         ConfigError {
             file: file.to_owned(),
-            problems,
+            problems: self.noted.into_iter().map(place).collect(),
+            not_noted,
         }
     }
 }
 
 /// Where each line of a text starts.
 #[derive(Debug)]
-pub(super) struct Lines<'t> {
-    text: &'t str,
+pub(super) struct Lines {
     starts: Vec<usize>,
 }
 
-impl<'t> Lines<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+impl Lines {
+    pub(super) fn new(text: &str) -> Self {
         let after_newline = text.match_indices('\n').map(|(at, _)| at + 1);
         Self {
-            text,
             starts: std::iter::once(0).chain(after_newline).collect(),
         }
     }
 
-    /// Line and column, both from 1; the column counts characters, as editors do.
-    pub(super) fn position(&self, at: usize) -> (usize, usize) {
-        let line = self.starts.partition_point(|&start| start <= at);
-        let start = line
-            .checked_sub(1)
-            .and_then(|index| self.starts.get(index))
-            .copied()
-            .unwrap_or(0);
-        let before = self.text.get(start..at).unwrap_or("");
-        (line.max(1), before.chars().count() + 1)
+    /// The line, counted from 1, that the octet `at` is in.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.line_and_start(at).0
     }
 
-    pub(super) fn line(&self, at: usize) -> usize {
-        self.position(at).0
+    fn line_and_start(&self, at: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|&start| start <= at);
+        let start = line.checked_sub(1).and_then(|index| self.starts.get(index));
+        (line, start.copied().unwrap_or(0))
     }
 }
 
-/// The entry of `known` that `word` was probably meant to be, if one is close enough.
-pub(super) fn did_you_mean<'k>(
-    word: &str,
-    known: impl IntoIterator<Item = &'k str>,
-) -> Option<&'k str> {
+/// The entry of `known` that differs least from `word`, if the difference is small enough.
+fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if word.len() > LONGEST_WORD_COMPARED {
         return None;
     }
@@ -204,7 +224,12 @@ pub(super) fn quoted(text: &str) -> String {
     format!("{:?}...", head)
 }
 
+/// What a person might still read.
 const PROBLEMS_SHOWN: usize = 1000;
+/// Bounds the memory that a hostile file can make its own error take.
+const PROBLEMS_NOTED: usize = 10_000;
+const PROBLEMS_WITH_SUGGESTION: usize = 100;
+const WORDS_COMPARED: usize = 1000;
 const LONGEST_WORD_COMPARED: usize = 40;
 const QUOTED_CHARS: usize = 64;
 
@@ -214,13 +239,33 @@ mod tests {
 
     #[test]
     fn columns_count_characters_and_lines_start_at_one() {
-        let lines = Lines::new("ab\nä = 1\n");
-        assert_eq!(lines.position(0), (1, 1));
-        assert_eq!(lines.position(1), (1, 2));
-        assert_eq!(lines.position(3), (2, 1));
-        assert_eq!(lines.position(6), (2, 3));
-        assert_eq!(lines.position(10), (3, 1));
-        assert_eq!(Lines::new("").position(0), (1, 1));
+        let mut problems = Problems::default();
+        for at in [10, 6, 3, 1, 0, 7] {
+            problems.push(at, "x");
+        }
+        let error = problems.into_error("f", "ab\nä = 1\n");
+        assert_eq!(
+            error.to_string(),
+            "f:1:1: x\nf:1:2: x\nf:2:1: x\nf:2:3: x\nf:2:4: x\nf:3:1: x"
+        );
+        let mut problems = Problems::default();
+        problems.push(0, "x");
+        assert_eq!(problems.into_error("f", "").to_string(), "f:1:1: x");
+    }
+
+    #[test]
+    fn problems_beyond_the_bound_are_counted() {
+        let mut problems = Problems::default();
+        let text = "\n".repeat(PROBLEMS_NOTED + 7);
+        for at in 0..text.len() {
+            problems.push(at, "x");
+        }
+        let error = problems.into_error("f", &text);
+        assert_eq!(error.problems.len(), PROBLEMS_NOTED);
+        assert_eq!(error.not_noted, 7);
+        let text = error.to_string();
+        assert_eq!(text.lines().count(), PROBLEMS_SHOWN + 1);
+        assert_eq!(text.lines().last(), Some("f: and 9007 more problems"));
     }
 
     #[test]

@@ -11,9 +11,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use warren_core::tables::EcnMode;
 
-use super::error::{At, Problems, did_you_mean, quoted};
-use super::{DeviceMode, Dscp, DscpMap, Ecn, Encap, LogLevel, RouteAction, VtepMac, value};
+use super::encap::Encap;
+use super::error::{At, Problems, quoted};
+use super::{DeviceMode, Dscp, DscpMap, LogLevel, RouteAction, VtepMac, value};
 
 /// The whole file; `None` or empty where nothing usable was written.
 #[derive(Debug, Default)]
@@ -21,6 +23,7 @@ pub(super) struct Draft {
     pub(super) node: NodeDraft,
     pub(super) device: DeviceDraft,
     pub(super) vxlan: EncapDraft,
+    pub(super) geneve: EncapDraft,
     pub(super) fou: EncapDraft,
     pub(super) gue: EncapDraft,
     pub(super) ipip: EncapDraft,
@@ -53,7 +56,7 @@ pub(super) struct DeviceDraft {
     pub(super) mode: Option<At<DeviceMode>>,
 }
 
-/// One of `[vxlan]`, `[fou]`, `[gue]`, `[ipip]`; keys that it does not have stay `None`.
+/// One of `[vxlan]`, `[geneve]`, `[fou]`, `[gue]`, `[ipip]`; keys that it does not have stay `None`.
 #[derive(Debug, Default)]
 pub(super) struct EncapDraft {
     pub(super) present: bool,
@@ -79,7 +82,7 @@ pub(super) struct PeerDraft {
     pub(super) prefixes: Vec<At<IpNet>>,
     pub(super) mtu: Option<At<u16>>,
     pub(super) dscp: Dscp,
-    pub(super) ecn: Option<At<Ecn>>,
+    pub(super) ecn: Option<At<EcnMode>>,
 }
 
 #[derive(Debug)]
@@ -115,7 +118,7 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
             }
             _ if !SECTIONS.contains(&name) => {
                 let shown = quoted(name);
-                let sentence = match did_you_mean(name, SECTIONS) {
+                let sentence = match problems.did_you_mean(name, SECTIONS) {
                     Some(meant @ ("peers" | "routes")) => {
                         format!("unknown section {shown}; did you mean [[{meant}]]?")
                     }
@@ -157,6 +160,10 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
                 problems,
             );
             draft.vxlan = encap(table, problems);
+        }
+        "geneve" => {
+            table.refuse_unknown(&["enabled", "port", "vni"], problems);
+            draft.geneve = encap(table, problems);
         }
         "fou" => {
             table.refuse_unknown(&["enabled", "port"], problems);
@@ -201,14 +208,6 @@ pub(super) fn syntax_sentence(message: &str) -> String {
     )
 }
 
-/// Refuses keys of more parts than the parser's recursion can stand.
-///
-/// toml bounds the depth of lists and inline tables, but `a.a.a. ...` nests a table for each dot, and
-/// dropping a million of them would overflow the stack.
-pub(super) fn refuse_deep_keys(text: &str, problems: &mut Problems) {
-    let _ = (text, problems);
-}
-
 fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
     table.refuse_unknown(
         &[
@@ -231,6 +230,11 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
             "list the addresses that other nodes reach this node at",
             problems,
         );
+    }
+    if let Some((content, at)) = table.get("underlay")
+        && content.as_array().is_some_and(|list| list.is_empty())
+    {
+        problems.push(at, "underlay is empty; write at least one address");
     }
     let refused_before = problems.len();
     let prefixes = table.list("prefixes", problems, value::prefix);
@@ -262,7 +266,7 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
     }
 }
 
-/// Reads whichever of the keys of the four encapsulation sections are there.
+/// Reads whichever of the keys of the encapsulation sections are there.
 fn encap(table: &Section<'_, '_>, problems: &mut Problems) -> EncapDraft {
     EncapDraft {
         present: true,
@@ -316,7 +320,7 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         at: table.at,
         name: table.parsed("name", problems, value::node_name),
         address: table.parsed("address", problems, value::underlay_address),
-        encap: peer_encap(table, problems),
+        encap: table.choice("encap", &Encap::NAMES, problems),
         encap_absent: table.get("encap").is_none(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         vtep_mac_absent: table.get("vtep-mac").is_none(),
@@ -325,21 +329,8 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         prefixes: prefixes.unwrap_or_default(),
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
         dscp: dscp(table, problems),
-        ecn: table.choice("ecn", &Ecn::NAMES, problems),
+        ecn: table.choice("ecn", &ECN_MODES, problems),
     }
-}
-
-fn peer_encap(table: &Section<'_, '_>, problems: &mut Problems) -> Option<At<Encap>> {
-    if let Some((content, at)) = table.get("encap")
-        && content.as_str() == Some("geneve")
-    {
-        problems.push(
-            at,
-            "encap \"geneve\" is not available yet; use \"vxlan\", \"ipip\", \"fou\" or \"gue\"",
-        );
-        return None;
-    }
-    table.choice("encap", &Encap::NAMES, problems)
 }
 
 /// Reads `dscp` with the one of `dscp-value` and `dscp-map` that belongs to it.
@@ -480,7 +471,7 @@ impl<'t, 'i> Section<'t, 'i> {
             if known.contains(&name) {
                 continue;
             }
-            let advice = match did_you_mean(name, known.iter().copied()) {
+            let advice = match problems.did_you_mean(name, known.iter().copied()) {
                 Some(meant) => format!("did you mean {meant:?}?"),
                 None => format!("remove it (the keys are {})", known.join(", ")),
             };
@@ -587,17 +578,20 @@ impl<'t, 'i> Section<'t, 'i> {
         words: &[(&'static str, T)],
         problems: &mut Problems,
     ) -> Option<At<T>> {
-        self.parsed(key, problems, |text| {
-            if let Some(&(_, value)) = words.iter().find(|(word, _)| *word == text) {
-                return Ok(value);
-            }
-            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let shown = quoted(text);
-            Err(match did_you_mean(text, words.iter().copied()) {
-                Some(meant) => format!("{key} cannot be {shown}; did you mean {meant:?}?"),
-                None => format!("{key} cannot be {shown}; write {}", one_of(&words)),
-            })
-        })
+        let (content, at) = self.get(key)?;
+        let word = self
+            .element(key, content, at, problems, &value::reference)?
+            .value;
+        if let Some(&(_, value)) = words.iter().find(|(name, _)| *name == word) {
+            return Some(At { value, at });
+        }
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let advice = match problems.did_you_mean(&word, names.iter().copied()) {
+            Some(meant) => format!("did you mean {meant:?}?"),
+            None => format!("write {}", one_of(&names)),
+        };
+        problems.push(at, format!("{key} cannot be {}; {advice}", quoted(&word)));
+        None
     }
 
     fn element<T>(
@@ -722,14 +716,18 @@ enum DscpMode {
     Map,
 }
 
+const ECN_MODES: [(&str, EcnMode); 2] = [
+    ("normal", EcnMode::Normal),
+    ("compatibility", EcnMode::Compatibility),
+];
 const DSCP_MODES: [(&str, DscpMode); 3] = [
     ("pipe", DscpMode::Pipe),
     ("uniform", DscpMode::Uniform),
     ("map", DscpMode::Map),
 ];
-const SECTIONS: [&str; 12] = [
-    "node", "device", "vxlan", "fou", "gue", "ipip", "peers", "routes", "control", "metrics",
-    "log", "worker",
+const SECTIONS: [&str; 13] = [
+    "node", "device", "vxlan", "geneve", "fou", "gue", "ipip", "peers", "routes", "control",
+    "metrics", "log", "worker",
 ];
 /// Six bits, RFC 2474.
 const DSCP_MAX: u8 = 63;

@@ -11,7 +11,7 @@
 //! SHA-1 serves here as a stable spreading function, never as a proof of anything: whoever
 //! can choose a node's name can choose its MAC address too.
 
-use super::MacAddr;
+use warren_core::units::MacAddr;
 
 /// The VTEP MAC address of the node called `name` by Warren's rule.
 #[must_use]

@@ -5,6 +5,7 @@
 //!
 //! 1. `format.rs` reads the TOML tree: sections, keys, types; `value.rs` judges each value alone.
 //! 2. `validate.rs` judges the values together: owners, overlaps, MTUs, loops.
+//!    `build.rs` fills in the defaults and makes the [`Config`].
 //! 3. What is wrong, all of it and not only the first, comes back as a [`ConfigError`]:
 //!    `file:line:column: sentence` for each, sorted by line (`error.rs`).
 //!
@@ -23,13 +24,13 @@
 //! - A route through a peer leads packets to it; it does not make the peer an owner. Only
 //!   what stands under the peer's `prefixes` is accepted as a source from it.
 
+mod build;
+mod encap;
 mod error;
 mod example;
 mod format;
 mod mac;
-mod mtu;
 mod summary;
-mod units;
 mod validate;
 mod value;
 
@@ -40,11 +41,13 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use toml::de::DeTable;
+use warren_core::encap::Encapsulation;
+use warren_core::tables::{EcnMode, Local, Receive};
+use warren_core::units::{Family, MacAddr, Mtu};
 
 pub use error::{ConfigError, Problem};
 pub use example::example_config;
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
-pub use units::{Family, MacAddr, MacAddrParseError, Mtu, Vni};
 
 /// Everything a node is told by its file; consistent, or it would not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub struct Config {
     pub node: Node,
     /// Its overlay device.
     pub device: Device,
-    /// The encapsulations it receives.
+    /// The encapsulations it receives, at least one; FOU and GUE may share a port.
     pub receive: Receive,
     /// Those it sends to, in the order of the file.
     pub peers: Vec<Peer>,
@@ -116,23 +119,44 @@ impl Config {
             return Err(ConfigError::whole_file(file, TOO_LARGE.to_owned()));
         }
         let mut problems = error::Problems::default();
-        format::refuse_deep_keys(text, &mut problems);
-        if !problems.is_empty() {
-            return Err(problems.into_error(file, text));
-        }
-        let (tree, syntax_errors) = DeTable::parse_recoverable(text);
-        for error in syntax_errors {
-            let at = error.span().map_or(0, |span| span.start);
-            problems.push(at, format::syntax_sentence(error.message()));
-        }
-        if !problems.is_empty() {
-            return Err(problems.into_error(file, text));
-        }
+        let tree = match DeTable::parse(text) {
+            Ok(tree) => tree,
+            Err(first) => {
+                // The parser keeps every error it recovers from, as many as there are octets.
+                let all = if text.len() <= RECOVERED_OCTETS_MAX {
+                    DeTable::parse_recoverable(text).1
+                } else {
+                    vec![first]
+                };
+                for error in all {
+                    let at = error.span().map_or(0, |span| span.start);
+                    problems.push(at, format::syntax_sentence(error.message()));
+                }
+                return Err(problems.into_error(file, text));
+            }
+        };
         let draft = format::read(tree.get_ref(), &mut problems);
         let lines = error::Lines::new(text);
         match validate::validate(&draft, &lines, &mut problems) {
             Some(config) if problems.is_empty() => Ok(config),
-            Some(_) | None => Err(problems.into_error(file, text)),
+            Some(_) | None => {
+                debug_assert!(!problems.is_empty(), "refused without a reason");
+                Err(problems.into_error(file, text))
+            }
+        }
+    }
+}
+
+impl Config {
+    /// This node as the library's tables want it.
+    #[must_use]
+    pub fn local(&self) -> Local {
+        let underlay = [Family::V4, Family::V6].map(|family| self.node.underlay(family));
+        Local {
+            addresses: self.device.addresses.iter().map(IpNet::addr).collect(),
+            underlay: underlay.into_iter().flatten().collect(),
+            vtep_mac: self.node.vtep_mac,
+            receive: self.receive.clone(),
         }
     }
 }
@@ -146,10 +170,8 @@ pub struct Node {
     pub underlay_v4: Option<Ipv4Addr>,
     /// The outer IPv6 source address.
     pub underlay_v6: Option<Ipv6Addr>,
-    /// The inner Ethernet address of its VTEP over IPv4.
-    pub vtep_mac_v4: MacAddr,
-    /// The same over IPv6; it differs only under Calico's rule.
-    pub vtep_mac_v6: MacAddr,
+    /// The inner Ethernet address of its VTEP.
+    pub vtep_mac: MacAddr,
     /// The overlay prefixes it owns, without host bits.
     pub prefixes: Vec<IpNet>,
 }
@@ -161,15 +183,6 @@ impl Node {
         match family {
             Family::V4 => self.underlay_v4.map(IpAddr::V4),
             Family::V6 => self.underlay_v6.map(IpAddr::V6),
-        }
-    }
-
-    /// The VTEP's inner Ethernet address over an underlay of `family`.
-    #[must_use]
-    pub const fn vtep_mac(&self, family: Family) -> MacAddr {
-        match family {
-            Family::V4 => self.vtep_mac_v4,
-            Family::V6 => self.vtep_mac_v6,
         }
     }
 }
@@ -203,43 +216,6 @@ pub enum DeviceMode {
     Attach,
 }
 
-/// How an inner packet travels between two nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Encap {
-    /// VXLAN in its L3 shape, RFC 7348.
-    Vxlan,
-    /// IP in IP, RFC 2003, RFC 4213 and RFC 2473.
-    Ipip,
-    /// The bare inner packet in UDP.
-    Fou,
-    /// Generic UDP encapsulation with its four-octet header.
-    Gue,
-}
-
-/// The encapsulations that a node takes packets in; at least one is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receive {
-    /// VXLAN, if received.
-    pub vxlan: Option<VxlanReceive>,
-    /// The UDP port of FOU, if received. It may be that of GUE: the first nibble tells them apart.
-    pub fou_port: Option<u16>,
-    /// The UDP port of GUE, if received.
-    pub gue_port: Option<u16>,
-    /// Whether IP in IP (protocols 4 and 41) is received.
-    pub ipip: bool,
-}
-
-/// How VXLAN is received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VxlanReceive {
-    /// The UDP port; never 0.
-    pub port: u16,
-    /// The node's own VNI, and that of each peer that names no other.
-    pub vni: Vni,
-    /// Whether a set reserved bit drops the packet, as Linux does; RFC 7348 ignores it.
-    pub strict_reserved_bits: bool,
-}
-
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -247,14 +223,8 @@ pub struct Peer {
     pub name: String,
     /// Its outer address; this node has an underlay address of the same family.
     pub address: IpAddr,
-    /// What packets to it are sent in.
-    pub encap: Encap,
-    /// The inner destination MAC address; always there for VXLAN.
-    pub vtep_mac: Option<MacAddr>,
-    /// The VNI to send with and to expect; without meaning but for VXLAN.
-    pub vni: Vni,
-    /// The UDP destination port; `None` for IP in IP, which has none.
-    pub port: Option<u16>,
+    /// What packets to it are sent in, with its port, VNI and VTEP MAC address.
+    pub encapsulation: Encapsulation,
     /// The overlay prefixes it owns, without host bits; never empty.
     pub prefixes: Vec<IpNet>,
     /// The largest inner packet sent to it.
@@ -262,7 +232,7 @@ pub struct Peer {
     /// What happens to the DSCP.
     pub dscp: Dscp,
     /// What happens to the ECN field.
-    pub ecn: Ecn,
+    pub ecn: EcnMode,
 }
 
 /// What the outer DSCP is made of, RFC 2983.
@@ -298,16 +268,6 @@ impl Default for DscpMap {
     fn default() -> Self {
         Self([0; 64])
     }
-}
-
-/// What encap does with the ECN field, RFC 6040 section 4.1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ecn {
-    /// The outer field is the inner one: the far end is known to obey RFC 6040.
-    #[default]
-    Normal,
-    /// The outer field is Not-ECT.
-    Compatibility,
 }
 
 /// A static route.
@@ -390,30 +350,11 @@ impl VtepMac {
     }
 }
 
-impl Encap {
-    /// Every encapsulation.
-    pub const ALL: [Self; 4] = [Self::Vxlan, Self::Ipip, Self::Fou, Self::Gue];
-
-    const NAMES: [(&'static str, Self); 4] = [
-        ("vxlan", Self::Vxlan),
-        ("ipip", Self::Ipip),
-        ("fou", Self::Fou),
-        ("gue", Self::Gue),
-    ];
-}
-
 impl DeviceMode {
     const NAMES: [(&'static str, Self); 3] = [
         ("create", Self::Create),
         ("persistent", Self::Persistent),
         ("attach", Self::Attach),
-    ];
-}
-
-impl Ecn {
-    const NAMES: [(&'static str, Self); 2] = [
-        ("normal", Self::Normal),
-        ("compatibility", Self::Compatibility),
     ];
 }
 
@@ -447,7 +388,9 @@ macro_rules! displays_its_name {
         }
     )*};
 }
-displays_its_name!(Encap, DeviceMode, Ecn, RouteAction, LogLevel);
+displays_its_name!(DeviceMode, RouteAction, LogLevel);
 
 const FILE_OCTETS_MAX: usize = 4 << 20;
+/// Up to this size every syntax error of a file is reported, above it the first.
+const RECOVERED_OCTETS_MAX: usize = 256 << 10;
 const TOO_LARGE: &str = "is larger than 4 MiB; a configuration is smaller, check the path";

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use ipnet::IpNet;
+use warren_core::units::{Family, Vni};
 
-use super::{Config, Dscp, Family, Peer, RouteNext};
+use super::{Config, Dscp, Peer, RouteNext};
 
 impl Config {
     /// The configuration in a few lines for people, with every default filled in.
@@ -16,14 +17,6 @@ impl Config {
             .filter_map(|family| self.node.underlay(family))
             .map(|address| address.to_string())
             .collect();
-        let vtep_mac = if self.node.vtep_mac_v4 == self.node.vtep_mac_v6 {
-            self.node.vtep_mac_v4.to_string()
-        } else {
-            format!(
-                "{} over IPv4, {} over IPv6",
-                self.node.vtep_mac_v4, self.node.vtep_mac_v6
-            )
-        };
         let mtu = if self.device.mtu_computed {
             format!(
                 "{} (computed from underlay-mtu {})",
@@ -35,7 +28,7 @@ impl Config {
         let mut rows = vec![
             ("node", self.node.name.clone()),
             ("underlay", underlay.join(", ")),
-            ("vtep mac", vtep_mac),
+            ("vtep mac", self.node.vtep_mac.to_string()),
             ("prefixes", nets(&self.node.prefixes)),
             (
                 "device",
@@ -74,43 +67,37 @@ impl Config {
     }
 
     fn received(&self) -> String {
+        let receive = &self.receive;
+        let ports = [
+            ("vxlan", &receive.vxlan),
+            ("geneve", &receive.geneve),
+            ("fou and gue", &receive.fou_gue),
+        ];
         let mut received = Vec::new();
-        if let Some(vxlan) = self.receive.vxlan {
-            received.push(format!("vxlan (UDP {}, VNI {})", vxlan.port, vxlan.vni));
+        for (name, ports) in ports {
+            received.extend(ports.iter().map(|port| format!("{name} on UDP {port}")));
         }
-        if let Some(port) = self.receive.fou_port {
-            received.push(format!("fou (UDP {port})"));
+        if receive.ipip {
+            received.push("ipip".to_owned());
         }
-        if let Some(port) = self.receive.gue_port {
-            received.push(format!("gue (UDP {port})"));
+        if !receive.vnis.is_empty() {
+            let vnis: Vec<String> = receive.vnis.iter().map(Vni::to_string).collect();
+            received.push(format!("VNI {}", vnis.join(", ")));
         }
-        if self.receive.ipip {
-            received.push("ipip (protocols 4 and 41)".to_owned());
-        }
-        received.join(", ")
+        received.join("; ")
     }
 }
 
 fn peer_line(peer: &Peer) -> String {
-    let mut line = format!("{} {} by {}", peer.name, peer.address, peer.encap);
-    if let Some(port) = peer.port {
-        line.push_str(&format!(" to UDP {port}"));
-    }
-    if let (super::Encap::Vxlan, Some(mac)) = (peer.encap, peer.vtep_mac) {
-        line.push_str(&format!(", VNI {}, {mac}", peer.vni));
-    }
     let dscp = match &peer.dscp {
         Dscp::Pipe(0) => String::new(),
         Dscp::Pipe(value) => format!(", dscp {value}"),
         Dscp::Uniform => ", dscp uniform".to_owned(),
         Dscp::Map(_) => ", dscp map".to_owned(),
     };
-    line.push_str(&format!(
-        ", mtu {}{dscp}: {}",
-        peer.mtu,
-        nets(&peer.prefixes)
-    ));
-    line
+    let (name, address, encapsulation) = (&peer.name, peer.address, peer.encapsulation);
+    let (mtu, prefixes) = (peer.mtu, nets(&peer.prefixes));
+    format!("{name} {address} by {encapsulation}, mtu {mtu}{dscp}: {prefixes}")
 }
 
 fn nets(nets: &[IpNet]) -> String {

@@ -8,20 +8,19 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use warren_core::units::{Family, MacAddr, Mtu};
 
-use super::error::{At, Lines, Problems, did_you_mean, quoted};
-use super::format::{Draft, EncapDraft, PeerDraft};
-use super::{
-    Config, Device, Encap, Family, MacAddr, Mtu, Node, Peer, Receive, Route, RouteAction,
-    RouteNext, Vni, VtepMac, VxlanReceive, Worker,
+use super::build::{
+    self, encap_and_family, has_v6_inside, is_received, largest_overhead, own_vtep_mac, peer_encap,
+    peer_indices, peer_vtep_mac, received_port, section, underlay_mtu,
 };
+use super::encap::Encap;
+use super::error::{At, Lines, Problems, quoted};
+use super::format::{Draft, PeerDraft};
+use super::{Config, RouteAction, VtepMac};
 
 /// Reports every disagreement in `draft`; the result is `Some` at least when there is none.
-pub(super) fn validate(
-    draft: &Draft,
-    lines: &Lines<'_>,
-    problems: &mut Problems,
-) -> Option<Config> {
+pub(super) fn validate(draft: &Draft, lines: &Lines, problems: &mut Problems) -> Option<Config> {
     let mut check = Check {
         draft,
         lines,
@@ -38,13 +37,13 @@ pub(super) fn validate(
     check.underlay_in_overlay(&owned);
     check.device_addresses();
     let mtu = check.mtus();
-    build(draft, mtu)
+    build::build(draft, mtu)
 }
 
 #[derive(Debug)]
 struct Check<'c, 'd> {
     draft: &'d Draft,
-    lines: &'c Lines<'c>,
+    lines: &'c Lines,
     problems: &'c mut Problems,
 }
 
@@ -70,6 +69,47 @@ enum Overlay {
     Prefix(usize),
     DeviceNetwork(usize),
     Direct,
+}
+
+/// Prefixes by longest match, one hash lookup for each length that occurs.
+#[derive(Debug)]
+struct Nets<T> {
+    nets: HashMap<IpNet, T>,
+    lengths_v4: BTreeSet<u8>,
+    lengths_v6: BTreeSet<u8>,
+}
+
+impl<T> Default for Nets<T> {
+    fn default() -> Self {
+        Self {
+            nets: HashMap::new(),
+            lengths_v4: BTreeSet::new(),
+            lengths_v6: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T: Copy> Nets<T> {
+    /// Inserts `net`, which has no host bits.
+    fn insert(&mut self, net: IpNet, value: T) {
+        match net {
+            IpNet::V4(net) => self.lengths_v4.insert(net.prefix_len()),
+            IpNet::V6(net) => self.lengths_v6.insert(net.prefix_len()),
+        };
+        self.nets.insert(net, value);
+    }
+
+    /// The longest prefix that `address` is in.
+    fn longest(&self, address: IpAddr) -> Option<(IpNet, T)> {
+        let lengths = match address {
+            IpAddr::V4(_) => &self.lengths_v4,
+            IpAddr::V6(_) => &self.lengths_v6,
+        };
+        lengths.iter().rev().find_map(|&length| {
+            let net = IpNet::new(address, length).ok()?.trunc();
+            Some((net, *self.nets.get(&net)?))
+        })
+    }
 }
 
 impl<'d> Check<'_, 'd> {
@@ -154,13 +194,15 @@ impl<'d> Check<'_, 'd> {
     }
 
     fn peer_addresses(&mut self) {
-        let own = &self.draft.node.underlay;
+        let own = self.draft.node.underlay.iter().map(|own| own.value);
+        let own_families: HashSet<Family> = own.clone().map(Family::of).collect();
+        let own: HashSet<IpAddr> = own.collect();
         let mut first: HashMap<IpAddr, usize> = HashMap::new();
         for (index, peer) in self.draft.peers.iter().enumerate() {
             let Some(address) = peer.address else {
                 continue;
             };
-            if own.iter().any(|own| own.value == address.value) {
+            if own.contains(&address.value) {
                 self.problems.push(
                     address.at,
                     format!(
@@ -170,7 +212,7 @@ impl<'d> Check<'_, 'd> {
                 );
             }
             let family = Family::of(address.value);
-            if !own.is_empty() && !own.iter().any(|own| Family::of(own.value) == family) {
+            if !own.is_empty() && !own_families.contains(&family) {
                 let sentence = format!(
                     "{} is reached over {family}, but this node has no {family} underlay address; \
                      add one to underlay under [node]",
@@ -219,32 +261,48 @@ impl<'d> Check<'_, 'd> {
                 self.problems.push(at, sentence);
             }
         }
+        let disabled = Encap::ALL.map(|encap| section(self.draft, encap).enabled);
         let none_left = self.draft.peers.is_empty()
             && Encap::ALL
                 .iter()
                 .all(|&encap| !is_received(self.draft, encap));
-        if none_left && let Some(disabled) = &self.draft.vxlan.enabled {
+        if none_left && let Some(disabled) = disabled.into_iter().flatten().min_by_key(|d| d.at) {
             self.problems.push(
                 disabled.at,
                 "no encapsulation is left that this node receives; \
-                 enable vxlan, fou, gue or ipip",
+                 enable vxlan, geneve, fou, gue or ipip",
             );
         }
     }
 
     fn vtep_macs(&mut self) {
+        let node = &self.draft.node;
+        let both_families = node.underlay.iter().any(|own| own.value.is_ipv4())
+            && node.underlay.iter().any(|own| own.value.is_ipv6());
+        if let Some(At {
+            value: VtepMac::Calico,
+            at,
+        }) = node.vtep_mac
+            && both_families
+        {
+            self.problems.push(
+                at,
+                "Calico gives the VTEPs over IPv4 and IPv6 different MAC addresses, but a node \
+                 has one here; keep one family in underlay, or write the MAC address",
+            );
+        }
         let mut first: HashMap<MacAddr, usize> = HashMap::new();
         for (index, peer) in self.draft.peers.iter().enumerate() {
-            if peer_encap(peer) != Some(Encap::Vxlan) {
+            let Some(encap) = peer_encap(peer).filter(|encap| encap.has_vtep()) else {
                 continue;
-            }
+            };
             let label = self.peer_label(index);
             let Some(written) = &peer.vtep_mac else {
                 if peer.vtep_mac_absent {
                     self.problems.push(
                         peer.at,
                         format!(
-                            "vtep-mac is missing for {label}, which uses vxlan; write its VTEP's \
+                            "vtep-mac is missing for {label}, which uses {encap}; write its VTEP's \
                              MAC address, or \"auto\" if the peer is a Warren node without its own"
                         ),
                     );
@@ -254,8 +312,7 @@ impl<'d> Check<'_, 'd> {
             let Some(mac) = peer_vtep_mac(peer) else {
                 continue;
             };
-            let family = peer.address.map(|address| Family::of(address.value));
-            if family.is_some_and(|family| own_vtep_mac(self.draft, family) == Some(mac)) {
+            if own_vtep_mac(self.draft) == Some(mac) {
                 self.problems.push(
                     written.at,
                     format!("{mac} is this node's own VTEP MAC address; write that of {label}"),
@@ -277,27 +334,30 @@ impl<'d> Check<'_, 'd> {
         }
     }
 
-    /// VXLAN shares its port with nothing; FOU and GUE are told apart by their first nibble.
+    /// Each encapsulation has its own UDP port; only FOU and GUE are told apart by the packet.
     fn ports(&mut self) {
-        if !is_received(self.draft, Encap::Vxlan) {
-            return;
-        }
-        let vxlan = received_port(self.draft, Encap::Vxlan);
-        for other in [Encap::Fou, Encap::Gue] {
-            if !is_received(self.draft, other) || received_port(self.draft, other) != vxlan {
-                continue;
-            }
-            let written = [Encap::Vxlan, other]
-                .map(|encap| section(self.draft, encap).port.map(|port| port.at));
-            if let Some(at) = written.into_iter().flatten().max() {
-                let port = vxlan.unwrap_or_default();
-                self.problems.push(
-                    at,
-                    format!(
-                        "UDP port {port} cannot serve both vxlan and {other}; \
-                         give them different ports (only fou and gue may share one)"
-                    ),
-                );
+        let udp = [Encap::Vxlan, Encap::Geneve, Encap::Fou, Encap::Gue];
+        let received = udp
+            .into_iter()
+            .filter(|&encap| is_received(self.draft, encap));
+        let received: Vec<Encap> = received.collect();
+        for (index, &one) in received.iter().enumerate() {
+            for &other in received.iter().skip(index + 1) {
+                let port = received_port(self.draft, one);
+                if port != received_port(self.draft, other) || one == Encap::Fou {
+                    continue;
+                }
+                let written = [one, other].map(|encap| section(self.draft, encap).port);
+                let written = written.into_iter().flatten().max_by_key(|port| port.at);
+                if let Some(At { value: port, at }) = written {
+                    self.problems.push(
+                        at,
+                        format!(
+                            "UDP port {port} cannot serve both {one} and {other}; \
+                             give them different ports (only fou and gue may share one)"
+                        ),
+                    );
+                }
             }
         }
     }
@@ -437,10 +497,9 @@ impl<'d> Check<'_, 'd> {
             return format!("via {name:?} is this node itself; name a peer");
         }
         let shown = quoted(name);
-        // Sorted, so that the same file gives the same suggestion; few, so that it costs nothing.
-        let names: BTreeSet<&str> = known.keys().copied().collect();
-        let names = names.into_iter().take(NAMES_COMPARED);
-        match did_you_mean(name, names) {
+        let mut names: Vec<&str> = known.keys().copied().collect();
+        names.sort_unstable();
+        match self.problems.did_you_mean(name, names) {
             Some(meant) => format!("via {shown} is not a peer; did you mean {meant:?}?"),
             None => format!("via {shown} is not a peer; add it under [[peers]] or name one there"),
         }
@@ -448,7 +507,7 @@ impl<'d> Check<'_, 'd> {
 
     /// No outer packet may enter the tunnel that made it.
     fn underlay_in_overlay(&mut self, owned: &HashMap<IpNet, Claim>) {
-        let mut overlay: HashMap<IpNet, Overlay> = HashMap::new();
+        let mut overlay = Nets::default();
         for address in &self.draft.device.addresses {
             overlay.insert(address.value.trunc(), Overlay::DeviceNetwork(address.at));
         }
@@ -467,26 +526,11 @@ impl<'d> Check<'_, 'd> {
             };
             overlay.insert(prefix.value, what);
         }
-        let mut lengths: [BTreeSet<u8>; 2] = [BTreeSet::new(), BTreeSet::new()];
-        let [lengths_v4, lengths_v6] = &mut lengths;
-        for net in overlay.keys() {
-            match net {
-                IpNet::V4(net) => lengths_v4.insert(net.prefix_len()),
-                IpNet::V6(net) => lengths_v6.insert(net.prefix_len()),
-            };
-        }
         let own = self.draft.node.underlay.iter().map(|own| (own, None));
         let peers = self.draft.peers.iter().enumerate();
         let peers = peers.filter_map(|(index, peer)| Some((peer.address.as_ref()?, Some(index))));
         for (address, peer) in own.chain(peers) {
-            let lengths = match address.value {
-                IpAddr::V4(_) => &*lengths_v4,
-                IpAddr::V6(_) => &*lengths_v6,
-            };
-            let longest = lengths.iter().rev().find_map(|&length| {
-                let net = IpNet::new(address.value, length).ok()?.trunc();
-                Some((net, *overlay.get(&net)?))
-            });
+            let longest = overlay.longest(address.value);
             let Some((net, what)) = longest else { continue };
             let whose = match peer {
                 Some(index) => format!("of {}", self.peer_label(index)),
@@ -521,6 +565,10 @@ impl<'d> Check<'_, 'd> {
 
     fn device_addresses(&mut self) {
         let node = &self.draft.node;
+        let mut own = Nets::default();
+        for net in &node.prefixes {
+            own.insert(net.value, ());
+        }
         let mut seen: HashSet<IpAddr> = HashSet::new();
         for address in &self.draft.device.addresses {
             let host = address.value.addr();
@@ -530,8 +578,7 @@ impl<'d> Check<'_, 'd> {
                     format!("the device address {host} is listed twice; remove one"),
                 );
             }
-            let owned = node.prefixes.iter().any(|net| net.value.contains(&host));
-            if !owned && !node.prefixes_refused {
+            if own.longest(host).is_none() && !node.prefixes_refused {
                 self.problems.push(
                     address.at,
                     format!(
@@ -654,110 +701,6 @@ impl<'d> Check<'_, 'd> {
     }
 }
 
-/// Makes the values of a draft in which nothing was found wrong; `None` if something is missing.
-fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
-    let index_of = peer_indices(draft);
-    let node = build_node(draft)?;
-    let peers: Option<Vec<Peer>> = draft.peers.iter().map(|p| build_peer(draft, p)).collect();
-    let routes = draft.routes.iter().map(|route| {
-        let next = match route.action {
-            Some(action) => RouteNext::Action(action.value),
-            None => {
-                let via = route.via.iter();
-                let via = via.map(|peer| index_of.get(peer.value.as_str()).copied());
-                RouteNext::Via(via.collect::<Option<Vec<usize>>>()?)
-            }
-        };
-        let prefix = route.prefix?.value;
-        Some(Route { prefix, next })
-    });
-    let device = &draft.device;
-    let worker = &draft.worker;
-    let vxlan_port = received_port(draft, Encap::Vxlan)?;
-    Some(Config {
-        node,
-        device: Device {
-            name: device
-                .name
-                .as_ref()
-                .map_or_else(|| DEVICE_NAME.to_owned(), |name| name.value.clone()),
-            addresses: device.addresses.iter().map(|a| a.value).collect(),
-            mtu: device_mtu?,
-            mtu_computed: device.mtu.is_none(),
-            underlay_mtu: underlay_mtu(draft),
-            mode: device.mode.map(|mode| mode.value).unwrap_or_default(),
-        },
-        receive: Receive {
-            vxlan: is_received(draft, Encap::Vxlan).then_some(VxlanReceive {
-                port: vxlan_port,
-                vni: own_vni(draft)?,
-                strict_reserved_bits: draft
-                    .vxlan
-                    .strict_reserved_bits
-                    .is_some_and(|strict| strict.value),
-            }),
-            fou_port: received_port(draft, Encap::Fou).filter(|_| is_received(draft, Encap::Fou)),
-            gue_port: received_port(draft, Encap::Gue).filter(|_| is_received(draft, Encap::Gue)),
-            ipip: is_received(draft, Encap::Ipip),
-        },
-        peers: peers?,
-        routes: routes.collect::<Option<Vec<Route>>>()?,
-        control_socket: draft.control_socket.as_ref().map(|path| path.value.clone()),
-        metrics_listen: draft.metrics_listen.map(|listen| listen.value),
-        log_level: draft.log_level.map(|level| level.value).unwrap_or_default(),
-        worker: Worker {
-            source_ports: worker.source_ports.map_or(SOURCE_PORTS, |n| n.value),
-            batch: worker.batch.map_or(BATCH_FRAMES, |n| n.value),
-            receive_buffer_octets: worker.receive_buffer_octets.map(|n| n.value),
-            send_buffer_octets: worker.send_buffer_octets.map(|n| n.value),
-        },
-    })
-}
-
-fn build_node(draft: &Draft) -> Option<Node> {
-    let node = &draft.node;
-    let mut underlay_v4 = None;
-    let mut underlay_v6 = None;
-    for address in &node.underlay {
-        match address.value {
-            IpAddr::V4(v4) => underlay_v4 = Some(v4),
-            IpAddr::V6(v6) => underlay_v6 = Some(v6),
-        }
-    }
-    Some(Node {
-        name: node.name.as_ref()?.value.clone(),
-        underlay_v4,
-        underlay_v6,
-        vtep_mac_v4: own_vtep_mac(draft, Family::V4)?,
-        vtep_mac_v6: own_vtep_mac(draft, Family::V6)?,
-        prefixes: node.prefixes.iter().map(|net| net.value).collect(),
-    })
-}
-
-fn build_peer(draft: &Draft, peer: &PeerDraft) -> Option<Peer> {
-    let (encap, over) = encap_and_family(peer)?;
-    let vni = match peer.vni {
-        Some(vni) => Vni::new(vni.value)?,
-        None => own_vni(draft)?,
-    };
-    let port = peer.port.map(|port| port.value);
-    Some(Peer {
-        name: peer.name.as_ref()?.value.clone(),
-        address: peer.address?.value,
-        encap,
-        vtep_mac: peer_vtep_mac(peer),
-        vni,
-        port: port.or_else(|| received_port(draft, encap)),
-        prefixes: peer.prefixes.iter().map(|net| net.value).collect(),
-        mtu: peer.mtu.map_or_else(
-            || encap.inner_mtu(over, underlay_mtu(draft)),
-            |mtu| Mtu::new(mtu.value),
-        ),
-        dscp: peer.dscp.clone(),
-        ecn: peer.ecn.map(|ecn| ecn.value).unwrap_or_default(),
-    })
-}
-
 fn claim(net: &At<IpNet>, owner: Owner) -> Claim {
     Claim {
         net: net.value,
@@ -765,120 +708,3 @@ fn claim(net: &At<IpNet>, owner: Owner) -> Claim {
         at: net.at,
     }
 }
-
-fn peer_indices(draft: &Draft) -> HashMap<&str, usize> {
-    let peers = draft.peers.iter().enumerate();
-    peers
-        .filter_map(|(index, peer)| Some((peer.name.as_ref()?.value.as_str(), index)))
-        .collect()
-}
-
-/// What the peer is sent; VXLAN if nothing was written.
-fn peer_encap(peer: &PeerDraft) -> Option<Encap> {
-    match peer.encap {
-        Some(encap) => Some(encap.value),
-        None => peer.encap_absent.then_some(Encap::Vxlan),
-    }
-}
-
-fn encap_and_family(peer: &PeerDraft) -> Option<(Encap, Family)> {
-    Some((peer_encap(peer)?, Family::of(peer.address?.value)))
-}
-
-fn peer_vtep_mac(peer: &PeerDraft) -> Option<MacAddr> {
-    let name = &peer.name.as_ref()?.value;
-    let family = Family::of(peer.address?.value);
-    Some(peer.vtep_mac?.value.of(name, family))
-}
-
-fn own_vtep_mac(draft: &Draft, family: Family) -> Option<MacAddr> {
-    let name = &draft.node.name.as_ref()?.value;
-    let rule = draft.node.vtep_mac.map_or(VtepMac::Warren, |mac| mac.value);
-    Some(rule.of(name, family))
-}
-
-fn own_vni(draft: &Draft) -> Option<Vni> {
-    Vni::new(draft.vxlan.vni.map_or(VNI, |vni| vni.value))
-}
-
-fn section(draft: &Draft, encap: Encap) -> &EncapDraft {
-    match encap {
-        Encap::Vxlan => &draft.vxlan,
-        Encap::Ipip => &draft.ipip,
-        Encap::Fou => &draft.fou,
-        Encap::Gue => &draft.gue,
-    }
-}
-
-/// Whether the node takes packets in this encapsulation: it has a section without
-/// `enabled = false`, or a peer uses it, or, for VXLAN, nothing else was asked for.
-fn is_received(draft: &Draft, encap: Encap) -> bool {
-    if let Some(enabled) = section(draft, encap).enabled {
-        return enabled.value;
-    }
-    let nothing_else = draft.peers.is_empty()
-        && Encap::ALL
-            .iter()
-            .all(|&other| !section(draft, other).present);
-    section(draft, encap).present
-        || draft.peers.iter().any(|p| peer_encap(p) == Some(encap))
-        || (encap == Encap::Vxlan && nothing_else)
-}
-
-fn received_port(draft: &Draft, encap: Encap) -> Option<u16> {
-    let default = match encap {
-        Encap::Vxlan => VXLAN_PORT,
-        Encap::Fou => FOU_PORT,
-        Encap::Gue => GUE_PORT,
-        Encap::Ipip => return None,
-    };
-    Some(
-        section(draft, encap)
-            .port
-            .map_or(default, |port| port.value),
-    )
-}
-
-fn underlay_mtu(draft: &Draft) -> Mtu {
-    let written = draft.device.underlay_mtu;
-    written.map_or(Mtu::ETHERNET, |mtu| Mtu::new(mtu.value))
-}
-
-/// The encapsulation and underlay family with the largest overhead that a peer is reached by;
-/// without peers, of those received over the node's own families.
-fn largest_overhead(draft: &Draft) -> Option<(Encap, Family)> {
-    let by_peers = draft.peers.iter().filter_map(encap_and_family);
-    let overhead = |&(encap, over): &(Encap, Family)| encap.overhead_octets(over);
-    if !draft.peers.is_empty() {
-        return by_peers.max_by_key(overhead);
-    }
-    let received = Encap::ALL
-        .into_iter()
-        .filter(|&encap| is_received(draft, encap));
-    let families = draft.node.underlay.iter().map(|own| Family::of(own.value));
-    received
-        .flat_map(|encap| families.clone().map(move |over| (encap, over)))
-        .max_by_key(overhead)
-}
-
-/// Whether any prefix, route or device address is IPv6.
-fn has_v6_inside(draft: &Draft) -> bool {
-    let is_v6 = |net: &At<IpNet>| matches!(net.value, IpNet::V6(_));
-    draft.node.prefixes.iter().any(is_v6)
-        || draft.device.addresses.iter().any(is_v6)
-        || draft.peers.iter().any(|p| p.prefixes.iter().any(is_v6))
-        || draft
-            .routes
-            .iter()
-            .any(|r| r.prefix.as_ref().is_some_and(is_v6))
-}
-
-const DEVICE_NAME: &str = "warren0";
-/// flannel's port and VNI; the port that RFC 7348 registers is 4789.
-const VXLAN_PORT: u16 = 8472;
-const VNI: u32 = 1;
-const FOU_PORT: u16 = 5555;
-const GUE_PORT: u16 = 6080;
-const SOURCE_PORTS: u16 = 64;
-const BATCH_FRAMES: u16 = 64;
-const NAMES_COMPARED: usize = 1000;

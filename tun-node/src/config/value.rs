@@ -7,9 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use warren_core::units::MacAddr;
 
+use super::VtepMac;
 use super::error::quoted;
-use super::{MacAddr, VtepMac};
 
 /// A node's or peer's name: it appears in tables, metrics and file names.
 pub(super) fn node_name(text: &str) -> Result<String, String> {
