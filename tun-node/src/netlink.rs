@@ -534,7 +534,7 @@ fn write_route(device: u32, route: &Route) -> RouteMessage {
 fn read_route(message: &RouteMessage) -> Option<ListedRoute> {
     let header = &message.header;
     let parts = read_route_parts(message);
-    if parts.table.unwrap_or_else(|| header.table.into()) != RouteHeader::RT_TABLE_MAIN.into() {
+    if parts.table.unwrap_or_else(|| header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return None;
     }
     let family = match header.address_family {
