@@ -42,12 +42,10 @@ pub(super) fn conduct(options: &Options) -> ExitCode {
                 report.fail(error.to_string());
                 print(options, &report);
             }
-            match error {
-                DemoError::Interrupted { signal } => {
-                    ExitCode::from(128_u8.saturating_add(u8::try_from(signal).unwrap_or(127)))
-                }
-                _ => ExitCode::FAILURE,
+            if let DemoError::Interrupted { signal } = error {
+                return ExitCode::from(128_u8.saturating_add(u8::try_from(signal).unwrap_or(127)));
             }
+            ExitCode::FAILURE
         }
     }
 }
@@ -162,7 +160,9 @@ impl Demo {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                let names = waiting.iter().filter_map(|index| self.plan.nodes.get(*index));
+                let names = waiting
+                    .iter()
+                    .filter_map(|index| self.plan.nodes.get(*index));
                 let names: Vec<&str> = names.map(|node| node.name.as_str()).collect();
                 return Err(DemoError::NotReady {
                     names: names.join(", "),
@@ -274,7 +274,9 @@ impl Demo {
     fn transfer(&mut self, octets: u64, report: &mut Report) -> Result<(), DemoError> {
         let doing = "moving octets over TCP";
         let (sender, receiver) = (0, 1);
-        let [Some(from), Some(to)] = [sender, receiver].map(|index| self.plan.nodes.get(index).cloned()) else {
+        let [Some(from), Some(to)] =
+            [sender, receiver].map(|index| self.plan.nodes.get(index).cloned())
+        else {
             return Err(DemoError::Unexpected);
         };
         let megabytes = octets / 1_000_000;
@@ -353,14 +355,13 @@ impl Demo {
     fn linger(&mut self, options: &Options) -> Result<(), DemoError> {
         if options.keep {
             say(&self.how_to_look());
-            return match self.fleet.wait_for_signal() {
+            let error = self.fleet.wait_for_signal();
+            if let DemoError::Interrupted { .. } = error {
                 // That is how it ends; the exit code is the report's.
-                DemoError::Interrupted { .. } => Ok(()),
-                error => {
-                    complain(&error.to_string());
-                    Err(error)
-                }
-            };
+                return Ok(());
+            }
+            complain(&error.to_string());
+            return Err(error);
         }
         if options.shell {
             return self.shell();
@@ -470,7 +471,9 @@ fn print(options: &Options, report: &Report) {
 fn say(text: &str) {
     let mut output = io::stdout().lock();
     // A reader that has gone away wants no more.
-    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    let _ = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush());
 }
 
 /// Echo requests from one node to another in one family.

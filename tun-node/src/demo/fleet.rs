@@ -283,10 +283,9 @@ impl Fleet {
         };
         DemoError::NodeEnded {
             name: member.name.clone(),
-            how: member.status.map_or_else(
-                || "its agent ended".to_owned(),
-                |status| status.to_string(),
-            ),
+            how: member
+                .status
+                .map_or_else(|| "its agent ended".to_owned(), |status| status.to_string()),
             last_words: last_words(&member.log),
         }
     }
@@ -352,7 +351,11 @@ mod tests {
     fn last_words_are_the_last_line_that_is_not_empty() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert_eq!(last_words(file.path()), "");
-        std::fs::write(file.path(), format!("{}\nfirst\n the last \n\n", "x".repeat(9000))).unwrap();
+        std::fs::write(
+            file.path(),
+            format!("{}\nfirst\n the last \n\n", "x".repeat(9000)),
+        )
+        .unwrap();
         assert_eq!(last_words(file.path()), "the last");
         assert_eq!(last_words(Path::new("/nowhere/at/all")), "");
     }

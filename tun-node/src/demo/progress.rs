@@ -62,7 +62,11 @@ impl Phase {
     /// Ends it well.
     pub(super) fn done(mut self, outcome: &str) {
         self.open = false;
-        let line = format!("{}: {outcome} ({:.2} s)\n", self.title, self.elapsed().as_secs_f64());
+        let line = format!(
+            "{}: {outcome} ({:.2} s)\n",
+            self.title,
+            self.elapsed().as_secs_f64()
+        );
         match self.to {
             Progress::Terminal => write(&format!("\r{}\x1b[K", line.trim_end())),
             Progress::Lines => return write(&line),

@@ -257,7 +257,15 @@ impl Report {
         let _ = writeln!(
             text,
             "{:<24} {:>9} {:>8} {:>8} {:>8} {:>11} {:>8} {:>8} {:>8}",
-            "pings, times in ms", "IPv4 loss", "min", "median", "p99", "IPv6 loss", "min", "median", "p99"
+            "pings, times in ms",
+            "IPv4 loss",
+            "min",
+            "median",
+            "p99",
+            "IPv6 loss",
+            "min",
+            "median",
+            "p99"
         );
         let each = self.nodes.len() <= ROWS_BY_PAIR_UP_TO;
         let mut rows: BTreeMap<(usize, usize), Row> = BTreeMap::new();
@@ -276,7 +284,13 @@ impl Report {
             }
         }
         for row in rows.values() {
-            let _ = writeln!(text, "{:<24} {}   {}", row.title, row.v4.cells(), row.v6.cells());
+            let _ = writeln!(
+                text,
+                "{:<24} {}   {}",
+                row.title,
+                row.v4.cells(),
+                row.v6.cells()
+            );
         }
     }
 
@@ -352,7 +366,9 @@ impl Rtt {
     /// Summarises sorted nanoseconds; `None` of nothing.
     fn of(sorted_ns: &[u64]) -> Option<Self> {
         let rank = |hundredths: usize| {
-            let at = (sorted_ns.len() * hundredths).div_ceil(100).saturating_sub(1);
+            let at = (sorted_ns.len() * hundredths)
+                .div_ceil(100)
+                .saturating_sub(1);
             sorted_ns.get(at).map(|ns| *ns as f64 / 1e6)
         };
         Some(Self {
@@ -578,7 +594,10 @@ mod tests {
             let mut report = good(count);
             report.judge();
             let table = report.table();
-            table.lines().filter(|line| line.contains(" -> ") && !line.starts_with("TCP")).count()
+            table
+                .lines()
+                .filter(|line| line.contains(" -> ") && !line.starts_with("TCP"))
+                .count()
         };
         assert_eq!(rows(3), 6);
         assert_eq!(rows(6), 30);
