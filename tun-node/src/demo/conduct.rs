@@ -13,9 +13,12 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::report::{Packets, Report};
 use super::{DemoError, Options};
+use crate::config::Mtu;
 use crate::counters::WorkerReport;
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::message::{Request, Response};
+use crate::rootless::{ChildSpec, Launch, Rootless};
+use crate::tun::Offload;
 
 /// Runs the whole demo; see [`run`](super::run).
 pub(super) fn conduct(options: &Options) -> ExitCode {
@@ -417,8 +420,20 @@ impl Demo {
 }
 
 /// Whether an ordinary user can make a node here; in one sentence what is missing otherwise.
+///
+/// It makes what every node makes, a TUN device in a user and network namespace, and lets it go.
 fn check_host() -> Result<(), DemoError> {
-    Ok(())
+    let spec = ChildSpec {
+        device: "demo0".to_owned(),
+        mtu: Mtu::MIN_V6.octets(),
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        queues: 1,
+        vnet_header: false,
+    };
+    Rootless::start(&spec, Offload::NONE, &Launch::this_program(Vec::new()))
+        .map(drop)
+        .map_err(|error| DemoError::Missing(error.to_string()))
 }
 
 /// Every drop that a node counted, by where.
