@@ -243,6 +243,27 @@ impl Link {
         hop_limit: 0,
         dont_fragment: false,
     };
+
+    /// The same as the other end sees it: addresses and ports change places.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        let transport = match self.transport {
+            Transport::Udp {
+                local_port,
+                remote_port,
+            } => Transport::Udp {
+                local_port: remote_port,
+                remote_port: local_port,
+            },
+            Transport::Ip { protocol } => Transport::Ip { protocol },
+        };
+        Self {
+            local: self.remote,
+            remote: self.local,
+            transport,
+            ..self
+        }
+    }
 }
 
 /// What carries a frame over the underlay.

@@ -18,6 +18,8 @@ use std::io;
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+use warren_core::encap::EncapsulationKind;
+use warren_core::engine::PeerCounters;
 use warren_core::verdict::{Counters, Tally};
 
 /// Failures of one operation by kind of errno.
@@ -149,6 +151,8 @@ pub struct UnderlayCounters {
     pub send_drops: ErrnoCounters,
     /// Packets of the encapsulation without a socket to send them by.
     pub no_socket: u64,
+    /// Errors that the network reported for datagrams sent before (ICMP).
+    pub network_errors: u64,
 }
 
 /// Packets and octets, as reported.
@@ -295,6 +299,9 @@ pub struct SocketReport {
     pub send_drops: BTreeMap<String, u64>,
     /// Packets without a socket to send them by.
     pub no_socket: u64,
+    /// Errors that the network reported for datagrams sent before (ICMP). They were sent all the
+    /// same, so this is no drop.
+    pub network_errors: u64,
 }
 
 impl SocketReport {
@@ -310,6 +317,7 @@ impl SocketReport {
             sent: counters.sent.into(),
             send_drops: counters.send_drops.report(),
             no_socket: counters.no_socket,
+            network_errors: counters.network_errors,
         }
     }
 
@@ -321,6 +329,7 @@ impl SocketReport {
         self.sent.add(other.sent);
         add_counts(&mut self.send_drops, &other.send_drops);
         self.no_socket += other.no_socket;
+        self.network_errors += other.network_errors;
     }
 }
 
@@ -333,6 +342,52 @@ pub struct PeerTallyReport {
     pub encap: TallyReport,
     /// Packets accepted from it, with their octets as delivered.
     pub decap: TallyReport,
+    /// Packets from it that were dropped.
+    pub refused: u64,
+    /// Both directions by encapsulation (`vxlan`, `fou`, ...); those that did not occur are absent.
+    pub by_encapsulation: BTreeMap<String, EncapsulationTally>,
+}
+
+/// What passed in one encapsulation.
+#[derive(Clone, Copy, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct EncapsulationTally {
+    /// Packets sent.
+    pub encap: TallyReport,
+    /// Packets accepted.
+    pub decap: TallyReport,
+}
+
+impl PeerTallyReport {
+    /// The report of what the engine counted for the peer called `name`.
+    #[must_use]
+    pub fn new(name: &str, counters: &PeerCounters) -> Self {
+        let by_encapsulation = EncapsulationKind::ALL.iter().filter_map(|kind| {
+            let tally = EncapsulationTally {
+                encap: counters.sent_by(*kind).into(),
+                decap: counters.received_by(*kind).into(),
+            };
+            let occurred = tally != EncapsulationTally::default();
+            occurred.then(|| (kind.name().to_owned(), tally))
+        });
+        Self {
+            peer: name.to_owned(),
+            encap: counters.sent().into(),
+            decap: counters.received().into(),
+            refused: counters.refused,
+            by_encapsulation: by_encapsulation.collect(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.encap.add(other.encap);
+        self.decap.add(other.decap);
+        self.refused += other.refused;
+        for (name, tally) in &other.by_encapsulation {
+            let mine = self.by_encapsulation.entry(name.clone()).or_default();
+            mine.encap.add(tally.encap);
+            mine.decap.add(tally.decap);
+        }
+    }
 }
 
 /// Everything that one worker counted since it started.
@@ -380,10 +435,7 @@ impl WorkerReport {
             }
             for peer in &worker.peers {
                 match total.peers.iter_mut().find(|p| p.peer == peer.peer) {
-                    Some(known) => {
-                        known.encap.add(peer.encap);
-                        known.decap.add(peer.decap);
-                    }
+                    Some(known) => known.add(peer),
                     None => total.peers.push(peer.clone()),
                 }
             }

@@ -15,6 +15,7 @@ pub mod rib;
 pub mod sys;
 pub mod tun;
 pub mod udp;
+pub mod worker;
 
 #[cfg(test)]
 mod testing;

@@ -22,15 +22,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 use parking_lot::RwLock;
-use warren_core::encap::Encapsulation;
 use warren_core::fib::NextHopId;
 use warren_core::tables::{
-    DscpMode, EcnMode, Local, NextHop, Peer, PeerId, Receive, TableError, TableWriter, Tables,
-    Tunnel,
+    DscpMode, NextHop, Peer, PeerId, TableError, TableWriter, Tables, Tunnel,
 };
-use warren_core::units::{Epoch, Family, MacAddr};
+use warren_core::units::{Epoch, Family};
 
-use crate::config::{self, Config, Dscp, Ecn, Encap, RouteAction, RouteNext};
+use crate::config::{self, Config, Dscp, RouteAction, RouteNext};
 
 /// The routing information base: the one writer of [`Tables`]; see the [module](self).
 #[derive(Debug)]
@@ -203,14 +201,6 @@ pub enum RibError {
         /// Its address.
         address: IpAddr,
     },
-    /// A peer's encapsulation lacks its port or its MAC address.
-    #[error("peer {name}: {encap} without a port or without a VTEP address")]
-    Incomplete {
-        /// The peer.
-        name: String,
-        /// Its encapsulation.
-        encap: Encap,
-    },
 }
 
 /// What is published; one for the whole process.
@@ -231,7 +221,7 @@ struct Draft {
 impl Draft {
     fn of(config: &Config) -> Result<Self, RibError> {
         let mut draft = Self {
-            writer: TableWriter::new(local(config)),
+            writer: TableWriter::new(config.local()),
             routes: Vec::new(),
             peers: Vec::with_capacity(config.peers.len()),
         };
@@ -271,10 +261,6 @@ impl Draft {
                 name: name(),
                 address: peer.address,
             })?;
-        let encapsulation = encapsulation(peer).ok_or_else(|| RibError::Incomplete {
-            name: name(),
-            encap: peer.encap,
-        })?;
         let dscp = dscp_mode(&peer.dscp);
         let id: PeerId = self
             .writer
@@ -293,14 +279,11 @@ impl Draft {
                 peer: id,
                 local,
                 remote: peer.address,
-                encapsulation,
+                encapsulation: peer.encapsulation,
                 mtu: peer.mtu,
                 hop_limit: OUTER_HOP_LIMIT,
                 dscp,
-                ecn: match peer.ecn {
-                    Ecn::Normal => EcnMode::Normal,
-                    Ecn::Compatibility => EcnMode::Compatibility,
-                },
+                ecn: peer.ecn,
             },
             prefixes: peer.prefixes.clone(),
         });
@@ -349,53 +332,6 @@ impl Draft {
             RouteNext::Action(RouteAction::Direct) => NextHop::Direct { gateway: None },
         }
     }
-}
-
-fn local(config: &Config) -> Local {
-    let families = [Family::V4, Family::V6];
-    let underlay: Vec<IpAddr> = families
-        .into_iter()
-        .filter_map(|family| config.node.underlay(family))
-        .collect();
-    let receive = &config.receive;
-    let mut fou_gue: Vec<u16> = receive.fou_port.into_iter().collect();
-    fou_gue.extend(receive.gue_port.filter(|port| !fou_gue.contains(port)));
-    let mut vnis: Vec<_> = receive.vxlan.iter().map(|vxlan| vxlan.vni).collect();
-    for peer in config.peers.iter().filter(|p| p.encap == Encap::Vxlan) {
-        if !vnis.contains(&peer.vni) {
-            vnis.push(peer.vni);
-        }
-    }
-    Local {
-        addresses: config.device.addresses.iter().map(IpNet::addr).collect(),
-        vtep_mac: config.node.vtep_mac(
-            underlay
-                .first()
-                .map_or(Family::V4, |address| Family::of(*address)),
-        ),
-        underlay,
-        receive: Receive {
-            vxlan: receive.vxlan.iter().map(|vxlan| vxlan.port).collect(),
-            geneve: Vec::new(),
-            fou_gue,
-            ipip: receive.ipip,
-            vnis,
-            strict_vxlan: receive.vxlan.is_some_and(|vxlan| vxlan.strict_reserved_bits),
-        },
-    }
-}
-
-fn encapsulation(peer: &config::Peer) -> Option<Encapsulation> {
-    Some(match peer.encap {
-        Encap::Vxlan => Encapsulation::Vxlan {
-            vni: peer.vni,
-            port: peer.port?,
-            mac: peer.vtep_mac.filter(|mac: &MacAddr| mac.is_unicast())?,
-        },
-        Encap::Ipip => Encapsulation::Ipip,
-        Encap::Fou => Encapsulation::Fou { port: peer.port? },
-        Encap::Gue => Encapsulation::Gue { port: peer.port? },
-    })
 }
 
 fn dscp_mode(dscp: &Dscp) -> DscpMode {
