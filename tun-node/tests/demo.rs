@@ -4,6 +4,12 @@
 //! own for temporary files, which must be empty afterwards; every process of a run has that
 //! directory's name in its arguments or environment, and none may be left.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "in a test, and in what a test calls, a panic is the message"
+)]
+
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -39,7 +45,15 @@ fn succeeds_over(encap: &str) {
     for nodes in [2_usize, 5] {
         let run = Run::new();
         let count = nodes.to_string();
-        let output = run.output(&["--encap", encap, "--nodes", &count, "--megabytes", "5", "--json"]);
+        let output = run.output(&[
+            "--encap",
+            encap,
+            "--nodes",
+            &count,
+            "--megabytes",
+            "5",
+            "--json",
+        ]);
         let report = one_json_object(&output);
         let told = format!("{encap}, {nodes} nodes: {report:#}");
         assert!(output.status.success(), "{told}");
@@ -61,15 +75,24 @@ fn succeeds_over(encap: &str) {
             assert_eq!(pair["duplicates"], 0, "{told}");
             let rtt = |name| pair["rtt_ms"][name].as_f64().unwrap();
             assert!(0.0 < rtt("min"), "{told}");
-            assert!(rtt("min") <= rtt("median") && rtt("median") <= rtt("p99"), "{told}");
+            assert!(
+                rtt("min") <= rtt("median") && rtt("median") <= rtt("p99"),
+                "{told}"
+            );
         }
 
         let transfer = &report["transfer"];
         for octets in ["octets", "octets_sent", "octets_received"] {
             assert_eq!(transfer[octets], 5_000_000, "{told}");
         }
-        assert_eq!(transfer["digest_sent"], transfer["digest_received"], "{told}");
-        assert!(transfer["gbit_per_second"].as_f64().unwrap() > 0.0, "{told}");
+        assert_eq!(
+            transfer["digest_sent"], transfer["digest_received"],
+            "{told}"
+        );
+        assert!(
+            transfer["gbit_per_second"].as_f64().unwrap() > 0.0,
+            "{told}"
+        );
 
         let reports = report["nodes"].as_array().unwrap();
         assert_eq!(reports.len(), nodes, "{told}");
@@ -77,7 +100,10 @@ fn succeeds_over(encap: &str) {
             // 10 requests and 10 replies to and from each other node in two families.
             let least = 40 * (nodes as u64 - 1);
             for direction in ["encap", "decap"] {
-                assert!(node["packets"][encap][direction].as_u64().unwrap() >= least, "{told}");
+                assert!(
+                    node["packets"][encap][direction].as_u64().unwrap() >= least,
+                    "{told}"
+                );
             }
         }
         run.assert_nothing_left();
@@ -95,10 +121,16 @@ fn people_get_a_line_a_phase_a_table_and_a_last_sentence() {
     assert!(output.status.success(), "{table}{progress}");
     let phases: Vec<&str> = progress.lines().collect();
     assert_eq!(phases.len(), 3, "{progress}");
-    assert!(phases[0].starts_with("starting 3 nodes: ready"), "{progress}");
+    assert!(
+        phases[0].starts_with("starting 3 nodes: ready"),
+        "{progress}"
+    );
     assert!(phases[1].starts_with("pinging 6 pairs over IPv4 and IPv6: 120 of 120 answered"));
     assert!(phases[2].starts_with("moving 2 MB over TCP from node-1 to node-2: "));
-    assert!(!progress.contains('\x1b') && !progress.contains('\r'), "{progress:?}");
+    assert!(
+        !progress.contains('\x1b') && !progress.contains('\r'),
+        "{progress:?}"
+    );
     for (from, to) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
         let pair = format!("node-{from} -> node-{to} ");
         let row = table.lines().find(|line| line.starts_with(&pair));
@@ -106,7 +138,10 @@ fn people_get_a_line_a_phase_a_table_and_a_last_sentence() {
     }
     assert!(table.contains("2.0 MB in "), "{table}");
     assert!(table.contains("vxlan packets out"), "{table}");
-    assert!(table.contains("every pair answered over IPv4 and IPv6 without loss"), "{table}");
+    assert!(
+        table.contains("every pair answered over IPv4 and IPv6 without loss"),
+        "{table}"
+    );
     run.assert_nothing_left();
 }
 
@@ -145,14 +180,23 @@ fn keep_says_how_to_get_in_and_ends_with_ctrl_c() {
     assert_eq!(entries.len(), 2, "{advice}");
     for (number, entry) in (1..).zip(entries) {
         let mut command = run.as_user("nsenter");
-        command.args(entry.split(' ')).args(["cat", "/proc/net/if_inet6"]);
+        command
+            .args(entry.split(' '))
+            .args(["cat", "/proc/net/if_inet6"]);
         let output = command.output().unwrap();
         let addresses = text(&output.stdout);
         let expected = format!("fd00001002440{number:03x}");
-        assert!(addresses.contains(&expected), "{entry}: {addresses}{}", text(&output.stderr));
+        assert!(
+            addresses.contains(&expected),
+            "{entry}: {addresses}{}",
+            text(&output.stderr)
+        );
     }
     let socket = run.find("node-1.sock");
-    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     demo.signal(Signal::SIGINT);
     assert_eq!(demo.wait(), Some(0));
     run.assert_nothing_left();
@@ -215,7 +259,9 @@ fn a_shell_runs_in_the_first_node_and_ends_the_demo() {
     let run = Run::new();
     let mut demo = run.spawned(&["--nodes", "2", "--megabytes", "1", "--shell"]);
     let mut input = demo.child.stdin.take().unwrap();
-    input.write_all(b"echo in $TUN_NODE_DEMO; cat /proc/net/dev\n").unwrap();
+    input
+        .write_all(b"echo in $TUN_NODE_DEMO; cat /proc/net/dev\n")
+        .unwrap();
     drop(input);
     let output = demo.read_to_end();
     assert_eq!(demo.wait(), Some(0));
@@ -300,7 +346,10 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let temporary = tempfile::Builder::new().prefix("demo-test-").tempdir_in("/tmp").unwrap();
+        let temporary = tempfile::Builder::new()
+            .prefix("demo-test-")
+            .tempdir_in("/tmp")
+            .unwrap();
         // Whoever the demo runs as may write there.
         fs::set_permissions(temporary.path(), Permissions::from_mode(0o777)).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_tun-node"));
@@ -312,7 +361,10 @@ impl Run {
             _copy: None,
         };
         if geteuid().is_root() && !built.ancestors().all(for_all) {
-            let copy = tempfile::Builder::new().prefix("tun-node-copy-").tempdir_in("/tmp").unwrap();
+            let copy = tempfile::Builder::new()
+                .prefix("tun-node-copy-")
+                .tempdir_in("/tmp")
+                .unwrap();
             fs::set_permissions(copy.path(), Permissions::from_mode(0o755)).unwrap();
             run.program = copy.path().join("tun-node");
             fs::copy(built, &run.program).unwrap();
@@ -327,7 +379,13 @@ impl Run {
             return self.prepared(Command::new(program));
         }
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--", program]);
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--",
+            program,
+        ]);
         self.prepared(command)
     }
 
@@ -371,7 +429,11 @@ impl Run {
     }
 
     fn find(&self, name: &str) -> PathBuf {
-        let demo = fs::read_dir(self.temporary.path()).unwrap().next().unwrap().unwrap();
+        let demo = fs::read_dir(self.temporary.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
         demo.path().join(name)
     }
 
@@ -460,7 +522,10 @@ fn nodes_can_be_made() -> bool {
         return false;
     }
     let run = Run::new();
-    let made = run.as_user("unshare").args(["--user", "--net", "true"]).status();
+    let made = run
+        .as_user("unshare")
+        .args(["--user", "--net", "true"])
+        .status();
     if !made.as_ref().is_ok_and(std::process::ExitStatus::success) {
         eprintln!("skipped: a user and network namespace cannot be made: {made:?}");
         return false;

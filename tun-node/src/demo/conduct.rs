@@ -13,7 +13,6 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::report::{Packets, Report};
 use super::{DemoError, Options};
-use crate::config::Mtu;
 use crate::counters::WorkerReport;
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::message::{Request, Response};
@@ -425,7 +424,7 @@ impl Demo {
 fn check_host() -> Result<(), DemoError> {
     let spec = ChildSpec {
         device: "demo0".to_owned(),
-        mtu: Mtu::MIN_V6.octets(),
+        mtu: 1280,
         addresses: Vec::new(),
         routes: Vec::new(),
         queues: 1,
