@@ -12,6 +12,7 @@ pub mod demo;
 pub mod netlink;
 pub mod raw;
 pub mod rib;
+pub mod rootless;
 pub mod sys;
 pub mod tun;
 pub mod udp;
