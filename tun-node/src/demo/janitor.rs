@@ -27,11 +27,12 @@ impl Directory {
     ///
     /// The file system's, or the janitor could not be started.
     pub(super) fn new(program: &Path) -> io::Result<Self> {
-        let mut parent = std::env::temp_dir();
+        // The janitor works elsewhere, where a relative path would mean another place.
+        let mut parent = std::path::absolute(std::env::temp_dir())?;
         if parent.as_os_str().as_bytes().len() > PARENT_OCTETS_MAX {
             parent = PathBuf::from("/tmp");
         }
-        let path = nix::unistd::mkdtemp(&parent.join("warren-demo-XXXXXX"))?;
+        let path = nix::unistd::mkdtemp(&parent.join(format!("{PREFIX}XXXXXX")))?;
         let janitor = Command::new(program)
             .args(["demo", "janitor"])
             .arg(&path)
@@ -68,8 +69,12 @@ impl Drop for Directory {
 ///
 /// # Errors
 ///
-/// The directory could not be removed.
+/// The directory could not be removed, or is not one that a demo made.
 pub(super) fn run(directory: &Path) -> io::Result<()> {
+    let name = directory.file_name().unwrap_or_default().as_bytes();
+    if !name.starts_with(PREFIX.as_bytes()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     // Whatever way the reading ends, the demo is done.
     let _ = io::stdin().lock().read_to_end(&mut Vec::new());
     // Nodes that are ending may still write to their logs and sockets.
@@ -84,6 +89,21 @@ pub(super) fn run(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// What the directory's name begins with; the janitor touches no other.
+const PREFIX: &str = "warren-demo-";
 /// The path of a Unix socket has at most 107 octets; this leaves room for the names below.
 const PARENT_OCTETS_MAX: usize = 70;
 const PATIENCE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_janitor_leaves_foreign_directories_alone() {
+        let foreign = tempfile::tempdir().unwrap();
+        let error = run(foreign.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(foreign.path().exists());
+    }
+}

@@ -342,9 +342,9 @@ impl Report {
         }
         let moved = self.transfer.as_ref().map_or(0, |t| t.octets_received);
         format!(
-            "Shown in {:.1} s: {} nodes without any privilege on this host, each with a network \
-             of its own, reached each other through {} in ordinary UDP sockets; every pair \
-             answered over IPv4 and IPv6 without loss, and {} arrived unchanged.\n\
+            "Shown in {:.1} s: {} nodes, each with a user and network namespace of its own and \
+             nothing but ordinary UDP sockets to the outside, reached each other through {}; every \
+             pair answered over IPv4 and IPv6 without loss, and {} arrived unchanged.\n\
              Look further: `tun-node demo --keep` leaves the nodes running and says how to get \
              into them, `--encap vxlan|fou|gue` and `--nodes 2..16` change the overlay, `--json` \
              prints every number.\n",
