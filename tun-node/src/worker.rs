@@ -48,7 +48,8 @@ use crate::ctl::message::Fault;
 use crate::rib::TablesReader;
 use crate::tun::Tun;
 use probe::Prober;
-use underlay::{Underlay, UnderlayError};
+use underlay::Underlay;
+pub use underlay::UnderlayError;
 
 /// What a worker is made of, apart from its device.
 #[derive(Debug)]
@@ -192,7 +193,11 @@ impl WorkerHandle {
         self.thread.is_finished()
     }
 
-    /// Waits for the thread to end and says how it did: a panic's message, or its error.
+    /// Waits for the thread to end and says how it did.
+    ///
+    /// # Errors
+    ///
+    /// Its error, or the message of its panic, as a sentence.
     pub fn join(self) -> Result<(), String> {
         match self.thread.join() {
             Ok(outcome) => outcome.map_err(|error| error.to_string()),
@@ -356,7 +361,7 @@ impl Worker {
         if self.device_readable {
             self.encap_turn()?;
         }
-        for socket in 0..self.underlay.len() {
+        for socket in 0..self.underlay.sockets() {
             self.decap_turn(socket);
         }
         Ok(())
@@ -389,7 +394,8 @@ impl Worker {
         if self.batch.is_empty() {
             return Ok(());
         }
-        self.engine.encap(&mut self.batch, self.now());
+        let now = self.now();
+        self.engine.encap(&mut self.batch, now);
         self.underlay.transmit(&self.batch);
         for frame in self.batch.frames() {
             match frame.verdict {

@@ -244,7 +244,7 @@ fn a_node_that_dies_is_named() {
         .into_iter()
         .find(|(_, line)| line.contains(" run ") && line.contains("node-2.toml"));
     kill(Pid::from_raw(victim.unwrap().0), Signal::SIGKILL).unwrap();
-    assert_eq!(demo.wait(), Some(1));
+    assert_eq!(demo.wait(), Some(2));
     let mut errors = String::new();
     demo.errors.read_to_string(&mut errors).unwrap();
     assert!(errors.contains("node-2 ended early: signal: 9"), "{errors}");
@@ -298,7 +298,7 @@ fn fails_with_one_sentence(how: &str, words: &[&str]) {
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(2));
         let sentence = text(&output.stderr);
         assert_eq!(sentence.lines().count(), 1, "{sentence}");
         assert!(sentence.starts_with("tun-node demo: "), "{sentence}");
@@ -329,7 +329,7 @@ fn nonsense_is_refused() {
     ] {
         let run = Run::new();
         let output = run.output(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         assert_eq!(text(&output.stdout), "");
         run.assert_nothing_left();
     }

@@ -164,6 +164,7 @@ mod tests {
             protocol: 6,
             source_port: 1,
             destination_port: 65535,
+            octets: 84,
         };
         for request in [
             Request::Status,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
@@ -13,6 +13,7 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::report::{Packets, Report};
 use super::{DemoError, Options};
+use crate::cli::EXIT_FAILED;
 use crate::counters::WorkerReport;
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::message::{Request, Response};
@@ -20,7 +21,7 @@ use crate::rootless::{ChildSpec, Launch, Rootless};
 use crate::tun::Offload;
 
 /// Runs the whole demo; see [`run`](super::run).
-pub(super) fn conduct(options: &Options) -> ExitCode {
+pub(super) fn conduct(options: &Options) -> u8 {
     let mut report = Report::new(options.encap);
     let ended = Demo::set_up(options).and_then(|mut demo| {
         report.add_plan(&demo.plan);
@@ -36,8 +37,8 @@ pub(super) fn conduct(options: &Options) -> ExitCode {
         // Here the nodes end and their files go.
     });
     match ended {
-        Ok(()) if report.ok => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::FAILURE,
+        Ok(()) if report.ok => 0,
+        Ok(()) => EXIT_FAILED,
         Err(error) => {
             if report.nodes.is_empty() {
                 // Nothing was printed yet.
@@ -45,9 +46,9 @@ pub(super) fn conduct(options: &Options) -> ExitCode {
                 print(options, &report);
             }
             if let DemoError::Interrupted { signal } = error {
-                return ExitCode::from(128_u8.saturating_add(u8::try_from(signal).unwrap_or(127)));
+                return 128_u8.saturating_add(u8::try_from(signal).unwrap_or(127));
             }
-            ExitCode::FAILURE
+            EXIT_FAILED
         }
     }
 }

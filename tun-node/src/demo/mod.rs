@@ -33,33 +33,32 @@ mod transfer;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::cli::EXIT_FAILED;
 use crate::ctl::client::ClientError;
 
-/// Starts an overlay of several nodes on this host, as an ordinary user, and shows that packets
-/// cross it.
+/// What the demo is to do, as its command line says.
 #[derive(Args, Clone, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
-    /// How many nodes, 2 to 16.
+    /// How many nodes, 2 to 16
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
     nodes: u8,
-    /// What packets between the nodes travel in.
+    /// What packets between the nodes travel in
     #[arg(long, value_enum, default_value_t = Encap::Vxlan)]
     encap: Encap,
-    /// How much to move over TCP from the first node to the second, in millions of octets.
+    /// How much to move over TCP from the first node to the second, in millions of octets
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     megabytes: u32,
-    /// Print one JSON object instead of progress and tables.
+    /// Print one JSON object instead of progress and tables
     #[arg(long, conflicts_with_all = ["keep", "shell"])]
     json: bool,
-    /// Leave the nodes running until Ctrl-C, and say how to get into each.
+    /// Leave the nodes running until Ctrl-C, and say how to get into each
     #[arg(long, conflicts_with = "shell")]
     keep: bool,
-    /// Open a shell in the first node, and end the nodes when it ends.
+    /// Open a shell in the first node, and end the nodes when it ends
     #[arg(long)]
     shell: bool,
     #[command(subcommand)]
@@ -89,7 +88,7 @@ enum Part {
     },
 }
 
-/// What packets between the nodes travel in. Raw IP in IP is missing: it needs a capability.
+/// What packets between the nodes travel in Raw IP in IP is missing: it needs a capability.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Encap {
     /// RFC 7348, in the shape that flannel uses.
@@ -124,9 +123,11 @@ impl Encap {
 ///
 /// Exit code 0 means that every pair of nodes answered without loss in both families and that
 /// the transfer arrived unchanged. Otherwise a sentence on standard error says what failed, and
-/// the code is 1, or 128 and the signal when the demo was interrupted.
+/// the code is [`EXIT_FAILED`], or 128 and the signal when the demo was interrupted.
+///
+/// To be called on the main thread: the kernel ties the nodes to the thread that starts them.
 #[must_use]
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> u8 {
     let outcome = match &options.part {
         None => return conduct::conduct(options),
         Some(Part::Agent) => agent::run(),
@@ -134,10 +135,10 @@ pub fn run(options: &Options) -> ExitCode {
         Some(Part::Enter { pid, command }) => enter::run(*pid, command),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             conduct::complain(&error.to_string());
-            ExitCode::FAILURE
+            EXIT_FAILED
         }
     }
 }

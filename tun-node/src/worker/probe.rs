@@ -16,7 +16,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
@@ -33,7 +32,7 @@ use crate::config::Config;
 
 /// Sends and recognises the probes of one worker.
 #[derive(Debug)]
-pub struct Prober {
+pub(super) struct Prober {
     sender: Engine,
     receiver: Engine,
     batch: Batch,
@@ -41,7 +40,7 @@ pub struct Prober {
     destination: IpAddr,
     underlay: IpAddr,
     token: [u8; TOKEN_OCTETS],
-    awaited_since: Option<Instant>,
+    awaited: bool,
     taken: bool,
     sent: u64,
     passed: u64,
@@ -56,7 +55,7 @@ impl Prober {
     /// # Errors
     ///
     /// [`TableError`], which cannot happen with two nodes and two routes.
-    pub fn new(
+    pub(super) fn new(
         config: &Config,
         target: (IpAddr, Transport),
         seed: u64,
@@ -105,7 +104,7 @@ impl Prober {
             destination,
             underlay,
             token: next_token([0; TOKEN_OCTETS], seed),
-            awaited_since: None,
+            awaited: false,
             taken: false,
             sent: 0,
             passed: 0,
@@ -113,7 +112,7 @@ impl Prober {
     }
 
     /// Makes the next probe, ready to be transmitted. One that is still awaited is given up.
-    pub fn send(&mut self, seed: u64, now: Time) -> &Batch {
+    pub(super) fn send(&mut self, seed: u64, now: Time) -> &Batch {
         self.token = next_token(self.token, seed);
         self.batch.clear();
         let mut packet = Vec::with_capacity(PROBE_OCTETS_MAX);
@@ -133,21 +132,21 @@ impl Prober {
         };
         if written.is_ok() && self.batch.push(&packet, Link::LOCAL).is_some() {
             self.sender.encap(&mut self.batch, now);
-            self.awaited_since = Some(Instant::now());
+            self.awaited = true;
             self.sent += 1;
         }
         &self.batch
     }
 
     /// Whether a datagram is the awaited probe; keeps it if it is.
-    pub fn takes(&mut self, octets: &[u8], link: &Link) -> bool {
-        let is_awaited = self.awaited_since.is_some()
+    pub(super) fn takes(&mut self, octets: &[u8], link: &Link) -> bool {
+        let is_awaited = self.awaited
             && link.remote == self.underlay
             && octets.ends_with(&self.token);
         if !is_awaited {
             return false;
         }
-        self.awaited_since = None;
+        self.awaited = false;
         self.batch.clear();
         self.taken = self.batch.push(octets, *link).is_some();
         true
@@ -155,7 +154,7 @@ impl Prober {
 
     /// The inner packet of a probe that was taken, once, if the engine delivers it; it passes if
     /// the device takes it.
-    pub fn arrived(&mut self, now: Time) -> Option<&[u8]> {
+    pub(super) fn arrived(&mut self, now: Time) -> Option<&[u8]> {
         if !std::mem::take(&mut self.taken) {
             return None;
         }
@@ -165,20 +164,14 @@ impl Prober {
     }
 
     /// Counts a probe that the device took.
-    pub const fn count_passed(&mut self) {
+    pub(super) const fn count_passed(&mut self) {
         self.passed += 1;
     }
 
     /// Probes sent, and probes that passed.
     #[must_use]
-    pub const fn counts(&self) -> (u64, u64) {
+    pub(super) const fn counts(&self) -> (u64, u64) {
         (self.sent, self.passed)
-    }
-
-    /// How long the last probe has been awaited; `None` when it came back.
-    #[must_use]
-    pub fn awaited_for(&self) -> Option<Duration> {
-        self.awaited_since.map(|since| since.elapsed())
     }
 }
 
