@@ -418,9 +418,7 @@ impl Worker {
         self.underlay.receive(socket, &mut self.batch, |octets, link| {
             prober.as_mut().is_some_and(|prober| prober.takes(octets, link))
         });
-        if self.batch.is_empty() {
-            return;
-        }
+        // A probe does not lie in the batch.
         let now = self.now();
         self.engine.decap(&mut self.batch, now);
         for index in 0..self.batch.len() {

@@ -25,7 +25,7 @@ use warren_core::engine::{Engine, EngineConfig};
 use warren_core::tables::{
     DscpMode, EcnMode, Local, NextHop, Peer, TableError, TableWriter, Tables, Tunnel,
 };
-use warren_core::units::{Family, Mtu, Time, Vni};
+use warren_core::units::{Family, MacAddr, Mtu, Time, Vni};
 use warren_core::verdict::Verdict;
 
 use crate::config::Config;
@@ -75,10 +75,11 @@ impl Prober {
             dscp: DscpMode::Pipe(0),
             ecn: EcnMode::Normal,
         };
-        let node = |own: IpAddr, other: IpAddr| -> Result<Arc<Tables>, TableError> {
+        let node = |own: IpAddr, other: IpAddr, vtep_mac| -> Result<Arc<Tables>, TableError> {
             let mut writer = TableWriter::new(Local {
                 addresses: vec![own],
                 underlay: Vec::new(),
+                vtep_mac,
                 ..config.local()
             });
             let peer = writer.add_peer(Peer {
@@ -96,9 +97,10 @@ impl Prober {
             seed,
             ..EngineConfig::default()
         };
+        let mac = config.node.vtep_mac;
         Ok(Some(Self {
-            sender: Engine::new(engine_config, node(source, destination)?),
-            receiver: Engine::new(engine_config, node(destination, source)?),
+            sender: Engine::new(engine_config, node(source, destination, another(mac))?),
+            receiver: Engine::new(engine_config, node(destination, source, mac)?),
             batch: Batch::new(1, PROBE_OCTETS_MAX),
             source,
             destination,
@@ -193,6 +195,12 @@ fn encapsulation(config: &Config, transport: Transport) -> Option<Encapsulation>
     } else {
         None
     }
+}
+
+/// A VTEP that is not `mac`: what comes from the own one is a loop.
+const fn another(mac: MacAddr) -> MacAddr {
+    let [a, b, c, d, e, f] = mac.octets();
+    MacAddr::new([a, b, c, d, e, f ^ 1])
 }
 
 /// Source and destination of the probe, of one family: from where a peer could send, to the
