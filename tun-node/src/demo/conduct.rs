@@ -11,7 +11,7 @@ use super::janitor::Directory;
 use super::order::{Answer, EchoTally, End, Order, Ping};
 use super::plan::Plan;
 use super::progress::Progress;
-use super::report::{Packets, Report};
+use super::report::Report;
 use super::{DemoError, Options};
 use crate::cli::EXIT_FAILED;
 use crate::counters::WorkerReport;
@@ -335,11 +335,13 @@ impl Demo {
                 return Err(failed(ClientError::Unexpected));
             };
             let total = &counters.total;
-            let packets = Packets {
-                encap: total.encap.forwarded.packets,
-                decap: total.decap.forwarded.packets,
-            };
-            node.packets = BTreeMap::from([(self.plan.encap.name(), packets)]);
+            for peer in &total.peers {
+                for (encap, tally) in &peer.by_encapsulation {
+                    let packets = node.packets.entry(encap.clone()).or_default();
+                    packets.encap += tally.encap.packets;
+                    packets.decap += tally.decap.packets;
+                }
+            }
             node.drops = drops(total);
         }
         Ok(())

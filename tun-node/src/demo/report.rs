@@ -44,7 +44,7 @@ pub(super) struct NodeReport {
     /// In the overlay.
     pub(super) addresses: [IpAddr; 2],
     /// Packets by encapsulation; empty when its counters were not read.
-    pub(super) packets: BTreeMap<&'static str, Packets>,
+    pub(super) packets: BTreeMap<String, Packets>,
     /// Packets dropped, by where and why; only what occurred.
     pub(super) drops: BTreeMap<String, BTreeMap<String, u64>>,
 }
