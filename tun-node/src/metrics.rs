@@ -568,8 +568,16 @@ mod tests {
             path("GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n").as_deref(),
             Ok("/metrics")
         );
-        assert_eq!(path("POST / HTTP/1.1\r\n\r\n"), Err("405 Method Not Allowed"));
-        for bad in ["", "GET /\r\n\r\n", "GET / SPDY/3\r\n\r\n", "GET  / HTTP/1.1\r\n"] {
+        assert_eq!(
+            path("POST / HTTP/1.1\r\n\r\n"),
+            Err("405 Method Not Allowed")
+        );
+        for bad in [
+            "",
+            "GET /\r\n\r\n",
+            "GET / SPDY/3\r\n\r\n",
+            "GET  / HTTP/1.1\r\n",
+        ] {
             assert_eq!(path(bad), Err("400 Bad Request"), "{bad:?}");
         }
         assert_eq!(

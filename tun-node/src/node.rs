@@ -203,7 +203,12 @@ impl Supervisor<'_> {
         child_ended: &Receiver<()>,
     ) -> End {
         let ticker = tick(TICK);
-        self.heartbeats = self.state.workers().into_iter().map(Heartbeat::new).collect();
+        self.heartbeats = self
+            .state
+            .workers()
+            .into_iter()
+            .map(Heartbeat::new)
+            .collect();
         self.probe();
         loop {
             select! {

@@ -75,7 +75,10 @@ pub fn status(report: &StatusReport) -> String {
         row("metrics", format!("http://{metrics}/metrics"));
     }
     row("up", duration(report.uptime_ms));
-    row("process", format!("{}, version {}", report.pid, report.version));
+    row(
+        "process",
+        format!("{}, version {}", report.pid, report.version),
+    );
     table.to_string()
 }
 
@@ -189,7 +192,10 @@ pub fn explain(report: &ExplainReport) -> String {
         ),
     );
     row("direction", report.direction.clone());
-    for (name, route) in [("source route", &report.source_route), ("route", &report.route)] {
+    for (name, route) in [
+        ("source route", &report.source_route),
+        ("route", &report.route),
+    ] {
         let route = route.as_ref();
         row(
             name,
@@ -234,7 +240,11 @@ fn direction(table: &mut Table<3>, name: &str, report: &DirectionReport) {
         &format!("{name} replies suppressed"),
         report.replies_suppressed,
     );
-    count(table, &format!("{name} ecn anomalies"), report.ecn_anomalies);
+    count(
+        table,
+        &format!("{name} ecn anomalies"),
+        report.ecn_anomalies,
+    );
 }
 
 fn socket(table: &mut Table<3>, report: &SocketReport) {
@@ -263,11 +273,7 @@ fn count(table: &mut Table<3>, name: &str, count: u64) {
     }
 }
 
-fn kinds(
-    table: &mut Table<3>,
-    name: &str,
-    counts: &std::collections::BTreeMap<String, u64>,
-) {
+fn kinds(table: &mut Table<3>, name: &str, counts: &std::collections::BTreeMap<String, u64>) {
     for (kind, count) in counts {
         self::count(table, &format!("{name}: {kind}"), *count);
     }
@@ -363,10 +369,10 @@ mod tests {
         ];
         assert_eq!(
             routes(&report),
-            "PREFIX       ORIGIN  ACTION      PEER   WAY                          MTU\n\
-             10.0.0.0/8   static  equal-cost  beta   fou to 192.0.2.2 port 5555   1472\n\
-             \x20                                gamma  fou to 192.0.2.2 port 5555   1472\n\
-             10.1.0.0/16  static  blackhole   -      -                            -\n"
+            "PREFIX       ORIGIN  ACTION      PEER   WAY                         MTU\n\
+             10.0.0.0/8   static  equal-cost  beta   fou to 192.0.2.2 port 5555  1472\n\
+             \x20                                gamma  fou to 192.0.2.2 port 5555  1472\n\
+             10.1.0.0/16  static  blackhole   -      -                           -\n"
         );
     }
 }

@@ -133,7 +133,11 @@ impl WorkerHandle {
     /// # Errors
     ///
     /// [`WorkerError`].
-    pub fn start(parts: WorkerParts<'_>, device: Tun, ended: Sender<()>) -> Result<Self, WorkerError> {
+    pub fn start(
+        parts: WorkerParts<'_>,
+        device: Tun,
+        ended: Sender<()>,
+    ) -> Result<Self, WorkerError> {
         let number = parts.number;
         let (sender, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared::default());
@@ -400,7 +404,10 @@ impl Worker {
         for frame in self.batch.frames() {
             match frame.verdict {
                 Verdict::Reply(_) => match self.device.send(frame.bytes) {
-                    Ok(()) => self.device_counters.replies_written.count(frame.bytes.len()),
+                    Ok(()) => self
+                        .device_counters
+                        .replies_written
+                        .count(frame.bytes.len()),
                     Err(error) => self.device_counters.reply_drops.count(&error, 1),
                 },
                 Verdict::Direct => self.device_counters.direct_drops += 1,
@@ -415,10 +422,15 @@ impl Worker {
     /// From one underlay socket to the device.
     fn decap_turn(&mut self, socket: usize) {
         let prober = &mut self.prober;
-        self.underlay.receive(socket, &mut self.batch, |octets, link| {
-            prober.as_mut().is_some_and(|prober| prober.takes(octets, link))
-        });
-        // A probe does not lie in the batch.
+        self.underlay
+            .receive(socket, &mut self.batch, |octets, link| {
+                prober
+                    .as_mut()
+                    .is_some_and(|prober| prober.takes(octets, link))
+            });
+        if self.batch.is_empty() {
+            return;
+        }
         let now = self.now();
         self.engine.decap(&mut self.batch, now);
         for index in 0..self.batch.len() {
@@ -463,7 +475,9 @@ impl Worker {
         }
         prober.count_passed();
         let ms = u64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.shared.last_probe_ms.store(ms.max(1), Ordering::Relaxed);
+        self.shared
+            .last_probe_ms
+            .store(ms.max(1), Ordering::Relaxed);
     }
 
     fn now(&self) -> Time {
@@ -473,8 +487,7 @@ impl Worker {
 
     fn report(&self) -> WorkerReport {
         let tables = self.engine.tables();
-        let (probes_sent, probes_passed) =
-            self.prober.as_ref().map_or((0, 0), Prober::counts);
+        let (probes_sent, probes_passed) = self.prober.as_ref().map_or((0, 0), Prober::counts);
         WorkerReport {
             worker: self.number,
             epoch: tables.epoch().0,

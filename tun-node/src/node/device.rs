@@ -134,7 +134,10 @@ pub(super) fn open_rootless(
         vnet_header: false,
     };
     let mut rootless = Rootless::start(&spec, Offload::NONE, launch)?;
-    let tun = rootless.take_tuns().pop().ok_or(RootlessError::ChildEnded)?;
+    let tun = rootless
+        .take_tuns()
+        .pop()
+        .ok_or(RootlessError::ChildEnded)?;
     Ok((rootless, tun))
 }
 

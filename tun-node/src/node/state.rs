@@ -89,9 +89,8 @@ impl NodeState {
         let mut workers = Vec::new();
         for worker in self.workers() {
             let report = worker.ask(Command::Report, REPORT_TIMEOUT);
-            workers.push(
-                report.ok_or_else(|| format!("worker {} does not answer", worker.number()))?,
-            );
+            workers
+                .push(report.ok_or_else(|| format!("worker {} does not answer", worker.number()))?);
         }
         Ok(CountersReport {
             total: WorkerReport::total(&workers),

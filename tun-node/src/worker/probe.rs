@@ -93,14 +93,17 @@ impl Prober {
             writer.insert(IpNet::from(other), remote)?;
             Ok(writer.publish())
         };
+        let own_mac = config.node.vtep_mac;
+        // A packet that has the own address for its source is taken for a loop.
+        let [a, b, c, d, e, last] = own_mac.octets();
+        let other_mac = MacAddr::new([a, b, c, d, e, last ^ 1]);
         let engine_config = EngineConfig {
             seed,
             ..EngineConfig::default()
         };
-        let mac = config.node.vtep_mac;
         Ok(Some(Self {
-            sender: Engine::new(engine_config, node(source, destination, another(mac))?),
-            receiver: Engine::new(engine_config, node(destination, source, mac)?),
+            sender: Engine::new(engine_config, node(source, destination, other_mac)?),
+            receiver: Engine::new(engine_config, node(destination, source, own_mac)?),
             batch: Batch::new(1, PROBE_OCTETS_MAX),
             source,
             destination,
@@ -142,9 +145,8 @@ impl Prober {
 
     /// Whether a datagram is the awaited probe; keeps it if it is.
     pub(super) fn takes(&mut self, octets: &[u8], link: &Link) -> bool {
-        let is_awaited = self.awaited
-            && link.remote == self.underlay
-            && octets.ends_with(&self.token);
+        let is_awaited =
+            self.awaited && link.remote == self.underlay && octets.ends_with(&self.token);
         if !is_awaited {
             return false;
         }
@@ -183,7 +185,7 @@ fn encapsulation(config: &Config, transport: Transport) -> Option<Encapsulation>
     let mac = config.node.vtep_mac;
     let vni = receive.vnis.first().copied().or_else(|| Vni::new(1))?;
     let Transport::Udp { local_port, .. } = transport else {
-        return Some(Encapsulation::Ipip);
+        return receive.ipip.then_some(Encapsulation::Ipip);
     };
     let port = local_port;
     if receive.vxlan.contains(&port) {
@@ -195,12 +197,6 @@ fn encapsulation(config: &Config, transport: Transport) -> Option<Encapsulation>
     } else {
         None
     }
-}
-
-/// A VTEP that is not `mac`: what comes from the own one is a loop.
-const fn another(mac: MacAddr) -> MacAddr {
-    let [a, b, c, d, e, f] = mac.octets();
-    MacAddr::new([a, b, c, d, e, f ^ 1])
 }
 
 /// Source and destination of the probe, of one family: from where a peer could send, to the
@@ -251,10 +247,15 @@ mod tests {
     use super::*;
     use crate::config::example_config;
 
+    #[allow(
+        clippy::unwrap_in_result,
+        reason = "a test: what is not there fails it"
+    )]
     fn prober(transport: Transport) -> Option<Prober> {
-        let config = Config::parse(example_config(), "example.toml").expect("the example is valid");
-        let underlay = config.node.underlay(Family::V4).expect("it has one");
-        Prober::new(&config, (underlay, transport), 7).expect("two nodes fit")
+        let text = format!("{}\n[ipip]\nenabled = true\n", example_config());
+        let config = Config::parse(&text, "example.toml").unwrap();
+        let underlay = config.node.underlay(Family::V4).unwrap();
+        Prober::new(&config, (underlay, transport), 7).unwrap()
     }
 
     fn udp(local_port: u16) -> Transport {

@@ -51,7 +51,8 @@ impl Underlay {
             let Some(address) = address else { continue };
             for port in udp_ports(config) {
                 let bind = SocketAddr::new(address, port);
-                let socket = Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
+                let socket =
+                    Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
                 receivers.push(Receiver::new(Socket::Udp(socket)));
             }
             if sends_by_udp(config) {
@@ -179,7 +180,8 @@ impl Underlay {
         }
         while let Some((way, _)) = self.send.pending.first().copied() {
             let counters = self.counters.of(way.kind);
-            self.send.all_of(way, batch, &self.receivers, &self.ways, counters);
+            self.send
+                .all_of(way, batch, &self.receivers, &self.ways, counters);
         }
     }
 
@@ -194,7 +196,8 @@ impl Underlay {
         };
         self.send.pending.push((way, 0));
         let mut uncounted = UnderlayCounters::default();
-        self.send.all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
+        self.send
+            .all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
     }
 
     /// The counts, by kind of socket; kinds that this worker has no socket for are absent.
@@ -484,7 +487,9 @@ impl Sender {
             *by != way
         });
         let raw = receivers.get(way.index).map(|receiver| &receiver.socket);
-        let udp = ways.pool(way.kind).and_then(|pool| pool.sockets().get(way.index));
+        let udp = ways
+            .pool(way.kind)
+            .and_then(|pool| pool.sockets().get(way.index));
         let mut turn = match (udp, raw) {
             (Some(udp), _) => udp.turn(&mut self.ring),
             (None, Some(Socket::Raw(raw))) => raw.turn(&mut self.ring),
