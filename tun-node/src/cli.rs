@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError, LogLevel, example_config};
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::message::{Fault, Flow, Request, Response};
 use crate::ctl::path::{default_path, known_sockets};
+use crate::demo;
 use crate::node::{DeviceError, NodeError, RunOptions, run};
 use crate::output;
 use crate::rootless::RootlessError;
@@ -65,6 +66,17 @@ enum Verb {
         COMMAND runs, and the node's exit code is COMMAND's. Without COMMAND the namespace is held \
         until the node ends.")]
     Run(RunArgs),
+    /// Start an overlay of several nodes on this host and show that packets cross it
+    #[command(
+        after_long_help = "Example: what it can do, as an ordinary user and without any configuration\n\n  \
+        tun-node demo\n\n\
+        Example: nodes to look around in, until Ctrl-C\n\n  \
+        tun-node demo --nodes 5 --encap gue --keep\n\n\
+        Every node is a process of its own in a namespace of this user's own. Every pair of them \
+        is pinged over IPv4 and IPv6, and data moved over TCP between two. The exit code is 0 \
+        only if nothing was lost and the data arrived unchanged."
+    )]
+    Demo(demo::Options),
     /// Say what is wrong with a configuration file, or what it means
     Check(ConfigArgs),
     /// Print a commented configuration file that is valid as it stands
@@ -228,6 +240,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
             };
             return Ok(run(options)?);
         }
+        Verb::Demo(options) => return Ok(demo::run(&options)),
         Verb::Check(args) => output::print(&Config::load(&args.config)?.summary())?,
         Verb::ExampleConfig => output::print(example_config())?,
         Verb::Status(args) => {
