@@ -38,6 +38,12 @@ pub(crate) fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Makes the calling thread an ordinary user: `nobody`, without any capability.
+/// The thread must end with the test.
+pub(crate) fn become_nobody_on_this_thread() {
+    crate::sys::process::become_user_on_this_thread(NOBODY).unwrap();
+}
+
 /// Whether the tests may make TUN devices; says why where they may not.
 pub(crate) fn tun_is_usable() -> bool {
     match crate::sys::tun::open() {
@@ -59,3 +65,6 @@ fn loopback_up() {
         .tun_name("lo");
     tun::create(&config).unwrap().enabled(true).unwrap();
 }
+
+/// User and group id of `nobody` by long custom.
+const NOBODY: u32 = 65534;

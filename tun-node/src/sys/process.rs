@@ -68,6 +68,30 @@ pub(crate) fn adopt(fd: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Makes the calling thread alone the user `id` with the group `id`, without
+/// further groups and so without any capability, for the tests.
+///
+/// The C library's functions would change every thread of the process.
+///
+/// # Errors
+///
+/// `EPERM` when the thread is not root.
+#[cfg(test)]
+pub(crate) fn become_user_on_this_thread(id: u32) -> Result<()> {
+    let id = libc::c_ulong::from(id);
+    // SAFETY: setgroups with no group reads no pointer.
+    done_long(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) })?;
+    // SAFETY: setresgid takes three integers.
+    done_long(unsafe { libc::syscall(libc::SYS_setresgid, id, id, id) })?;
+    // SAFETY: setresuid takes three integers.
+    done_long(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) })
+}
+
+#[cfg(test)]
+fn done_long(returned: libc::c_long) -> Result<()> {
+    super::count(returned as isize).map(drop)
+}
+
 /// A capability of capabilities(7).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Capability {
