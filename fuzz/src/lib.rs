@@ -9,12 +9,14 @@
     reason = "a panic is how a target reports a finding"
 )]
 
+pub mod engine;
 pub mod packet;
 pub mod random;
 pub mod wire;
 
 /// Every target: the name of its program and of its folder of seeds, and what it runs.
 pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("engine", engine::engine),
     ("ethernet", wire::ethernet),
     ("geneve", wire::geneve),
     ("gue", wire::gue),
