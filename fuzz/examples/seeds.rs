@@ -63,6 +63,7 @@ fn main() {
     reserved[7] = 1;
     write("vxlan", "reserved-bit", &reserved);
 
+    scripts();
     write(
         "gue",
         "ipv4",
@@ -83,6 +84,73 @@ fn main() {
         &[
             0x03, 0, 0x65, 0x58, 0, 0, 5, 0, 0xff, 0xff, 0, 1, 0, 0, 0, 0x64, 0, 1, 2, 0, 0xaa,
         ],
+    );
+}
+
+/// Scripts for the engine target; see `src/engine/script.rs` for what the octets mean.
+fn scripts() {
+    // family, source, destination, TTL, class; payload: protocol, octets, value, ports; no damage.
+    let packet = |family: u8, source: u8, destination: u8| {
+        vec![family, source, destination, 0, 0x02, 0, 20, 0xaa, 0, 1]
+    };
+    let encap = |packets: &[Vec<u8>]| {
+        let mut step = vec![6, u8::try_from(packets.len() - 1).expect("up to four")];
+        for packet in packets {
+            step.extend(packet);
+            step.push(0);
+        }
+        step
+    };
+    // outer source, packet, shim, outer class; no damage.
+    let decap = |remote: u8, packet: Vec<u8>, shim: &[u8]| {
+        joined(&[&[11, 0, remote], &packet, shim, &[0x02, 0]])
+    };
+    let to_every_peer: Vec<Vec<u8>> = (0..4).map(|to| packet(0, 0, to)).collect();
+    write("engine", "encap-v4", &encap(&to_every_peer));
+    write(
+        "engine",
+        "encap-v6",
+        &encap(&[packet(1, 0, 1), packet(1, 0, 3)]),
+    );
+    write(
+        "engine",
+        "ttl-expires",
+        &encap(&[vec![0, 0, 1, 3, 0, 0, 20, 0, 0, 1]]),
+    );
+    write(
+        "engine",
+        "too-big",
+        &encap(&[vec![1, 0, 1, 0, 0, 0, 255, 7, 0x60, 0xaa, 0, 1]]),
+    );
+    for (name, shim) in [
+        ("vxlan", &[0, 0x80][..]),
+        ("geneve", &[3, 0]),
+        ("fou", &[4]),
+        ("gue", &[5]),
+        ("ipip", &[6]),
+    ] {
+        write(
+            "engine",
+            &format!("decap-{name}"),
+            &decap(1, packet(0, 1, 0), shim),
+        );
+        write(
+            "engine",
+            &format!("decap-{name}-v6"),
+            &decap(6, packet(1, 1, 0), shim),
+        );
+    }
+    write("engine", "spoofed", &decap(2, packet(0, 1, 0), &[4]));
+    write(
+        "engine",
+        "routes-change",
+        &joined(&[
+            &encap(&[packet(0, 0, 1)]),
+            &[0, 6, 1, 3],
+            &encap(&[packet(0, 0, 1)]),
+            &[2, 6, 3, 5, 4, 0],
+            &encap(&[packet(0, 0, 1)]),
+        ]),
     );
 }
 

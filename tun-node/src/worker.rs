@@ -389,7 +389,7 @@ impl Worker {
         if self.batch.is_empty() {
             return Ok(());
         }
-        self.engine.encap(&mut self.batch, self.now());
+        let now = self.now(); self.engine.encap(&mut self.batch, now);
         self.underlay.transmit(&self.batch);
         for frame in self.batch.frames() {
             match frame.verdict {

@@ -124,9 +124,7 @@ impl PartialChecksum {
         let Some(covered) = packet.get_mut(start..) else {
             return false;
         };
-        let sum = Sum::ZERO
-            .octets(covered)
-            .finish_udp();
+        let sum = Sum::ZERO.octets(covered).finish_udp();
         let Some(field) = covered.get_mut(offset..offset + 2) else {
             return false;
         };

@@ -14,6 +14,7 @@ use warren_core::encap::Encapsulation;
 use warren_core::tables::{DscpMode, EcnMode, Local, NextHop, Peer, PeerId, Tunnel};
 use warren_core::units::{MacAddr, Vni};
 use warren_core::verdict::DropReason;
+use warren_core::wire::GeneveHeader;
 
 /// Reasons against a packet.
 pub(super) type Reasons = BTreeSet<DropReason>;
@@ -311,17 +312,21 @@ impl Model {
                 let [_, _, high, low, _, _, _, _, payload @ ..] = behind else {
                     return false;
                 };
-                let (local_port, remote_port) = (u16::from_be_bytes([*high, *low]), 0);
-                let transport = Transport::Udp {
-                    local_port,
-                    remote_port,
-                };
-                match self.open(transport, payload) {
-                    Ok(_) => true,
-                    Err(reason) => !matches!(
-                        reason,
-                        DropReason::EncapsulationNotEnabled | DropReason::MalformedEncapsulation
-                    ),
+                let port = u16::from_be_bytes([*high, *low]);
+                if receive.vxlan.contains(&port) {
+                    matches!(payload, [flags, _, _, _, _, _, _, _, ..] if flags & 8 != 0)
+                } else if receive.geneve.contains(&port) {
+                    GeneveHeader::parse(payload).is_ok()
+                } else if receive.fou_gue.contains(&port) {
+                    match payload {
+                        [first, ..] if matches!(first >> 4, 4 | 6) => true,
+                        [first, _, 0, 0, rest @ ..] => {
+                            first & 0xe0 == 0 && rest.len() >= usize::from(*first) * 4
+                        }
+                        _ => false,
+                    }
+                } else {
+                    false
                 }
             }
             _ => false,

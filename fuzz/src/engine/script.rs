@@ -70,8 +70,8 @@ impl<'b> Script<'b> {
         let mut arrivals = Vec::new();
         for _ in 0..count {
             arrivals.push(match direction {
-                Direction::Encap => self.from_device(),
-                Direction::Decap => self.from_underlay(),
+                Direction::Encap => self.device_frame(),
+                Direction::Decap => self.underlay_frame(),
             });
         }
         Step::Play {
@@ -80,7 +80,7 @@ impl<'b> Script<'b> {
         }
     }
 
-    fn from_device(&mut self) -> Arrival {
+    fn device_frame(&mut self) -> Arrival {
         let mut bytes = self.packet();
         let damaged = self.damage(&mut bytes);
         Arrival {
@@ -90,7 +90,7 @@ impl<'b> Script<'b> {
         }
     }
 
-    fn from_underlay(&mut self) -> Arrival {
+    fn underlay_frame(&mut self) -> Arrival {
         let address = |text: &str| text.parse::<IpAddr>().expect("a constant");
         let remote = address(self.choose(&UNDERLAY));
         let local = address(UNDERLAY[if remote.is_ipv4() { 0 } else { 5 }]);
