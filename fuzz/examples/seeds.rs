@@ -141,6 +141,30 @@ fn scripts() {
         );
     }
     write("engine", "spoofed", &decap(2, packet(0, 1, 0), &[4]));
+    // A tunnel prefix over the underlay: the peer sends as this node; and this node's own prefix
+    // over it: a packet from the far end of the tunnel that it enters.
+    write(
+        "engine",
+        "own-underlay-source",
+        &joined(&[&[0, 9, 4, 3], &decap(1, packet(0, 6, 0), &[4])]),
+    );
+    write(
+        "engine",
+        "source-is-tunnel-end",
+        &joined(&[&[0, 9, 0, 3], &encap(&[packet(0, 7, 1)])]),
+    );
+    for (name, protocol) in [("ipv4", 0), ("ipv6", 1)] {
+        let nested = vec![0, 1, 0, 0, 0x02, 7, 20, 0xaa, protocol];
+        write("engine", &format!("nested-{name}"), &decap(1, nested, &[4]));
+    }
+    let nested = vec![0, 1, 0, 0, 0x02, 0, 20, 0x48, 0, 2];
+    write("engine", "nested-vxlan", &decap(1, nested, &[4]));
+    let at_the_mtu = |word: u8| vec![0, 0, 1, 0, 0, 0, 254, 0, word, 0xaa, 0, 1];
+    write(
+        "engine",
+        "at-the-mtu",
+        &encap(&[at_the_mtu(0), at_the_mtu(1), at_the_mtu(2)]),
+    );
     write(
         "engine",
         "routes-change",

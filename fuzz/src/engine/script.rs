@@ -159,6 +159,12 @@ impl<'b> Script<'b> {
         let choice = self.octet();
         let octets = match self.octet() {
             255 => usize::from(self.word() % 1900),
+            // One octet around the MTU of a tunnel: see `World::tunnel`.
+            254 => {
+                let word = usize::from(self.word());
+                let headers = if v6 { 40 + 8 } else { 20 + 8 };
+                600 + word / 4 % 10 * 100 + word % 4 - 1 - headers
+            }
             few => usize::from(few),
         };
         let data = vec![self.octet(); octets];
