@@ -328,7 +328,8 @@ impl Worker {
             if is_busy && !self.busy_poll.is_zero() {
                 last_busy = Instant::now();
             }
-            let polls = is_busy || (!self.busy_poll.is_zero() && last_busy.elapsed() < self.busy_poll);
+            let polls =
+                is_busy || (!self.busy_poll.is_zero() && last_busy.elapsed() < self.busy_poll);
             let timeout = polls.then_some(Duration::ZERO);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
