@@ -5,7 +5,7 @@
 //! [`EXIT_USAGE`], [`EXIT_FAILED`], [`EXIT_INTERNAL`](crate::node::EXIT_INTERNAL), COMMAND's, or 0.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError, LogLevel, example_config};
 use crate::ctl::client::{Client, ClientError};
 use crate::ctl::message::{Fault, Flow, Request, Response};
 use crate::ctl::path::{default_path, known_sockets};
+use crate::demo;
 use crate::node::{DeviceError, NodeError, RunOptions, run};
 use crate::output;
 use crate::rootless::RootlessError;
@@ -65,6 +66,17 @@ enum Verb {
         COMMAND runs, and the node's exit code is COMMAND's. Without COMMAND the namespace is held \
         until the node ends.")]
     Run(RunArgs),
+    /// Start an overlay of several nodes on this host and show that packets cross it
+    #[command(
+        after_long_help = "Example: what it can do, as an ordinary user and without any configuration\n\n  \
+        tun-node demo\n\n\
+        Example: nodes to look around in, until Ctrl-C\n\n  \
+        tun-node demo --nodes 5 --encap gue --keep\n\n\
+        Every node is a process of its own in a namespace of this user's own. Every pair of them \
+        is pinged over IPv4 and IPv6, and data moved over TCP between two. The exit code is 0 \
+        only if nothing was lost and the data arrived unchanged."
+    )]
+    Demo(demo::Options),
     /// Say what is wrong with a configuration file, or what it means
     Check(ConfigArgs),
     /// Print a commented configuration file that is valid as it stands
@@ -228,30 +240,37 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
             };
             return Ok(run(options)?);
         }
+        Verb::Demo(options) => return Ok(demo::run(&options)),
         Verb::Check(args) => output::print(&Config::load(&args.config)?.summary())?,
         Verb::ExampleConfig => output::print(example_config())?,
-        Verb::Status(args) => ask(&args, &Request::Status, |response| match response {
-            Response::Status(report) => Some(show(&args, &*report, output::status)),
-            _ => None,
-        })?,
-        Verb::Routes(args) => {
-            let routes = connect(&args.node)?.routes()?;
-            output::print(&show(&args, routes.as_slice(), output::routes)?)?;
+        Verb::Status(args) => {
+            let Response::Status(report) = ask(&args.node, &Request::Status)? else {
+                return Err(ClientError::Unexpected.into());
+            };
+            print(&args, &*report, output::status)?;
         }
-        Verb::Peers(args) => ask(&args, &Request::Peers, |response| match response {
-            Response::Peers(report) => Some(show(&args, report.as_slice(), output::peers)),
-            _ => None,
-        })?,
-        Verb::Counters(args) => ask(&args, &Request::Counters, |response| match response {
-            Response::Counters(report) => Some(show(&args, &*report, output::counters)),
-            _ => None,
-        })?,
+        Verb::Routes(args) => {
+            let report = connect(&args.node)?.routes()?;
+            print(&args, report.as_slice(), output::routes)?;
+        }
+        Verb::Peers(args) => {
+            let Response::Peers(report) = ask(&args.node, &Request::Peers)? else {
+                return Err(ClientError::Unexpected.into());
+            };
+            print(&args, report.as_slice(), output::peers)?;
+        }
+        Verb::Counters(args) => {
+            let Response::Counters(report) = ask(&args.node, &Request::Counters)? else {
+                return Err(ClientError::Unexpected.into());
+            };
+            print(&args, &*report, output::counters)?;
+        }
         Verb::Explain(args) => {
             let request = Request::Explain(args.flow());
-            ask(&args.ask, &request, |response| match response {
-                Response::Explain(report) => Some(show(&args.ask, &*report, output::explain)),
-                _ => None,
-            })?;
+            let Response::Explain(report) = ask(&args.ask.node, &request)? else {
+                return Err(ClientError::Unexpected.into());
+            };
+            print(&args.ask, &*report, output::explain)?;
         }
         #[cfg(any(debug_assertions, feature = "fault-injection"))]
         Verb::Fault(args) => {
@@ -259,7 +278,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
                 FaultKind::Hang => Fault::Hang,
                 FaultKind::Panic => Fault::Panic,
             };
-            connect(&args.node)?.ask(&Request::Fault(fault))?;
+            ask(&args.node, &Request::Fault(fault))?;
         }
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -363,6 +382,7 @@ fn log_to_stderr(level: LevelFilter) {
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .try_init();
 }
@@ -400,26 +420,21 @@ fn only_node() -> Result<PathBuf, CliError> {
     }
 }
 
-fn ask(
-    args: &AskArgs,
-    request: &Request,
-    show: impl FnOnce(Response) -> Option<Result<String, CliError>>,
-) -> Result<(), CliError> {
-    let response = connect(&args.node)?.ask(request)?;
-    let text = show(response).ok_or(ClientError::Unexpected)??;
-    Ok(output::print(&text)?)
+fn ask(node: &NodeArgs, request: &Request) -> Result<Response, CliError> {
+    Ok(connect(node)?.ask(request)?)
 }
 
-fn show<R: Serialize + ?Sized>(
+fn print<R: Serialize + ?Sized>(
     args: &AskArgs,
     report: &R,
     table: impl FnOnce(&R) -> String,
-) -> Result<String, CliError> {
-    Ok(if args.json {
+) -> Result<(), CliError> {
+    let text = if args.json {
         output::json(&report)?
     } else {
         table(report)
-    })
+    };
+    Ok(output::print(&text)?)
 }
 
 fn manual(directory: Option<&Path>) -> Result<(), CliError> {
@@ -477,9 +492,11 @@ mod tests {
 
     #[test]
     fn explain_takes_protocols_by_name_and_number() {
-        let flow = |line: &str| match parse(line).expect("valid").verb {
-            Verb::Explain(args) => args.flow(),
-            other => panic!("{other:?}"),
+        let flow = |line: &str| {
+            let Verb::Explain(args) = parse(line).expect("valid").verb else {
+                panic!("{line}");
+            };
+            args.flow()
         };
         let tcp = flow("tun-node explain 10.0.0.1 10.0.0.2 TCP 1 2 --octets 1500");
         assert_eq!((tcp.protocol, tcp.source_port, tcp.octets), (6, 1, 1500));

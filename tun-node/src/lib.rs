@@ -10,6 +10,7 @@ pub mod config;
 pub mod counters;
 pub mod ctl;
 pub mod datapath;
+pub mod demo;
 pub mod explain;
 pub mod metrics;
 pub mod netlink;

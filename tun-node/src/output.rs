@@ -369,10 +369,10 @@ mod tests {
         ];
         assert_eq!(
             routes(&report),
-            "PREFIX       ORIGIN  ACTION      PEER   WAY                          MTU\n\
-             10.0.0.0/8   static  equal-cost  beta   fou to 192.0.2.2 port 5555   1472\n\
-             \x20                                gamma  fou to 192.0.2.2 port 5555   1472\n\
-             10.1.0.0/16  static  blackhole   -      -                            -\n"
+            "PREFIX       ORIGIN  ACTION      PEER   WAY                         MTU\n\
+             10.0.0.0/8   static  equal-cost  beta   fou to 192.0.2.2 port 5555  1472\n\
+             \x20                                gamma  fou to 192.0.2.2 port 5555  1472\n\
+             10.1.0.0/16  static  blackhole   -      -                           -\n"
         );
     }
 }

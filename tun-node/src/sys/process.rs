@@ -20,6 +20,29 @@ pub fn set_parent_death_signal(signal: Signal) -> Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(signal)?)
 }
 
+/// Has the kernel send `signal` to the program that `command` starts when the
+/// thread that starts it ends.
+///
+/// The program is not started at all when that thread's process is gone before
+/// the kernel knows of the wish.
+pub fn die_with_parent(command: &mut Command, signal: Signal) {
+    let parent = nix::unistd::getpid();
+    let tie = move || {
+        set_parent_death_signal(signal)?;
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(Error::from_raw_os_error(libc::ESRCH))
+        }
+    };
+    // SAFETY: the closure runs between fork and exec and makes two
+    // async-signal-safe calls (prctl, getppid) on integers; an error with an
+    // errno allocates nothing.
+    unsafe {
+        command.pre_exec(tie);
+    }
+}
+
 /// A descriptor that becomes readable when the process `pid` ends
 /// (`pidfd_open(2)`), for the event loop.
 ///

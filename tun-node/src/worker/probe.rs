@@ -25,7 +25,7 @@ use warren_core::engine::{Engine, EngineConfig};
 use warren_core::tables::{
     DscpMode, EcnMode, Local, NextHop, Peer, TableError, TableWriter, Tables, Tunnel,
 };
-use warren_core::units::{Family, Mtu, Time, Vni};
+use warren_core::units::{Family, MacAddr, Mtu, Time, Vni};
 use warren_core::verdict::Verdict;
 
 use crate::config::Config;
@@ -75,10 +75,11 @@ impl Prober {
             dscp: DscpMode::Pipe(0),
             ecn: EcnMode::Normal,
         };
-        let node = |own: IpAddr, other: IpAddr| -> Result<Arc<Tables>, TableError> {
+        let node = |own: IpAddr, other: IpAddr, vtep_mac| -> Result<Arc<Tables>, TableError> {
             let mut writer = TableWriter::new(Local {
                 addresses: vec![own],
                 underlay: Vec::new(),
+                vtep_mac,
                 ..config.local()
             });
             let peer = writer.add_peer(Peer {
@@ -92,13 +93,17 @@ impl Prober {
             writer.insert(IpNet::from(other), remote)?;
             Ok(writer.publish())
         };
+        let own_mac = config.node.vtep_mac;
+        // A packet that has the own address for its source is taken for a loop.
+        let [a, b, c, d, e, last] = own_mac.octets();
+        let other_mac = MacAddr::new([a, b, c, d, e, last ^ 1]);
         let engine_config = EngineConfig {
             seed,
             ..EngineConfig::default()
         };
         Ok(Some(Self {
-            sender: Engine::new(engine_config, node(source, destination)?),
-            receiver: Engine::new(engine_config, node(destination, source)?),
+            sender: Engine::new(engine_config, node(source, destination, other_mac)?),
+            receiver: Engine::new(engine_config, node(destination, source, own_mac)?),
             batch: Batch::new(1, PROBE_OCTETS_MAX),
             source,
             destination,
@@ -180,7 +185,7 @@ fn encapsulation(config: &Config, transport: Transport) -> Option<Encapsulation>
     let mac = config.node.vtep_mac;
     let vni = receive.vnis.first().copied().or_else(|| Vni::new(1))?;
     let Transport::Udp { local_port, .. } = transport else {
-        return Some(Encapsulation::Ipip);
+        return receive.ipip.then_some(Encapsulation::Ipip);
     };
     let port = local_port;
     if receive.vxlan.contains(&port) {
@@ -242,10 +247,15 @@ mod tests {
     use super::*;
     use crate::config::example_config;
 
+    #[allow(
+        clippy::unwrap_in_result,
+        reason = "a test: what is not there fails it"
+    )]
     fn prober(transport: Transport) -> Option<Prober> {
-        let config = Config::parse(example_config(), "example.toml").expect("the example is valid");
-        let underlay = config.node.underlay(Family::V4).expect("it has one");
-        Prober::new(&config, (underlay, transport), 7).expect("two nodes fit")
+        let text = format!("{}\n[ipip]\nenabled = true\n", example_config());
+        let config = Config::parse(&text, "example.toml").unwrap();
+        let underlay = config.node.underlay(Family::V4).unwrap();
+        Prober::new(&config, (underlay, transport), 7).unwrap()
     }
 
     fn udp(local_port: u16) -> Transport {
