@@ -36,6 +36,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use warren_core::batch::Batch;
 use warren_core::engine::{Engine, EngineConfig, Explanation};
+use warren_core::gso::Offload;
 use warren_core::packet::FlowKey;
 use warren_core::tables::TableError;
 use warren_core::units::Time;
@@ -44,7 +45,7 @@ use warren_core::verdict::{Direction, Verdict};
 use crate::config::Config;
 use crate::counters::{DeviceCounters, PeerTallyReport, WorkerReport};
 use crate::ctl::message::Fault;
-use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
+use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch, write_packet};
 use crate::rib::TablesReader;
 use crate::tun::Tun;
 use probe::Prober;
@@ -480,7 +481,7 @@ impl Worker {
         let Some(packet) = prober.arrived(now) else {
             return;
         };
-        if self.device.send(packet).is_err() {
+        if write_packet(&self.device, packet, &Offload::NONE).is_err() {
             return;
         }
         prober.count_passed();
