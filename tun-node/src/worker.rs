@@ -36,16 +36,15 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use warren_core::batch::Batch;
 use warren_core::engine::{Engine, EngineConfig, Explanation};
-use warren_core::gso::Offload;
 use warren_core::packet::FlowKey;
 use warren_core::tables::TableError;
 use warren_core::units::Time;
-use warren_core::verdict::{Direction, Verdict};
+use warren_core::verdict::{Direction, Tally, Verdict};
 
 use crate::config::Config;
-use crate::counters::{DeviceCounters, PeerTallyReport, WorkerReport};
+use crate::counters::{DeviceCounters, ErrnoCounters, PeerTallyReport, WorkerReport};
 use crate::ctl::message::Fault;
-use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch, write_packet};
+use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::rib::TablesReader;
 use crate::tun::Tun;
 use probe::Prober;
@@ -478,10 +477,19 @@ impl Worker {
         let Some(prober) = &mut self.prober else {
             return;
         };
-        let Some(packet) = prober.arrived(now) else {
+        let Some(batch) = prober.arrived(now) else {
             return;
         };
-        if write_packet(&self.device, packet, &Offload::NONE).is_err() {
+        let (mut written, mut drops) = (Tally::default(), ErrnoCounters::default());
+        let mut to = WriteCounters {
+            written: &mut written,
+            calls: &mut self.device_counters.write_calls,
+            drops: &mut drops,
+        };
+        let is_delivered = |verdict| verdict == Verdict::Deliver;
+        self.writer
+            .write_batch(&self.device, batch, is_delivered, &mut to);
+        if written.packets == 0 {
             return;
         }
         prober.count_passed();

@@ -309,7 +309,7 @@ fn write_merged(tun: &Tun, batch: &mut Batch, run: &MergeRun, members: &[usize])
 /// # Errors
 ///
 /// The kernel's; the packet is lost then.
-pub fn write_packet(tun: &Tun, packet: &[u8], offload: &Offload) -> io::Result<()> {
+fn write_packet(tun: &Tun, packet: &[u8], offload: &Offload) -> io::Result<()> {
     if tun.vnet_header_octets() == 0 {
         return tun.send(packet);
     }
