@@ -156,9 +156,7 @@ pub struct UnderlayCounters {
 }
 
 /// Packets and octets, as reported.
-#[derive(
-    Clone, Copy, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize,
-)]
+#[derive(Clone, Copy, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
 pub struct TallyReport {
     /// Packets.
     pub packets: u64,

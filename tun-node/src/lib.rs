@@ -5,12 +5,18 @@
 //! underlay ([`udp`]) and starts a [`worker`] that carries packets between them; [`node`]
 //! puts these together and watches over them. [`ctl`] and [`metrics`] tell the outside how it goes.
 
+pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod ctl;
+pub mod explain;
+pub mod metrics;
 pub mod netlink;
+pub mod node;
+pub mod output;
 pub mod raw;
 pub mod rib;
+pub mod rootless;
 pub mod sys;
 pub mod tun;
 pub mod udp;

@@ -21,7 +21,9 @@ use std::net::IpAddr;
 use futures_util::{Stream, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
     RouteProtocol, RouteScope,
@@ -188,6 +190,26 @@ impl Netlink {
         let request = self.handle.link().change(message);
         named(
             "setting the state of link",
+            device,
+            self.runtime.block_on(request.execute()),
+        )
+    }
+
+    /// Keeps the kernel from giving the link an IPv6 link-local address of its
+    /// own, and so from soliciting routers on it. To be called while it is down.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` (EAFNOSUPPORT) where the kernel has no IPv6.
+    pub fn disable_link_local(&mut self, device: u32) -> Result<(), NetlinkError> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let message = LinkUnspec::new_with_index(device)
+            .append_extra_attribute(attribute)
+            .build();
+        let request = self.handle.link().change(message);
+        named(
+            "switching off link-local addresses of link",
             device,
             self.runtime.block_on(request.execute()),
         )
@@ -435,6 +457,12 @@ impl NetlinkError {
         self.is(&[libc::EPERM, libc::EACCES])
     }
 
+    /// The kernel was built or started without what was asked for.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.is(&[libc::EAFNOSUPPORT, libc::EOPNOTSUPP])
+    }
+
     /// The kernel has no way to the destination, or a route that refuses it.
     fn is_unreachable(&self) -> bool {
         self.is(&[
@@ -534,7 +562,7 @@ fn write_route(device: u32, route: &Route) -> RouteMessage {
 fn read_route(message: &RouteMessage) -> Option<ListedRoute> {
     let header = &message.header;
     let parts = read_route_parts(message);
-    if parts.table.unwrap_or_else(|| header.table.into()) != RouteHeader::RT_TABLE_MAIN.into() {
+    if parts.table.unwrap_or_else(|| header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return None;
     }
     let family = match header.address_family {

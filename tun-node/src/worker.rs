@@ -48,7 +48,8 @@ use crate::ctl::message::Fault;
 use crate::rib::TablesReader;
 use crate::tun::Tun;
 use probe::Prober;
-use underlay::{Underlay, UnderlayError};
+use underlay::Underlay;
+pub use underlay::UnderlayError;
 
 /// What a worker is made of, apart from its device.
 #[derive(Debug)]
@@ -132,7 +133,11 @@ impl WorkerHandle {
     /// # Errors
     ///
     /// [`WorkerError`].
-    pub fn start(parts: WorkerParts<'_>, device: Tun, ended: Sender<()>) -> Result<Self, WorkerError> {
+    pub fn start(
+        parts: WorkerParts<'_>,
+        device: Tun,
+        ended: Sender<()>,
+    ) -> Result<Self, WorkerError> {
         let number = parts.number;
         let (sender, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared::default());
@@ -192,7 +197,11 @@ impl WorkerHandle {
         self.thread.is_finished()
     }
 
-    /// Waits for the thread to end and says how it did: a panic's message, or its error.
+    /// Waits for the thread to end and says how it did.
+    ///
+    /// # Errors
+    ///
+    /// Its error, or the message of its panic, as a sentence.
     pub fn join(self) -> Result<(), String> {
         match self.thread.join() {
             Ok(outcome) => outcome.map_err(|error| error.to_string()),
@@ -356,7 +365,7 @@ impl Worker {
         if self.device_readable {
             self.encap_turn()?;
         }
-        for socket in 0..self.underlay.len() {
+        for socket in 0..self.underlay.sockets() {
             self.decap_turn(socket);
         }
         Ok(())
@@ -389,12 +398,16 @@ impl Worker {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let now = self.now(); self.engine.encap(&mut self.batch, now);
+        let now = self.now();
+        self.engine.encap(&mut self.batch, now);
         self.underlay.transmit(&self.batch);
         for frame in self.batch.frames() {
             match frame.verdict {
                 Verdict::Reply(_) => match self.device.send(frame.bytes) {
-                    Ok(()) => self.device_counters.replies_written.count(frame.bytes.len()),
+                    Ok(()) => self
+                        .device_counters
+                        .replies_written
+                        .count(frame.bytes.len()),
                     Err(error) => self.device_counters.reply_drops.count(&error, 1),
                 },
                 Verdict::Direct => self.device_counters.direct_drops += 1,
@@ -409,9 +422,12 @@ impl Worker {
     /// From one underlay socket to the device.
     fn decap_turn(&mut self, socket: usize) {
         let prober = &mut self.prober;
-        self.underlay.receive(socket, &mut self.batch, |octets, link| {
-            prober.as_mut().is_some_and(|prober| prober.takes(octets, link))
-        });
+        self.underlay
+            .receive(socket, &mut self.batch, |octets, link| {
+                prober
+                    .as_mut()
+                    .is_some_and(|prober| prober.takes(octets, link))
+            });
         if self.batch.is_empty() {
             return;
         }
@@ -459,7 +475,9 @@ impl Worker {
         }
         prober.count_passed();
         let ms = u64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.shared.last_probe_ms.store(ms.max(1), Ordering::Relaxed);
+        self.shared
+            .last_probe_ms
+            .store(ms.max(1), Ordering::Relaxed);
     }
 
     fn now(&self) -> Time {
@@ -469,8 +487,7 @@ impl Worker {
 
     fn report(&self) -> WorkerReport {
         let tables = self.engine.tables();
-        let (probes_sent, probes_passed) =
-            self.prober.as_ref().map_or((0, 0), Prober::counts);
+        let (probes_sent, probes_passed) = self.prober.as_ref().map_or((0, 0), Prober::counts);
         WorkerReport {
             worker: self.number,
             epoch: tables.epoch().0,

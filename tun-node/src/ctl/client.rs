@@ -23,12 +23,10 @@ impl Client {
     /// [`ClientError::NotRunning`], [`ClientError::NotPermitted`], [`ClientError::Connect`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let at = || path.to_owned();
-        let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { path: at() }
-            }
-            io::ErrorKind::PermissionDenied => ClientError::NotPermitted { path: at() },
-            _ => ClientError::Connect { path: at(), source },
+        let stream = UnixStream::connect(path).map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ECONNREFUSED) => ClientError::NotRunning { path: at() },
+            Some(libc::EACCES | libc::EPERM) => ClientError::NotPermitted { path: at() },
+            Some(_) | None => ClientError::Connect { path: at(), source },
         })?;
         let deadline = Some(ANSWER_TIMEOUT);
         stream

@@ -116,11 +116,8 @@ pub fn write<M: Encode, const MAX: usize>(
     Ok(())
 }
 
-type Limited<const MAX: usize> = Configuration<
-    bincode::config::LittleEndian,
-    bincode::config::Varint,
-    Limit<MAX>,
->;
+type Limited<const MAX: usize> =
+    Configuration<bincode::config::LittleEndian, bincode::config::Varint, Limit<MAX>>;
 
 fn limited<const MAX: usize>() -> Limited<MAX> {
     standard().with_limit::<MAX>()
@@ -164,6 +161,7 @@ mod tests {
             protocol: 6,
             source_port: 1,
             destination_port: 65535,
+            octets: 84,
         };
         for request in [
             Request::Status,

@@ -48,7 +48,7 @@ pub enum Response {
     /// To [`Request::Peers`].
     Peers(Vec<PeerReport>),
     /// To [`Request::Counters`].
-    Counters(CountersReport),
+    Counters(Box<CountersReport>),
     /// To [`Request::Explain`].
     Explain(Box<ExplainReport>),
     /// Done, and nothing to tell.
@@ -79,6 +79,8 @@ pub struct Flow {
     pub source_port: u16,
     /// Destination port, where the protocol has ports.
     pub destination_port: u16,
+    /// Octets of the whole packet; as many as the headers need, at least.
+    pub octets: u16,
 }
 
 /// How a node is.
@@ -196,18 +198,25 @@ pub struct ExplainReport {
     pub verdict: String,
     /// Why it is dropped; none for the other verdicts.
     pub reason: Option<String>,
-    /// Whether the sender is told by ICMP.
-    pub reply: bool,
-    /// The route that the destination has.
+    /// The route that holds the source.
+    pub source_route: Option<RouteReport>,
+    /// The route that holds the destination.
     pub route: Option<RouteReport>,
-    /// The peer that owns the source, for `decap`, or the destination, for `encap`.
-    pub owner: Option<String>,
-    /// The tunnel that carries it.
+    /// The peer at the other end of the tunnel.
+    pub peer: Option<String>,
+    /// What it is or would be wrapped in: `vxlan`, `ipip`, ...
+    pub encapsulation: Option<String>,
+    /// The tunnel that it would take, for `encap`.
     pub tunnel: Option<TunnelReport>,
-    /// The outer UDP source port of its flow.
+    /// The largest packet that the way carries, for `encap`.
+    pub mtu: Option<u16>,
+    /// The outer UDP source port that the engine computes for the flow; the node sends from the
+    /// socket of its pool that stands for it.
     pub outer_source_port: Option<u16>,
-    /// Octets that the outer headers add.
+    /// Octets that the outer headers add, for `encap`.
     pub overhead_octets: Option<u16>,
+    /// The ICMP error that the sender gets.
+    pub answer: Option<String>,
     /// All of it in a few sentences.
     pub text: String,
 }

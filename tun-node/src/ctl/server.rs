@@ -362,7 +362,11 @@ mod tests {
         assert!(one_more.ask(&Request::Status).is_err());
         seated.pop();
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
-        while Client::connect(&path).unwrap().ask(&Request::Status).is_err() {
+        while Client::connect(&path)
+            .unwrap()
+            .ask(&Request::Status)
+            .is_err()
+        {
             assert!(std::time::Instant::now() < deadline);
         }
     }

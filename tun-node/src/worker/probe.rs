@@ -16,7 +16,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
@@ -26,14 +25,14 @@ use warren_core::engine::{Engine, EngineConfig};
 use warren_core::tables::{
     DscpMode, EcnMode, Local, NextHop, Peer, TableError, TableWriter, Tables, Tunnel,
 };
-use warren_core::units::{Family, Mtu, Time, Vni};
+use warren_core::units::{Family, MacAddr, Mtu, Time, Vni};
 use warren_core::verdict::Verdict;
 
 use crate::config::Config;
 
 /// Sends and recognises the probes of one worker.
 #[derive(Debug)]
-pub struct Prober {
+pub(super) struct Prober {
     sender: Engine,
     receiver: Engine,
     batch: Batch,
@@ -41,7 +40,7 @@ pub struct Prober {
     destination: IpAddr,
     underlay: IpAddr,
     token: [u8; TOKEN_OCTETS],
-    awaited_since: Option<Instant>,
+    awaited: bool,
     taken: bool,
     sent: u64,
     passed: u64,
@@ -56,7 +55,7 @@ impl Prober {
     /// # Errors
     ///
     /// [`TableError`], which cannot happen with two nodes and two routes.
-    pub fn new(
+    pub(super) fn new(
         config: &Config,
         target: (IpAddr, Transport),
         seed: u64,
@@ -76,10 +75,11 @@ impl Prober {
             dscp: DscpMode::Pipe(0),
             ecn: EcnMode::Normal,
         };
-        let node = |own: IpAddr, other: IpAddr| -> Result<Arc<Tables>, TableError> {
+        let node = |own: IpAddr, other: IpAddr, vtep_mac| -> Result<Arc<Tables>, TableError> {
             let mut writer = TableWriter::new(Local {
                 addresses: vec![own],
                 underlay: Vec::new(),
+                vtep_mac,
                 ..config.local()
             });
             let peer = writer.add_peer(Peer {
@@ -93,19 +93,23 @@ impl Prober {
             writer.insert(IpNet::from(other), remote)?;
             Ok(writer.publish())
         };
+        let own_mac = config.node.vtep_mac;
+        // A packet that has the own address for its source is taken for a loop.
+        let [a, b, c, d, e, last] = own_mac.octets();
+        let other_mac = MacAddr::new([a, b, c, d, e, last ^ 1]);
         let engine_config = EngineConfig {
             seed,
             ..EngineConfig::default()
         };
         Ok(Some(Self {
-            sender: Engine::new(engine_config, node(source, destination)?),
-            receiver: Engine::new(engine_config, node(destination, source)?),
+            sender: Engine::new(engine_config, node(source, destination, other_mac)?),
+            receiver: Engine::new(engine_config, node(destination, source, own_mac)?),
             batch: Batch::new(1, PROBE_OCTETS_MAX),
             source,
             destination,
             underlay,
             token: next_token([0; TOKEN_OCTETS], seed),
-            awaited_since: None,
+            awaited: false,
             taken: false,
             sent: 0,
             passed: 0,
@@ -113,7 +117,7 @@ impl Prober {
     }
 
     /// Makes the next probe, ready to be transmitted. One that is still awaited is given up.
-    pub fn send(&mut self, seed: u64, now: Time) -> &Batch {
+    pub(super) fn send(&mut self, seed: u64, now: Time) -> &Batch {
         self.token = next_token(self.token, seed);
         self.batch.clear();
         let mut packet = Vec::with_capacity(PROBE_OCTETS_MAX);
@@ -133,21 +137,20 @@ impl Prober {
         };
         if written.is_ok() && self.batch.push(&packet, Link::LOCAL).is_some() {
             self.sender.encap(&mut self.batch, now);
-            self.awaited_since = Some(Instant::now());
+            self.awaited = true;
             self.sent += 1;
         }
         &self.batch
     }
 
     /// Whether a datagram is the awaited probe; keeps it if it is.
-    pub fn takes(&mut self, octets: &[u8], link: &Link) -> bool {
-        let is_awaited = self.awaited_since.is_some()
-            && link.remote == self.underlay
-            && octets.ends_with(&self.token);
+    pub(super) fn takes(&mut self, octets: &[u8], link: &Link) -> bool {
+        let is_awaited =
+            self.awaited && link.remote == self.underlay && octets.ends_with(&self.token);
         if !is_awaited {
             return false;
         }
-        self.awaited_since = None;
+        self.awaited = false;
         self.batch.clear();
         self.taken = self.batch.push(octets, *link).is_some();
         true
@@ -155,7 +158,7 @@ impl Prober {
 
     /// The inner packet of a probe that was taken, once, if the engine delivers it; it passes if
     /// the device takes it.
-    pub fn arrived(&mut self, now: Time) -> Option<&[u8]> {
+    pub(super) fn arrived(&mut self, now: Time) -> Option<&[u8]> {
         if !std::mem::take(&mut self.taken) {
             return None;
         }
@@ -165,20 +168,14 @@ impl Prober {
     }
 
     /// Counts a probe that the device took.
-    pub const fn count_passed(&mut self) {
+    pub(super) const fn count_passed(&mut self) {
         self.passed += 1;
     }
 
     /// Probes sent, and probes that passed.
     #[must_use]
-    pub const fn counts(&self) -> (u64, u64) {
+    pub(super) const fn counts(&self) -> (u64, u64) {
         (self.sent, self.passed)
-    }
-
-    /// How long the last probe has been awaited; `None` when it came back.
-    #[must_use]
-    pub fn awaited_for(&self) -> Option<Duration> {
-        self.awaited_since.map(|since| since.elapsed())
     }
 }
 
@@ -188,7 +185,7 @@ fn encapsulation(config: &Config, transport: Transport) -> Option<Encapsulation>
     let mac = config.node.vtep_mac;
     let vni = receive.vnis.first().copied().or_else(|| Vni::new(1))?;
     let Transport::Udp { local_port, .. } = transport else {
-        return Some(Encapsulation::Ipip);
+        return receive.ipip.then_some(Encapsulation::Ipip);
     };
     let port = local_port;
     if receive.vxlan.contains(&port) {
@@ -250,10 +247,15 @@ mod tests {
     use super::*;
     use crate::config::example_config;
 
+    #[allow(
+        clippy::unwrap_in_result,
+        reason = "a test: what is not there fails it"
+    )]
     fn prober(transport: Transport) -> Option<Prober> {
-        let config = Config::parse(example_config(), "example.toml").expect("the example is valid");
-        let underlay = config.node.underlay(Family::V4).expect("it has one");
-        Prober::new(&config, (underlay, transport), 7).expect("two nodes fit")
+        let text = format!("{}\n[ipip]\nenabled = true\n", example_config());
+        let config = Config::parse(&text, "example.toml").unwrap();
+        let underlay = config.node.underlay(Family::V4).unwrap();
+        Prober::new(&config, (underlay, transport), 7).unwrap()
     }
 
     fn udp(local_port: u16) -> Transport {

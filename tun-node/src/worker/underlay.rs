@@ -28,7 +28,7 @@ use crate::udp::{
 
 /// All underlay sockets of one worker.
 #[derive(Debug)]
-pub struct Underlay {
+pub(super) struct Underlay {
     receivers: Vec<Receiver>,
     ways: Ways,
     receive_ring: ReceiveRing,
@@ -42,7 +42,7 @@ impl Underlay {
     /// # Errors
     ///
     /// [`UnderlayError`]: an address is not this host's, a port is taken, a capability is missing.
-    pub fn open(config: &Config, seed: u64) -> Result<Self, UnderlayError> {
+    pub(super) fn open(config: &Config, seed: u64) -> Result<Self, UnderlayError> {
         let frames = usize::from(config.worker.batch);
         let mut receivers = Vec::new();
         let mut ways = Ways::default();
@@ -51,7 +51,8 @@ impl Underlay {
             let Some(address) = address else { continue };
             for port in udp_ports(config) {
                 let bind = SocketAddr::new(address, port);
-                let socket = Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
+                let socket =
+                    Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
                 receivers.push(Receiver::new(Socket::Udp(socket)));
             }
             if sends_by_udp(config) {
@@ -77,12 +78,12 @@ impl Underlay {
     }
 
     /// The receiving sockets' descriptors; their order is that of [`Self::set_readable`].
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.receivers.iter().map(Receiver::descriptor)
     }
 
     /// Notes that the event loop found socket `index` readable.
-    pub fn set_readable(&mut self, index: usize) {
+    pub(super) fn set_readable(&mut self, index: usize) {
         if let Some(receiver) = self.receivers.get_mut(index) {
             receiver.readable = true;
         }
@@ -90,20 +91,14 @@ impl Underlay {
 
     /// Whether some socket may have datagrams.
     #[must_use]
-    pub fn is_readable(&self) -> bool {
+    pub(super) fn is_readable(&self) -> bool {
         self.receivers.iter().any(|receiver| receiver.readable)
     }
 
     /// How many receiving sockets there are.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub(super) const fn sockets(&self) -> usize {
         self.receivers.len()
-    }
-
-    /// Whether there is no receiving socket.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.receivers.is_empty()
     }
 
     /// Reads socket `index` into `batch`, whose frames are forgotten, as much as fits, if it is
@@ -111,7 +106,7 @@ impl Underlay {
     ///
     /// `is_probe` sees each datagram; those that it takes get a verdict at once, so that the
     /// engine passes them over, and are not counted as received.
-    pub fn receive(
+    pub(super) fn receive(
         &mut self,
         index: usize,
         batch: &mut Batch,
@@ -149,7 +144,7 @@ impl Underlay {
                 continue;
             };
             let link = Link {
-                local: datagram.local.unwrap_or(receiver.local.ip()),
+                local: datagram.local.unwrap_or_else(|| receiver.local.ip()),
                 remote: datagram.peer.ip(),
                 transport: receiver.transport(datagram.peer.port()),
                 traffic_class: datagram.tos,
@@ -172,7 +167,7 @@ impl Underlay {
     }
 
     /// Sends every frame of `batch` whose verdict is [`Verdict::Transmit`].
-    pub fn transmit(&mut self, batch: &Batch) {
+    pub(super) fn transmit(&mut self, batch: &Batch) {
         self.send.pending.clear();
         for (index, frame) in batch.frames().enumerate() {
             if frame.verdict != Verdict::Transmit {
@@ -185,12 +180,13 @@ impl Underlay {
         }
         while let Some((way, _)) = self.send.pending.first().copied() {
             let counters = self.counters.of(way.kind);
-            self.send.all_of(way, batch, &self.receivers, &self.ways, counters);
+            self.send
+                .all_of(way, batch, &self.receivers, &self.ways, counters);
         }
     }
 
     /// Sends a probe, which is not counted as sent.
-    pub fn transmit_probe(&mut self, probe: &Batch) {
+    pub(super) fn transmit_probe(&mut self, probe: &Batch) {
         self.send.pending.clear();
         let Some(frame) = probe.frame(0).filter(|f| f.verdict == Verdict::Transmit) else {
             return;
@@ -200,12 +196,13 @@ impl Underlay {
         };
         self.send.pending.push((way, 0));
         let mut uncounted = UnderlayCounters::default();
-        self.send.all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
+        self.send
+            .all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
     }
 
     /// The counts, by kind of socket; kinds that this worker has no socket for are absent.
     #[must_use]
-    pub fn report(&self) -> Vec<SocketReport> {
+    pub(super) fn report(&self) -> Vec<SocketReport> {
         Kind::ALL
             .into_iter()
             .filter(|kind| self.has(*kind))
@@ -214,7 +211,7 @@ impl Underlay {
     }
 
     /// Where this node receives: each address with its transport, remote port 0.
-    pub fn targets(&self) -> impl Iterator<Item = (IpAddr, Transport)> {
+    pub(super) fn targets(&self) -> impl Iterator<Item = (IpAddr, Transport)> {
         let receivers = self.receivers.iter();
         receivers.map(|receiver| (receiver.local.ip(), receiver.transport(0)))
     }
@@ -490,7 +487,9 @@ impl Sender {
             *by != way
         });
         let raw = receivers.get(way.index).map(|receiver| &receiver.socket);
-        let udp = ways.pool(way.kind).and_then(|pool| pool.sockets().get(way.index));
+        let udp = ways
+            .pool(way.kind)
+            .and_then(|pool| pool.sockets().get(way.index));
         let mut turn = match (udp, raw) {
             (Some(udp), _) => udp.turn(&mut self.ring),
             (None, Some(Socket::Raw(raw))) => raw.turn(&mut self.ring),
