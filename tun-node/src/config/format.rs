@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use warren_core::tables::EcnMode;
 
 use super::encap::Encap;
-use super::error::{At, Problems, quoted};
+use super::error::{At, Lines, Problems, quoted};
 use super::{DeviceMode, Dscp, DscpMap, LogLevel, RouteAction, VtepMac, value};
 
 /// The whole file; `None` or empty where nothing usable was written.
@@ -41,7 +41,8 @@ pub(super) struct NodeDraft {
     pub(super) underlay: Vec<At<IpAddr>>,
     pub(super) vtep_mac: Option<At<VtepMac>>,
     pub(super) prefixes: Vec<At<IpNet>>,
-    /// Something under `prefixes` was refused, so that the list may lack what was meant.
+    /// The list may lack what was meant: something in it was refused, or all of `[node]` is
+    /// missing.
     pub(super) prefixes_refused: bool,
     pub(super) allow_loopback_underlay: Option<At<bool>>,
     pub(super) allow_overlap: Option<At<bool>>,
@@ -141,6 +142,7 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
         }
     }
     if !file.contains_key("node") {
+        draft.node.prefixes_refused = true;
         problems.push(
             0,
             "the section [node] is missing; add it with name and underlay",
@@ -197,15 +199,38 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
     }
 }
 
-/// toml's message as a sentence with an advice.
-pub(super) fn syntax_sentence(message: &str) -> String {
-    if message.starts_with("duplicate key") {
-        return "this key or section was written before; keep one of the two".to_owned();
+/// Reports what the parser could not read: the first error of each line, up to the first inside of
+/// a list or an inline table, because an unclosed one makes errors of all lines after it.
+pub(super) fn syntax_errors(errors: &[toml::de::Error], text: &str, problems: &mut Problems) {
+    let lines = Lines::new(text);
+    let place = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    let mut errors: Vec<&toml::de::Error> = errors.iter().collect();
+    errors.sort_by_key(|error| place(error));
+    let mut last_line = 0;
+    for error in errors {
+        let at = place(error);
+        let line = lines.line(at);
+        if line == last_line {
+            continue;
+        }
+        last_line = line;
+        let message = error.message();
+        let inside = ["array", "inline table"];
+        let inside = inside.iter().any(|container| message.contains(container));
+        let sentence = if message.starts_with("duplicate key") {
+            "this key or section was written before; keep one of the two".to_owned()
+        } else if message.starts_with("string values must be quoted") {
+            "this is not TOML: text must be in quotes; put them around the value".to_owned()
+        } else if inside {
+            format!("this is not TOML: {message}; look for a missing comma or bracket before it")
+        } else {
+            format!("this is not TOML: {message}; correct it")
+        };
+        problems.push(at, sentence);
+        if inside {
+            return;
+        }
     }
-    format!(
-        "this is not TOML: {}; correct it",
-        message.trim_end_matches('.')
-    )
 }
 
 fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {

@@ -128,10 +128,7 @@ impl Config {
                 } else {
                     vec![first]
                 };
-                for error in all {
-                    let at = error.span().map_or(0, |span| span.start);
-                    problems.push(at, format::syntax_sentence(error.message()));
-                }
+                format::syntax_errors(&all, text, &mut problems);
                 return Err(problems.into_error(file, text));
             }
         };

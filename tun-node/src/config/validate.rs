@@ -2,7 +2,7 @@
 //!
 //! Every check reports and goes on. A value that `format.rs` refused is absent here and no
 //! check complains about its absence again. All checks together take O(n log n) of the prefixes and
-//! peers, so that a file of the largest size is judged in well under a second.
+//! peers: a hostile file of the largest size is judged about as fast as it is parsed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -303,7 +303,7 @@ impl<'d> Check<'_, 'd> {
                         peer.at,
                         format!(
                             "vtep-mac is missing for {label}, which uses {encap}; write its VTEP's \
-                             MAC address, or \"auto\" if the peer is a Warren node without its own"
+                             MAC address, or \"auto\" for a Warren node that makes it from its name"
                         ),
                     );
                 }
@@ -449,6 +449,8 @@ impl<'d> Check<'_, 'd> {
     fn routes(&mut self, owned: &HashMap<IpNet, Claim>) {
         let mut first: HashMap<IpNet, usize> = HashMap::new();
         let index_of = peer_indices(self.draft);
+        let mut names: Vec<&str> = index_of.keys().copied().collect();
+        names.sort_unstable();
         let names_refused = self.draft.peers.iter().any(|peer| peer.name.is_none());
         for route in &self.draft.routes {
             if let Some(prefix) = &route.prefix {
@@ -484,22 +486,20 @@ impl<'d> Check<'_, 'd> {
                         format!("via names {} twice; remove one", quoted(name)),
                     );
                 } else if !index_of.contains_key(name) && !names_refused {
-                    let sentence = self.unknown_peer(name, &index_of);
+                    let sentence = self.unknown_peer(name, &names);
                     self.problems.push(peer.at, sentence);
                 }
             }
         }
     }
 
-    fn unknown_peer(&self, name: &str, known: &HashMap<&str, usize>) -> String {
+    fn unknown_peer(&self, name: &str, known: &[&str]) -> String {
         let own = self.draft.node.name.as_ref();
         if own.is_some_and(|own| own.value == name) {
             return format!("via {name:?} is this node itself; name a peer");
         }
         let shown = quoted(name);
-        let mut names: Vec<&str> = known.keys().copied().collect();
-        names.sort_unstable();
-        match self.problems.did_you_mean(name, names) {
+        match self.problems.did_you_mean(name, known.iter().copied()) {
             Some(meant) => format!("via {shown} is not a peer; did you mean {meant:?}?"),
             None => format!("via {shown} is not a peer; add it under [[peers]] or name one there"),
         }
@@ -551,13 +551,20 @@ impl<'d> Check<'_, 'd> {
                     self.lines.line(at)
                 ),
             };
+            let host = IpNet::from(address.value);
+            let advice = if net == host {
+                "change one".to_owned()
+            } else {
+                format!(
+                    "change one, or add a route with prefix = \"{host}\" and action = \"direct\""
+                )
+            };
             self.problems.push(
                 address.at,
                 format!(
                     "the underlay address {} {whose} {is}: outer packets would enter the tunnel; \
-                     change one, or add a route with prefix = \"{}\" and action = \"direct\"",
-                    address.value,
-                    IpNet::from(address.value)
+                     {advice}",
+                    address.value
                 ),
             );
         }
