@@ -4,5 +4,6 @@
 
 extern crate alloc;
 
+pub mod fib;
 pub mod units;
 pub mod wire;

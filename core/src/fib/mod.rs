@@ -1,0 +1,91 @@
+//! Longest-prefix match for IPv4 and IPv6.
+//!
+//! [`Fib`] is the writer: it owns the routes and changes them. [`FibReader`] is what workers hold: an immutable
+//! snapshot of the table, cheap to clone, `Send` and `Sync`. A reader never waits and never sees half of a batch of
+//! updates, because what it holds never changes; the next [`Fib::reader`] call publishes everything since the last.
+//!
+//! A route maps a prefix to a [`NextHopId`], an index into a list that the caller owns (the tables' next hops, where
+//! equal-cost sets live). This room knows addresses; it never sees packets or time.
+//!
+//! A prefix with host bits set stands for its network: the host bits are cleared.
+//!
+//! ```
+//! use core::net::Ipv4Addr;
+//! use ipnet::Ipv4Net;
+//! use warren_core::fib::{Fib, NextHopId};
+//!
+//! let peer = NextHopId::new(7).ok_or("too large")?;
+//! let mut fib = Fib::<Ipv4Addr>::new();
+//! fib.insert("10.0.0.0/8".parse::<Ipv4Net>()?, peer)?;
+//! let reader = fib.reader();
+//! assert_eq!(reader.lookup(Ipv4Addr::new(10, 1, 2, 3)), Some(peer));
+//! assert_eq!(reader.lookup(Ipv4Addr::new(11, 1, 2, 3)), None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod address;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::Address;
+pub use table::{Fib, FibReader};
+
+use core::fmt;
+use core::num::NonZeroU16;
+
+/// The index of a next hop, 0 to [`NextHopId::MAX_INDEX`], in a list that the caller owns.
+///
+/// `Option<NextHopId>` takes 2 octets, as a leaf of the table does.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NextHopId(NonZeroU16);
+
+impl NextHopId {
+    /// The largest index: one bit of a 2-octet leaf says whether longer prefixes lie below, one value says "none".
+    pub const MAX_INDEX: u16 = 0x7ffe;
+
+    /// The identifier of the next hop at `index`; `None` above [`MAX_INDEX`](Self::MAX_INDEX).
+    #[must_use]
+    pub const fn new(index: u16) -> Option<Self> {
+        if index > Self::MAX_INDEX {
+            return None;
+        }
+        match NonZeroU16::new(index + 1) {
+            Some(code) => Some(Self(code)),
+            None => None,
+        }
+    }
+
+    /// The index that this identifier was made from.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// Why a route could not be inserted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FibError {
+    /// The table would outgrow its 32-bit handles (about 32 GiB).
+    Full,
+}
+
+impl fmt::Display for FibError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the forwarding table is full: 32 GiB of routes"),
+        }
+    }
+}
+
+impl core::error::Error for FibError {}
+
+/// The octets that a table takes, as [`Fib::memory`] reports them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FibMemory {
+    /// What lookups read: octets in use by the lookup structure of the routes as they are.
+    pub lookup_octets: usize,
+    /// Everything that was allocated: lookup part, route lists, free and retired memory.
+    pub total_octets: usize,
+}
