@@ -24,13 +24,21 @@
 //! ```
 
 mod address;
+mod arena;
+mod build;
+mod draft;
+mod node;
+mod reader;
 mod table;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
 pub use address::Address;
-pub use table::{Fib, FibReader};
+pub use reader::FibReader;
+pub use table::Fib;
+pub use walk::{Covering, Routes};
 
 use core::fmt;
 use core::num::NonZeroU16;
@@ -62,6 +70,18 @@ impl NextHopId {
     pub const fn index(self) -> usize {
         self.0.get() as usize - 1
     }
+
+    /// What leaves hold: the index and 1; 0 means no route.
+    const fn code(self) -> u16 {
+        self.0.get()
+    }
+
+    const fn from_code(code: u16) -> Option<Self> {
+        match NonZeroU16::new(code) {
+            Some(code) => Some(Self(code)),
+            None => None,
+        }
+    }
 }
 
 /// Why a route could not be inserted.
@@ -86,6 +106,8 @@ impl core::error::Error for FibError {}
 pub struct FibMemory {
     /// What lookups read: octets in use by the lookup structure of the routes as they are.
     pub lookup_octets: usize,
+    /// The routes themselves, as the writer and questions about prefixes need them: octets in use.
+    pub route_octets: usize,
     /// Everything that was allocated: lookup part, route lists, free and retired memory.
     pub total_octets: usize,
 }
