@@ -25,6 +25,7 @@
 
 mod address;
 mod arena;
+mod batch;
 mod build;
 mod draft;
 mod node;

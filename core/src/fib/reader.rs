@@ -8,6 +8,7 @@ use core::marker::PhantomData;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::Segment;
+use super::batch;
 use super::node::RouteCell;
 use super::walk::{Covering, Routes, View};
 
@@ -59,9 +60,7 @@ impl<A: Address> FibReader<A> {
     /// When the two differ in length, only as many as the shorter holds are done. Batches of 32 to 256 keep several
     /// memory accesses in flight at once: a lookup then costs a fraction of a single one.
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-        for (address, next_hop) in addresses.iter().zip(next_hops) {
-            *next_hop = self.lookup(*address);
-        }
+        batch::lookup(&self.view(), addresses, next_hops);
     }
 
     /// The longest prefix that holds `address`, and its next hop.
