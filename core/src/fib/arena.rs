@@ -38,6 +38,13 @@ pub(super) fn store(block: &[AtomicU64], at: usize, value: u64) {
     }
 }
 
+/// Copies the first `count` cells of a block to another, which no snapshot may reach.
+pub(super) fn copy_cells(from: &[AtomicU64], to: &[AtomicU64], count: usize) {
+    for (from, to) in from.iter().zip(to).take(count) {
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 /// The allocator of a table's blocks.
 #[derive(Debug)]
 pub(super) struct Arena {

@@ -90,10 +90,7 @@ impl Draft {
             );
         }
         self.routes.clear();
-        let routes = node
-            .cells
-            .get(extent.lookup..extent.cells())
-            .unwrap_or_default();
+        let routes = node.cold_cells().get(1..extent.routes).unwrap_or_default();
         for cell in routes {
             let two = cell.load(Ordering::Relaxed);
             self.routes.push(RouteCell((two & 0xffff_ffff) as u32));
@@ -112,17 +109,17 @@ impl Draft {
         };
         Extent {
             lookup: before + leaves,
-            routes: self.routes.len().div_ceil(2),
+            routes: 1 + self.routes.len().div_ceil(2),
         }
     }
 
-    /// Writes the draft into `cells`, which hold [`extent`](Self::extent) of them.
-    pub(super) fn write(&self, cells: &[AtomicU64], epoch: u64) {
+    /// Writes the draft into `cells` and the cold block `cold`, which hold [`extent`](Self::extent) of them.
+    pub(super) fn write(&self, cells: &[AtomicU64], handle: u32, cold: &[AtomicU64], epoch: u64) {
         let shape = self.shape;
         store(
             cells,
             0,
-            epoch << 18 | u64::from(self.skip) << 14 | self.routes.len() as u64,
+            u64::from(handle) << 32 | u64::from(self.skip) << 14 | self.routes.len() as u64,
         );
         if !shape.narrow {
             store(cells, 1, self.expected);
@@ -163,13 +160,13 @@ impl Draft {
                 at += 1;
             }
         }
-        for two in self.routes.chunks(2) {
+        store(cold, 0, epoch);
+        for (at, two) in self.routes.chunks(2).enumerate() {
             let cell = two
                 .iter()
                 .rev()
                 .fold(0, |cell, route| cell << 32 | u64::from(route.0));
-            store(cells, at, cell);
-            at += 1;
+            store(cold, 1 + at, cell);
         }
     }
 

@@ -9,11 +9,17 @@
 //!
 //! | cells | content |
 //! |-------|---------|
-//! | 1 | routes (bits 0..14), skip in octets (14..18), epoch (18..64) |
+//! | 1 | routes (bits 0..14), skip in octets (14..18), handle of the cold block (32..64) |
 //! | 1, wide nodes only | the octets that `skip` skips, right-aligned |
 //! | words | 48 run starts (bits 0..48), index of the leaf before the first of them (48..64) |
 //! | entries, narrow nodes only | one [`Entry`] for each child, in slot order |
 //! | leaves | wide: one [`Entry`] a cell. Narrow: four 16-bit leaves a cell, low bits first |
+//!
+//! The cold block is in an arena of its own, so that what lookups read lies close together (half the pages):
+//!
+//! | cells | content |
+//! |-------|---------|
+//! | 1 | epoch: the number of snapshots made before the node was written |
 //! | routes | two 32-bit [`RouteCell`]s a cell, in order of key |
 //!
 //! The index of a leaf counts leaves from the node's first cell (in cells when wide, in quarter cells when narrow). A
@@ -24,9 +30,9 @@
 //! by the node whose bits its length ends in, so a leaf is the longest match *within its node* and a lookup keeps the
 //! last one that it met: a change rewrites one node, never those below it.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
-use super::arena::{load, store};
+use super::arena::{Segment, block, load, store};
 
 /// What a slot says: the next hop of the longest route of this node (0 when none), and the child below.
 ///
@@ -160,10 +166,12 @@ impl Shape {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node<'a> {
     pub(super) cells: &'a [AtomicU64],
+    /// Where cold blocks are.
+    pub(super) cold: &'a [Segment],
     pub(super) shape: Shape,
 }
 
-/// The cells of a node, by what they are for.
+/// The cells of a node, by the block that they are in.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Extent {
     /// Header, words, entries, leaves.
@@ -171,15 +179,9 @@ pub(super) struct Extent {
     pub(super) routes: usize,
 }
 
-impl Extent {
-    pub(super) const fn cells(self) -> usize {
-        self.lookup + self.routes
-    }
-}
-
-impl Node<'_> {
+impl<'a> Node<'a> {
     pub(super) fn epoch(self) -> u64 {
-        load(self.cells, 0) >> 18
+        load(self.cold_cells(), 0)
     }
 
     pub(super) fn skip(self) -> u8 {
@@ -207,7 +209,7 @@ impl Node<'_> {
         };
         Extent {
             lookup,
-            routes: self.route_count().div_ceil(2),
+            routes: 1 + self.route_count().div_ceil(2),
         }
     }
 
@@ -238,20 +240,19 @@ impl Node<'_> {
         None
     }
 
-    /// Copies the node to `to`, as a node of `epoch`.
-    pub(super) fn copy_to(self, to: Node<'_>, extent: Extent, epoch: u64) {
-        for (from, to) in self.cells.iter().zip(to.cells).take(extent.cells()) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        store(to.cells, 0, load(self.cells, 0) & 0x3_ffff | epoch << 18);
+    /// The cells of the cold block.
+    pub(super) fn cold_cells(self) -> &'a [AtomicU64] {
+        block(self.cold, self.cold_handle())
+    }
+
+    pub(super) fn cold_handle(self) -> u32 {
+        (load(self.cells, 0) >> 32) as u32
     }
 
     /// The routes of the node, for asking about prefixes.
     pub(super) fn routes(self) -> impl RouteList {
-        let (at, cells) = (self.extent().lookup, self.cells);
         Stored {
-            cells,
-            at,
+            cells: self.cold_cells(),
             count: self.route_count(),
         }
     }
@@ -339,7 +340,6 @@ impl RouteList for &[RouteCell] {
 
 struct Stored<'a> {
     cells: &'a [AtomicU64],
-    at: usize,
     count: usize,
 }
 
@@ -352,7 +352,7 @@ impl RouteList for Stored<'_> {
         if index >= self.count {
             return RouteCell::default();
         }
-        RouteCell((load(self.cells, self.at + index / 2) >> (index % 2 * 32) & 0xffff_ffff) as u32)
+        RouteCell((load(self.cells, 1 + index / 2) >> (index % 2 * 32) & 0xffff_ffff) as u32)
     }
 }
 

@@ -28,6 +28,7 @@ pub struct FibReader<A> {
 pub(super) struct Snapshot {
     pub(super) root: Root,
     pub(super) segments: Arc<[Segment]>,
+    pub(super) cold: Arc<[Segment]>,
     pub(super) routes: usize,
 }
 
@@ -115,6 +116,7 @@ impl<A: Address> FibReader<A> {
             routes,
             node,
             segments: &self.snapshot.segments,
+            cold: &self.snapshot.cold,
         }
     }
 }

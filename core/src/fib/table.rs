@@ -22,7 +22,7 @@ use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use super::address::Address;
-use super::arena::{Arena, Segment};
+use super::arena::{Arena, Segment, copy_cells, load, store};
 use super::draft::Draft;
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::reader::{FibReader, Root, Snapshot};
@@ -36,6 +36,8 @@ use super::{FibError, FibMemory, NextHopId};
 #[derive(Debug)]
 pub struct Fib<A> {
     pub(super) arena: Arena,
+    /// Where the nodes' cold blocks are.
+    pub(super) cold: Arena,
     pub(super) root: WriterRoot,
     pub(super) draft: Draft,
     pub(super) routes: usize,
@@ -63,7 +65,8 @@ pub(super) enum WriterRoot {
 #[derive(Debug)]
 struct Published {
     snapshot: Arc<Snapshot>,
-    retired: Vec<(u32, u32)>,
+    /// Handles and cells of blocks of the first arena, and of cold blocks.
+    retired: [Vec<(u32, u32)>; 2],
 }
 
 impl<A: Address> Default for Fib<A> {
@@ -78,6 +81,7 @@ impl<A: Address> Fib<A> {
     pub fn new() -> Self {
         let mut fib = Self {
             arena: Arena::new(),
+            cold: Arena::new(),
             root: WriterRoot::Node(0),
             draft: Draft::new(),
             routes: 0,
@@ -120,7 +124,7 @@ impl<A: Address> Fib<A> {
         prefix: A::Prefix,
         next_hop: NextHopId,
     ) -> Result<Option<NextHopId>, FibError> {
-        if !self.arena.has_room() {
+        if !self.arena.has_room() || !self.cold.has_room() {
             return Err(FibError::Full);
         }
         let (key, len) = A::split(prefix);
@@ -178,11 +182,12 @@ impl<A: Address> Fib<A> {
         let snapshot = Arc::new(Snapshot {
             root,
             segments: Arc::clone(self.arena.segments()),
+            cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
         });
         self.published.push_back(Published {
             snapshot: Arc::clone(&snapshot),
-            retired: Vec::new(),
+            retired: Default::default(),
         });
         self.epoch += 1;
         FibReader::new(snapshot)
@@ -195,8 +200,12 @@ impl<A: Address> Fib<A> {
                 return;
             }
             if let Some(oldest) = self.published.pop_front() {
-                for (handle, cells) in oldest.retired {
+                let [nodes, cold] = oldest.retired;
+                for (handle, cells) in nodes {
                     self.arena.free(handle, cells as usize);
+                }
+                for (handle, cells) in cold {
+                    self.cold.free(handle, cells as usize);
                 }
             }
         }
@@ -275,12 +284,14 @@ impl<A: Address> Fib<A> {
         let retired: usize = self
             .published
             .iter()
-            .map(|published| published.retired.capacity() * 8)
+            .flat_map(|published| &published.retired)
+            .map(|retired| retired.capacity() * size_of::<(u32, u32)>())
             .sum();
         FibMemory {
             lookup_octets: self.live.lookup * 8 + root + list,
             route_octets: self.live.routes * 8 + root_routes,
             total_octets: self.arena.octets()
+                + self.cold.octets()
                 + root * (1 + self.published.len())
                 + root_routes
                 + self.published.capacity() * size_of::<Published>()
@@ -301,39 +312,60 @@ impl<A: Address> Fib<A> {
             routes,
             node,
             segments: self.arena.segments(),
+            cold: self.cold.segments(),
         }
     }
 
     fn node(&self, handle: u32, shape: Shape) -> Node<'_> {
         Node {
             cells: self.arena.block(handle),
+            cold: self.cold.segments(),
             shape,
         }
     }
 
-    /// Writes the draft into a block of its own.
+    /// Writes the draft into blocks of its own.
     pub(super) fn write_draft(&mut self) -> u32 {
         let extent = self.draft.extent();
-        let handle = self.arena.allocate(extent.cells());
-        self.draft.write(self.arena.block(handle), self.epoch);
+        let (handle, cold) = self.allocate(extent);
+        self.draft.write(
+            self.arena.block(handle),
+            cold,
+            self.cold.block(cold),
+            self.epoch,
+        );
+        handle
+    }
+
+    fn allocate(&mut self, extent: Extent) -> (u32, u32) {
         self.live.lookup += extent.lookup;
         self.live.routes += extent.routes;
-        handle
+        (
+            self.arena.allocate(extent.lookup),
+            self.cold.allocate(extent.routes),
+        )
     }
 
     /// Lets a node's cells go: at once when no snapshot can reach them, later otherwise.
     pub(super) fn release(&mut self, handle: u32, shape: Shape) {
         let node = self.node(handle, shape);
-        let (extent, private) = (node.extent(), node.epoch() == self.epoch);
+        let (extent, cold, private) = (
+            node.extent(),
+            node.cold_handle(),
+            node.epoch() == self.epoch,
+        );
         self.live.lookup -= extent.lookup;
         self.live.routes -= extent.routes;
         match self.published.back_mut() {
             Some(newest) if !private => {
-                newest
-                    .retired
-                    .push((handle, u32::try_from(extent.cells()).unwrap_or_default()));
+                let [nodes, colds] = &mut newest.retired;
+                nodes.push((handle, u32::try_from(extent.lookup).unwrap_or_default()));
+                colds.push((cold, u32::try_from(extent.routes).unwrap_or_default()));
             }
-            Some(_) | None => self.arena.free(handle, extent.cells()),
+            Some(_) | None => {
+                self.arena.free(handle, extent.lookup);
+                self.cold.free(cold, extent.routes);
+            }
         }
     }
 
@@ -354,12 +386,17 @@ impl<A: Address> Fib<A> {
             return handle;
         }
         let extent = node.extent();
-        let copy = self.arena.allocate(extent.cells());
+        let (copy, cold) = self.allocate(extent);
         let (from, to) = (self.node(handle, shape), self.node(copy, shape));
-        from.copy_to(to, extent, self.epoch);
+        copy_cells(from.cells, to.cells, extent.lookup);
+        copy_cells(from.cold_cells(), self.cold.block(cold), extent.routes);
+        store(
+            to.cells,
+            0,
+            load(from.cells, 0) & 0xffff_ffff | u64::from(cold) << 32,
+        );
+        store(to.cold_cells(), 0, self.epoch);
         to.set_child(slot, entry);
-        self.live.lookup += extent.lookup;
-        self.live.routes += extent.routes;
         self.release(handle, shape);
         copy
     }
@@ -510,7 +547,11 @@ impl<A: Address> Fib<A> {
 
     fn read_draft(&mut self, handle: u32, shape: Shape) {
         let cells = self.arena.block(handle);
-        self.draft.read(Node { cells, shape });
+        self.draft.read(Node {
+            cells,
+            cold: self.cold.segments(),
+            shape,
+        });
     }
 
     fn root_entry(&self, slot: usize) -> Entry {

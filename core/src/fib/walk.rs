@@ -23,6 +23,8 @@ pub(super) struct View<'a> {
     /// The root's handle otherwise.
     pub(super) node: u32,
     pub(super) segments: &'a [Segment],
+    /// The segments of cold blocks.
+    pub(super) cold: &'a [Segment],
 }
 
 impl<'a> View<'a> {
@@ -190,6 +192,7 @@ impl<'a> View<'a> {
     fn node(&self, handle: u32, shape: Shape) -> Node<'a> {
         Node {
             cells: block(self.segments, handle),
+            cold: self.cold,
             shape,
         }
     }

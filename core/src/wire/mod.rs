@@ -16,6 +16,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod tcp;
 pub mod udp;
+pub mod virtio;
 pub mod vxlan;
 
 use core::fmt;
@@ -30,6 +31,7 @@ pub use ipv4::Ipv4Header;
 pub use ipv6::Ipv6Header;
 pub use tcp::TcpHeader;
 pub use udp::UdpHeader;
+pub use virtio::VirtioNetHeader;
 pub use vxlan::VxlanHeader;
 
 /// EtherTypes. IEEE 802 numbers, as IANA lists them.
@@ -110,6 +112,8 @@ pub enum Layer {
     Gue,
     /// Geneve.
     Geneve,
+    /// The virtio-net header of a TUN or TAP device.
+    Virtio,
 }
 
 /// What was wrong with it.

@@ -1,0 +1,1 @@
+//! ECN and DSCP across the tunnel.

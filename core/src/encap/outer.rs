@@ -1,0 +1,1 @@
+//! Outer IP and UDP headers.

@@ -1,0 +1,1 @@
+//! What stands between the transport and the inner packet.

@@ -1,0 +1,391 @@
+//! What the engine knows: peers, next hops, routes and this node's own addresses, as one immutable
+//! snapshot.
+//!
+//! A [`TableWriter`] is the one way to change it. It belongs to the control plane; each
+//! [`publish`](TableWriter::publish) makes a new [`Tables`] of a later [`Epoch`], which engines
+//! take between batches. Everything a packet needs is resolved when the tables are built: a next
+//! hop holds the addresses, the encapsulation and the MTU, so that the packet path follows no
+//! further reference.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use ipnet::IpNet;
+
+use crate::encap::Encapsulation;
+use crate::fib::{Fib, FibReader, NextHopId};
+use crate::units::{Epoch, Family, MacAddr, Mtu, Vni};
+
+/// The number of a [`Peer`] in its [`Tables`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PeerId(u16);
+
+impl PeerId {
+    /// The number itself.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Another node of the overlay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// Its name, for people.
+    pub name: String,
+    /// The outer source addresses that it may send from.
+    pub underlay: Vec<IpAddr>,
+    /// What decapsulation does with the DSCP of the outer header.
+    pub dscp: DscpMode,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NextHop {
+    /// On the underlay's own link, without encapsulation; `gateway` is the destination itself when
+    /// absent.
+    Direct {
+        /// The router on the link.
+        gateway: Option<IpAddr>,
+    },
+    /// Through a tunnel.
+    Tunnel(Tunnel),
+    /// Through one of several tunnels of equal cost; a flow stays on one. Never empty.
+    EqualCost(Vec<Tunnel>),
+    /// Nowhere, silently.
+    Blackhole,
+    /// Nowhere, and the sender is told.
+    Prohibit,
+    /// To this node's own device.
+    Local,
+}
+
+/// One way to a peer: everything that encapsulation needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Tunnel {
+    /// The peer at the other end.
+    pub peer: PeerId,
+    /// This node's underlay address: the outer source.
+    pub local: IpAddr,
+    /// The peer's underlay address: the outer destination; of the same family.
+    pub remote: IpAddr,
+    /// How packets are wrapped.
+    pub encapsulation: Encapsulation,
+    /// The largest inner packet that the way carries.
+    pub mtu: Mtu,
+    /// TTL or hop limit of the outer header.
+    pub hop_limit: u8,
+    /// What the DSCP of the outer header is.
+    pub dscp: DscpMode,
+    /// What the ECN bits of the outer header are.
+    pub ecn: EcnMode,
+}
+
+impl Tunnel {
+    /// The family of the underlay.
+    #[must_use]
+    pub const fn underlay_family(&self) -> Family {
+        Family::of(self.remote)
+    }
+}
+
+/// How DSCP crosses the tunnel. RFC 2983.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum DscpMode {
+    /// The outer header has this DSCP (6 bits), whatever is inside; the inner one is left alone.
+    Pipe(u8),
+    /// The inner DSCP is copied out and, at the other end, back in.
+    Uniform,
+}
+
+/// How ECN is written when encapsulating. RFC 6040 section 4.1.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum EcnMode {
+    /// The inner bits are copied: the other end is known to follow RFC 6040.
+    Normal,
+    /// The outer header says "not capable".
+    Compatibility,
+}
+
+/// What this node is: its own addresses and what it receives.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Local {
+    /// Its addresses inside the overlay; the first of each family is the source of ICMP errors.
+    pub addresses: Vec<IpAddr>,
+    /// Its addresses on the underlay.
+    pub underlay: Vec<IpAddr>,
+    /// Its VTEP address: the inner Ethernet source.
+    pub vtep_mac: MacAddr,
+    /// What it decapsulates.
+    pub receive: Receive,
+}
+
+impl Local {
+    /// The address that ICMP errors of `family` come from.
+    #[must_use]
+    pub fn icmp_source(&self, family: Family) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| Family::of(*address) == family)
+    }
+}
+
+/// Which encapsulations this node decapsulates, on which UDP ports.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Receive {
+    /// VXLAN ports.
+    pub vxlan: Vec<u16>,
+    /// Geneve ports.
+    pub geneve: Vec<u16>,
+    /// FOU and GUE ports: the first nibble of the payload tells which it is.
+    pub fou_gue: Vec<u16>,
+    /// Protocols 4 and 41.
+    pub ipip: bool,
+    /// The networks that exist here.
+    pub vnis: Vec<Vni>,
+    /// Whether VXLAN headers with reserved bits set are refused, as the Linux device does.
+    pub strict_vxlan: bool,
+}
+
+/// An immutable snapshot of everything the engine looks up; see the [module](self).
+#[derive(Debug)]
+pub struct Tables {
+    epoch: Epoch,
+    local: Local,
+    peers: Vec<Peer>,
+    peer_by_underlay: HashMap<IpAddr, PeerId, FixedState>,
+    next_hops: Vec<NextHop>,
+    fib_v4: FibReader<Ipv4Addr>,
+    fib_v6: FibReader<Ipv6Addr>,
+}
+
+impl Tables {
+    /// The generation of the snapshot.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// This node.
+    #[must_use]
+    pub const fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// All peers, in the order of their numbers.
+    #[must_use]
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// One peer.
+    #[must_use]
+    pub fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.get(id.index())
+    }
+
+    /// The peer that sends from the outer address `source`.
+    #[must_use]
+    pub fn peer_by_underlay(&self, source: IpAddr) -> Option<PeerId> {
+        self.peer_by_underlay.get(&source).copied()
+    }
+
+    /// One next hop.
+    #[must_use]
+    pub fn next_hop(&self, id: NextHopId) -> Option<&NextHop> {
+        self.next_hops.get(id.index())
+    }
+
+    /// The IPv4 routes.
+    #[must_use]
+    pub const fn fib_v4(&self) -> &FibReader<Ipv4Addr> {
+        &self.fib_v4
+    }
+
+    /// The IPv6 routes.
+    #[must_use]
+    pub const fn fib_v6(&self) -> &FibReader<Ipv6Addr> {
+        &self.fib_v6
+    }
+
+    /// The next hop of the longest prefix that holds `address`.
+    #[must_use]
+    pub fn lookup(&self, address: IpAddr) -> Option<&NextHop> {
+        let id = match address {
+            IpAddr::V4(address) => self.fib_v4.lookup(address),
+            IpAddr::V6(address) => self.fib_v6.lookup(address),
+        };
+        self.next_hop(id?)
+    }
+
+    /// Like [`lookup`](Self::lookup), with the prefix that matched.
+    #[must_use]
+    pub fn lookup_prefix(&self, address: IpAddr) -> Option<(IpNet, &NextHop)> {
+        let (prefix, id) = match address {
+            IpAddr::V4(address) => self
+                .fib_v4
+                .lookup_prefix(address)
+                .map(|(prefix, id)| (prefix.into(), id))?,
+            IpAddr::V6(address) => self
+                .fib_v6
+                .lookup_prefix(address)
+                .map(|(prefix, id)| (prefix.into(), id))?,
+        };
+        Some((prefix, self.next_hop(id)?))
+    }
+}
+
+/// What a [`TableWriter`] refuses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TableError {
+    /// There are as many peers, next hops or routes as the numbers can name.
+    Full,
+    /// Another peer sends from that address already.
+    UnderlayTaken(IpAddr),
+    /// The next hop or peer number is not of this writer.
+    UnknownNumber,
+    /// An equal-cost set is empty.
+    EmptySet,
+}
+
+impl fmt::Display for TableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the table is full"),
+            Self::UnderlayTaken(address) => {
+                write!(f, "another peer has the underlay address {address}")
+            }
+            Self::UnknownNumber => f.write_str("no next hop or peer has that number"),
+            Self::EmptySet => f.write_str("an equal-cost set needs at least one tunnel"),
+        }
+    }
+}
+
+impl core::error::Error for TableError {}
+
+/// The one way to make and change [`Tables`].
+#[derive(Debug)]
+pub struct TableWriter {
+    epoch: Epoch,
+    local: Local,
+    peers: Vec<Peer>,
+    peer_by_underlay: HashMap<IpAddr, PeerId, FixedState>,
+    next_hops: Vec<NextHop>,
+    fib_v4: Fib<Ipv4Addr>,
+    fib_v6: Fib<Ipv6Addr>,
+}
+
+impl TableWriter {
+    /// Starts with no peers and no routes.
+    #[must_use]
+    pub fn new(local: Local) -> Self {
+        Self {
+            epoch: Epoch::default(),
+            local,
+            peers: Vec::new(),
+            peer_by_underlay: HashMap::default(),
+            next_hops: Vec::new(),
+            fib_v4: Fib::new(),
+            fib_v6: Fib::new(),
+        }
+    }
+
+    /// Adds a peer.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::UnderlayTaken`] when another peer has one of its addresses;
+    /// [`TableError::Full`] beyond 65,535 peers.
+    pub fn add_peer(&mut self, peer: Peer) -> Result<PeerId, TableError> {
+        let id = PeerId(u16::try_from(self.peers.len()).map_err(|_| TableError::Full)?);
+        if let Some(taken) = peer
+            .underlay
+            .iter()
+            .find(|address| self.peer_by_underlay.contains_key(*address))
+        {
+            return Err(TableError::UnderlayTaken(*taken));
+        }
+        for address in &peer.underlay {
+            self.peer_by_underlay.insert(*address, id);
+        }
+        self.peers.push(peer);
+        Ok(id)
+    }
+
+    /// The number of `next_hop`, which is added if no equal one is there.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Full`] beyond 32,767 next hops; [`TableError::EmptySet`];
+    /// [`TableError::UnknownNumber`] when it names a peer that was not added.
+    pub fn next_hop(&mut self, next_hop: NextHop) -> Result<NextHopId, TableError> {
+        let tunnels = match &next_hop {
+            NextHop::EqualCost(tunnels) if tunnels.is_empty() => return Err(TableError::EmptySet),
+            NextHop::EqualCost(tunnels) => tunnels.as_slice(),
+            NextHop::Tunnel(tunnel) => core::slice::from_ref(tunnel),
+            NextHop::Direct { .. } | NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => &[],
+        };
+        if tunnels
+            .iter()
+            .any(|tunnel| tunnel.peer.index() >= self.peers.len())
+        {
+            return Err(TableError::UnknownNumber);
+        }
+        let known = self.next_hops.iter().position(|known| *known == next_hop);
+        let index = known.unwrap_or(self.next_hops.len());
+        let id = u16::try_from(index)
+            .ok()
+            .and_then(NextHopId::new)
+            .ok_or(TableError::Full)?;
+        if known.is_none() {
+            self.next_hops.push(next_hop);
+        }
+        Ok(id)
+    }
+
+    /// Routes `prefix` (host bits are cut off) to a next hop, in place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::UnknownNumber`]; [`TableError::Full`].
+    pub fn insert(&mut self, prefix: IpNet, next_hop: NextHopId) -> Result<(), TableError> {
+        if next_hop.index() >= self.next_hops.len() {
+            return Err(TableError::UnknownNumber);
+        }
+        match prefix {
+            IpNet::V4(prefix) => self.fib_v4.insert(prefix, next_hop),
+            IpNet::V6(prefix) => self.fib_v6.insert(prefix, next_hop),
+        }
+        .map(drop)
+        .map_err(|_| TableError::Full)
+    }
+
+    /// Removes the route of exactly `prefix` and returns whether there was one.
+    pub fn remove(&mut self, prefix: IpNet) -> bool {
+        match prefix {
+            IpNet::V4(prefix) => self.fib_v4.remove(prefix),
+            IpNet::V6(prefix) => self.fib_v6.remove(prefix),
+        }
+        .is_some()
+    }
+
+    /// Makes a snapshot of the next generation.
+    pub fn publish(&mut self) -> Arc<Tables> {
+        self.epoch.0 += 1;
+        Arc::new(Tables {
+            epoch: self.epoch,
+            local: self.local.clone(),
+            peers: self.peers.clone(),
+            peer_by_underlay: self.peer_by_underlay.clone(),
+            next_hops: self.next_hops.clone(),
+            fib_v4: self.fib_v4.reader(),
+            fib_v6: self.fib_v6.reader(),
+        })
+    }
+}
