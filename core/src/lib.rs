@@ -1,6 +1,6 @@
 //! Warren core.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 

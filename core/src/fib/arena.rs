@@ -24,6 +24,14 @@ pub(super) fn block(segments: &[Segment], handle: u32) -> &[AtomicU64] {
         .unwrap_or_default()
 }
 
+/// Cell `at` of the block at `handle`.
+#[inline(always)]
+pub(super) fn cell(segments: &[Segment], handle: u32, at: usize) -> Option<&AtomicU64> {
+    segments
+        .get((handle >> OFFSET_BITS) as usize)?
+        .get((handle & OFFSET_MASK) as usize + at)
+}
+
 /// Cell `at` of `block`; 0 past its end.
 #[inline(always)]
 pub(super) fn load(block: &[AtomicU64], at: usize) -> u64 {

@@ -30,6 +30,11 @@ mod build;
 mod draft;
 mod node;
 mod reader;
+#[allow(
+    unsafe_code,
+    reason = "calls code compiled for the processor that was found"
+)]
+mod simd;
 mod table;
 mod walk;
 
@@ -38,6 +43,7 @@ mod tests;
 
 pub use address::Address;
 pub use reader::FibReader;
+pub use simd::SimdLevel;
 pub use table::Fib;
 pub use walk::{Covering, Routes};
 

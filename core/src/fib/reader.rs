@@ -8,8 +8,8 @@ use core::marker::PhantomData;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::Segment;
-use super::batch;
 use super::node::RouteCell;
+use super::simd::{Level, SimdLevel};
 use super::walk::{Covering, Routes, View};
 
 /// An immutable snapshot of a [`Fib`](super::Fib), for workers.
@@ -20,6 +20,7 @@ use super::walk::{Covering, Routes, View};
 #[derive(Clone, Debug)]
 pub struct FibReader<A> {
     snapshot: Arc<Snapshot>,
+    level: Level,
     family: PhantomData<A>,
 }
 
@@ -43,17 +44,34 @@ pub(super) enum Root {
 }
 
 impl<A: Address> FibReader<A> {
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, level: Level) -> Self {
         Self {
             snapshot,
+            level,
             family: PhantomData,
         }
+    }
+
+    /// The same snapshot, looked up with no more than `level` of the machine's instructions: for tests and
+    /// comparisons. A level that the machine lacks gives the highest that it has.
+    #[must_use]
+    pub fn with_simd_level(self, level: SimdLevel) -> Self {
+        Self {
+            level: Level::new(level),
+            ..self
+        }
+    }
+
+    /// The instructions that lookups use.
+    #[must_use]
+    pub fn simd_level(&self) -> SimdLevel {
+        self.level.get()
     }
 
     /// The next hop of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        NextHopId::from_code(self.view().lookup::<A>(address.to_key()))
+        NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), address.to_key()))
     }
 
     /// Looks up each of `addresses` and writes the answer to the same place in `next_hops`.
@@ -61,7 +79,7 @@ impl<A: Address> FibReader<A> {
     /// When the two differ in length, only as many as the shorter holds are done. Batches of 32 to 256 keep several
     /// memory accesses in flight at once: a lookup then costs a fraction of a single one.
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-        batch::lookup(&self.view(), addresses, next_hops);
+        self.level.lookup(&self.view(), addresses, next_hops);
     }
 
     /// The longest prefix that holds `address`, and its next hop.

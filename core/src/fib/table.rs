@@ -26,6 +26,7 @@ use super::arena::{Arena, Segment, copy_cells, load, store};
 use super::draft::Draft;
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::reader::{FibReader, Root, Snapshot};
+use super::simd::{Level, SimdLevel};
 use super::walk::{Covering, Routes, View};
 use super::{FibError, FibMemory, NextHopId};
 
@@ -47,6 +48,7 @@ pub struct Fib<A> {
     published: VecDeque<Published>,
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
+    level: Level,
     family: PhantomData<A>,
 }
 
@@ -88,6 +90,7 @@ impl<A: Address> Fib<A> {
             epoch: 1,
             published: VecDeque::new(),
             live: Extent::default(),
+            level: Level::new(SimdLevel::detect()),
             family: PhantomData,
         };
         // Handle 0 means "no child". It is also the handle of an empty chunk, so that a batch can go through it
@@ -190,7 +193,7 @@ impl<A: Address> Fib<A> {
             retired: Default::default(),
         });
         self.epoch += 1;
-        FibReader::new(snapshot)
+        FibReader::new(snapshot, self.level)
     }
 
     /// Takes back the memory of replaced nodes that no reader can reach any more; [`reader`](Self::reader) does it too.
