@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use warren_core::fib::{Fib, FibReader, NextHopId};
+use warren_core::fib::{Fib, FibReader, NextHopId, SimdLevel};
 
 use crate::routes::Family;
 
@@ -67,6 +67,12 @@ impl<A: Family> Warren<A> {
         let mut fib = Fib::from_routes(routes).expect("far below the limit");
         (Self(fib.reader()), fib)
     }
+
+    /// The same table, looked up by portable code.
+    #[must_use]
+    pub fn portable(&self) -> Self {
+        Self(self.0.clone().with_simd_level(SimdLevel::Portable))
+    }
 }
 
 /// The next hop of number `n`.
@@ -81,7 +87,11 @@ fn number(next_hop: Option<NextHopId>) -> u16 {
 
 impl<A: Family> Table<A> for Warren<A> {
     fn name(&self) -> &'static str {
-        "warren"
+        if self.0.simd_level() == SimdLevel::Portable {
+            "warren portable"
+        } else {
+            "warren"
+        }
     }
 
     #[inline]

@@ -30,7 +30,9 @@ fn main() {
             };
             let (ours, fib) = Warren::new(&routes);
             println!("\n{set} ipv4: {} routes, {:?}", routes.len(), fib.memory());
-            let mut tables: Vec<Box<dyn Table<Ipv4Addr>>> = vec![Box::new(ours)];
+            let portable = ours.portable();
+            let mut tables: Vec<Box<dyn Table<Ipv4Addr>>> =
+                vec![Box::new(ours), Box::new(portable)];
             #[cfg(warren_dpdk)]
             match warren_benches::dpdk::RteFib::new(&routes) {
                 Some(table) => tables.push(Box::new(table)),
@@ -51,7 +53,9 @@ fn main() {
             };
             let (ours, fib) = Warren::new(&routes);
             println!("\n{set} ipv6: {} routes, {:?}", routes.len(), fib.memory());
-            let mut tables: Vec<Box<dyn Table<Ipv6Addr>>> = vec![Box::new(ours)];
+            let portable = ours.portable();
+            let mut tables: Vec<Box<dyn Table<Ipv6Addr>>> =
+                vec![Box::new(ours), Box::new(portable)];
             #[cfg(warren_dpdk)]
             match warren_benches::dpdk::RteFib6::new(&routes) {
                 Some(table) => tables.push(Box::new(table)),

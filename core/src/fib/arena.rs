@@ -27,9 +27,17 @@ pub(super) fn block(segments: &[Segment], handle: u32) -> &[AtomicU64] {
 /// Cell `at` of the block at `handle`.
 #[inline(always)]
 pub(super) fn cell(segments: &[Segment], handle: u32, at: usize) -> Option<&AtomicU64> {
-    segments
-        .get((handle >> OFFSET_BITS) as usize)?
-        .get((handle & OFFSET_MASK) as usize + at)
+    let (segment, offset) = place(handle);
+    segments.get(segment)?.get(offset + at)
+}
+
+/// The segment and the offset that `handle` names.
+#[inline(always)]
+pub(super) const fn place(handle: u32) -> (usize, usize) {
+    (
+        (handle >> OFFSET_BITS) as usize,
+        (handle & OFFSET_MASK) as usize,
+    )
 }
 
 /// Cell `at` of `block`; 0 past its end.

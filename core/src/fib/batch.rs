@@ -22,6 +22,9 @@ use super::walk::View;
 pub(super) trait Machine: Copy {
     /// Asks for the line of `cell`, which will be read soon.
     fn prefetch(self, cell: &AtomicU64);
+
+    /// Cell `at` of the block at `handle`, both as the table has them.
+    fn cell(self, segments: &[Segment], handle: u32, at: usize) -> &AtomicU64;
 }
 
 /// Portable code: nothing but the language.
@@ -31,6 +34,11 @@ pub(super) struct Portable;
 impl Machine for Portable {
     #[inline(always)]
     fn prefetch(self, _: &AtomicU64) {}
+
+    #[inline(always)]
+    fn cell(self, segments: &[Segment], handle: u32, at: usize) -> &AtomicU64 {
+        cell(segments, handle, at).unwrap_or(&ZERO)
+    }
 }
 
 /// Looks up each of `addresses`.
@@ -59,53 +67,58 @@ pub(super) fn lookup<A: Address>(
 
 /// The code for one address of a table whose root is laid out slot by slot.
 #[inline(always)]
-pub(super) fn lookup_one<A: Address>(view: &View<'_>, key: u128) -> u16 {
+pub(super) fn lookup_one<A: Address>(machine: impl Machine, view: &View<'_>, key: u128) -> u16 {
     let Ok(slots) = <&Slots>::try_from(view.slots) else {
         return view.lookup::<A>(key);
     };
     let segments = view.segments;
-    let mut entry = root_entry(slots, (key >> (128 - u32::from(ROOT_STRIDE))) as usize);
-    let mut code = entry.code();
+    let root = root_entry(slots, (key >> (128 - u32::from(ROOT_STRIDE))) as usize);
     if A::BITS == 32 {
         let key = (key >> 96) as u32;
-        let place = narrow_place(segments, entry.handle(), CHUNK, key >> 8 & 0x7ff);
-        let leaf = place.read();
-        if leaf != 0 {
-            code = leaf;
+        let leaf = narrow_leaf(machine, segments, root.handle(), CHUNK, key >> 8 & 0x7ff);
+        if u64::from(leaf) & NARROW_CHILD == 0 {
+            return first_of([leaf, root.code()]);
         }
-        if u64::from(leaf) & NARROW_CHILD != 0 {
-            let entry = narrow_child(segments, entry.handle(), leaf);
-            let below = narrow_place(segments, entry.handle(), TAIL, key & 0xff).read();
-            code = first_of([
-                below,
-                entry.code(),
-                root_entry(slots, (key >> 19) as usize).code(),
-            ]);
-        }
-        return code;
+        let entry = narrow_child(machine, segments, root.handle(), leaf);
+        let below = narrow_leaf(machine, segments, entry.handle(), TAIL, key & 0xff);
+        return first_of([below, entry.code(), root.code()]);
     }
-    let mut depth = 24;
-    entry = wide_entry(
+    let (high, low) = ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64);
+    let mut entry = wide_entry(
+        machine,
         segments,
-        entry.handle(),
+        root.handle(),
         WIDE_CHUNK,
-        (key >> 104 & 0x7ff) as u32,
+        (high >> 40 & 0x7ff) as u32,
     );
-    loop {
-        if entry.code() != 0 {
-            code = entry.code();
+    let mut code = first_of([entry.code(), root.code()]);
+    let mut depth = 24;
+    while entry.has_child() {
+        let skip = u32::from(entry.skip());
+        if skip > 0 {
+            let expected = machine
+                .cell(segments, entry.handle(), 1)
+                .load(Ordering::Relaxed);
+            if expected
+                != window(high, low, depth)
+                    .checked_shr(64 - 8 * skip)
+                    .unwrap_or(0)
+            {
+                return code;
+            }
+            depth += 8 * skip;
         }
-        if !entry.has_child() {
-            return code;
-        }
-        let skip = entry.skip();
-        if skip > 0 && load(segments, entry.handle(), 1) != octets(key, depth, skip) {
-            return code;
-        }
-        depth += 8 * skip;
-        entry = wide_entry(segments, entry.handle(), WIDE_TAIL, octet(key, depth));
+        entry = wide_entry(
+            machine,
+            segments,
+            entry.handle(),
+            WIDE_TAIL,
+            half(high, low, depth) & 0xff,
+        );
+        code = first_of([entry.code(), code]);
         depth += 8;
     }
+    code
 }
 
 /// A group of IPv4 addresses.
@@ -117,82 +130,77 @@ fn narrow<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    let mut lanes = [Lane {
-        cell: &ZERO,
-        root: Entry(0),
-        slot: 0,
-    }; LANES];
-    for (address, lane) in addresses.iter().zip(&mut lanes) {
+    // Array by array, not an array of structures: what is stored in one size is read in the same.
+    let mut roots = [Entry(0); LANES];
+    let mut cells = [&ZERO; LANES];
+    let mut places = [0_u32; LANES];
+    for ((address, root), cell) in addresses.iter().zip(&mut roots).zip(&mut cells) {
         let key = (address.to_key() >> 96) as u32;
-        let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
-        let slot = key >> 8 & 0x7ff;
-        let cell = cell(segments, root.handle(), CHUNK.header() + word_of(slot)).unwrap_or(&ZERO);
+        *root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
+        *cell = machine.cell(
+            segments,
+            root.handle(),
+            CHUNK.header() + word_of(key >> 8 & 0x7ff),
+        );
         machine.prefetch(cell);
-        *lane = Lane { cell, root, slot };
     }
-    for lane in lanes.iter_mut().take(addresses.len()) {
-        let index = leaf_index(lane.cell.load(Ordering::Relaxed), lane.slot);
-        lane.cell = cell(segments, lane.root.handle(), index / 4).unwrap_or(&ZERO);
-        lane.slot = (index % 4 * 16) as u32;
-        machine.prefetch(lane.cell);
+    for (((address, root), cell), place) in addresses
+        .iter()
+        .zip(&roots)
+        .zip(&mut cells)
+        .zip(&mut places)
+    {
+        let key = (address.to_key() >> 96) as u32;
+        let index = leaf_index(cell.load(Ordering::Relaxed), key >> 8 & 0x7ff);
+        *cell = machine.cell(segments, root.handle(), index / 4);
+        *place = (index % 4 * 16) as u32;
+        machine.prefetch(cell);
     }
+    let mut leaves = [0_u16; LANES];
     let mut deeper = [0_u8; LANES];
     let mut count = 0;
-    for (number, (lane, next_hop)) in (0_u8..).zip(lanes.iter().zip(next_hops.iter_mut())) {
-        let leaf = (lane.cell.load(Ordering::Relaxed) >> lane.slot & 0xffff) as u16;
-        *next_hop = NextHopId::from_code(first_of([leaf, lane.root.code()]));
-        if let Some(deeper) = deeper.get_mut(count) {
+    let found = roots.iter().zip(&cells).zip(&places).zip(&mut leaves);
+    for (number, ((((root, cell), place), leaf), next_hop)) in
+        (0_u8..).zip(found.zip(next_hops.iter_mut()))
+    {
+        *leaf = (cell.load(Ordering::Relaxed) >> (place & 63) & 0xffff) as u16;
+        *next_hop = NextHopId::from_code(first_of([*leaf, root.code()]));
+        if let Some(deeper) = deeper.get_mut(count % LANES) {
             *deeper = number;
         }
-        count += usize::from(u64::from(leaf) & NARROW_CHILD != 0);
+        count += usize::from(u64::from(*leaf) & NARROW_CHILD != 0);
     }
-    if count > 0 {
-        narrow_deeper(
-            machine,
-            segments,
-            addresses,
-            next_hops,
-            &mut lanes,
-            deeper.get(..count).unwrap_or_default(),
-        );
-    }
-}
-
-/// Those of a group of IPv4 addresses that longer prefixes lie below of; their answers so far are narrow leaves.
-#[inline(always)]
-fn narrow_deeper<A: Address>(
-    machine: impl Machine,
-    segments: &[Segment],
-    addresses: &[A],
-    next_hops: &mut [Option<NextHopId>],
-    lanes: &mut [Lane<'_>; LANES],
-    deeper: &[u8],
-) {
-    let mut entries = [Entry(0); LANES];
-    for (number, entry) in deeper.iter().zip(&mut entries) {
-        let number = usize::from(*number);
-        let (Some(lane), Some(next_hop)) = (lanes.get(number), next_hops.get(number)) else {
+    for number in deeper.iter().take(count) {
+        let number = usize::from(*number) % LANES;
+        let (Some(root), Some(leaf), Some(cell), Some(address)) = (
+            roots.get_mut(number),
+            leaves.get(number),
+            cells.get_mut(number),
+            addresses.get(number),
+        ) else {
             continue;
         };
-        *entry = narrow_child(
-            segments,
-            lane.root.handle(),
-            next_hop.map_or(0, NextHopId::code),
-        );
-        machine.prefetch(cell(segments, entry.handle(), TAIL.header()).unwrap_or(&ZERO));
+        let entry = narrow_child(machine, segments, root.handle(), *leaf);
+        let slot = (address.to_key() >> 96) as u32 & 0xff;
+        *cell = machine.cell(segments, entry.handle(), TAIL.header() + word_of(slot));
+        machine.prefetch(cell);
+        *root = entry.with_code(first_of([entry.code(), root.code()]));
     }
-    for (number, entry) in deeper.iter().zip(&entries) {
-        let number = usize::from(*number);
-        let (Some(lane), Some(address), Some(next_hop)) = (
-            lanes.get(number),
+    for number in deeper.iter().take(count) {
+        let number = usize::from(*number) % LANES;
+        let (Some(root), Some(cell), Some(address), Some(next_hop)) = (
+            roots.get(number),
+            cells.get(number),
             addresses.get(number),
             next_hops.get_mut(number),
         ) else {
             continue;
         };
-        let key = (address.to_key() >> 96) as u32;
-        let leaf = narrow_place(segments, entry.handle(), TAIL, key & 0xff).read();
-        *next_hop = NextHopId::from_code(first_of([leaf, entry.code(), lane.root.code()]));
+        let slot = (address.to_key() >> 96) as u32 & 0xff;
+        let index = leaf_index(cell.load(Ordering::Relaxed), slot);
+        let cell = machine.cell(segments, root.handle(), index / 4);
+        let leaf = (cell.load(Ordering::Relaxed) >> (index % 4 * 16) & 0xffff) as u16;
+        *next_hop = NextHopId::from_code(first_of([leaf, root.code()]));
     }
 }
 
@@ -205,57 +213,82 @@ fn wide<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    let mut walks = [Walk {
-        cell: &ZERO,
-        high: 0,
-        low: 0,
-        handle: 0,
-        slot: 0,
-        number: 0,
-        depth: 24,
-        code: 0,
-    }; LANES];
-    for (number, (address, walk)) in (0_u8..).zip(addresses.iter().zip(&mut walks)) {
-        let key = address.to_key();
-        walk.high = (key >> 64) as u64;
-        walk.low = (key & 0xffff_ffff_ffff_ffff) as u64;
-        let root = root_entry(slots, (walk.high >> (64 - ROOT_STRIDE)) as usize);
-        walk.number = number;
-        walk.code = root.code();
-        walk.handle = root.handle();
-        walk.slot = (walk.high >> 40 & 0x7ff) as u32;
-        walk.cell = cell(
+    let mut handles = [0_u32; LANES];
+    let mut cells = [&ZERO; LANES];
+    let mut depths = [24_u8; LANES];
+    let mut codes = [0_u16; LANES];
+    let mut active = [0_u8; LANES];
+    let starts = addresses
+        .iter()
+        .zip(&mut handles)
+        .zip(&mut cells)
+        .zip(&mut codes);
+    for (((address, handle), cell), code) in starts {
+        let high = (address.to_key() >> 64) as u64;
+        let root = root_entry(slots, (high >> (64 - ROOT_STRIDE)) as usize);
+        *code = root.code();
+        *handle = root.handle();
+        *cell = machine.cell(
             segments,
-            walk.handle,
-            WIDE_CHUNK.header() + word_of(walk.slot),
-        )
-        .unwrap_or(&ZERO);
-        machine.prefetch(walk.cell);
+            root.handle(),
+            WIDE_CHUNK.header() + word_of((high >> 40 & 0x7ff) as u32),
+        );
+        machine.prefetch(cell);
     }
-    let mut count = addresses.len();
+    for (number, place) in (0_u8..).zip(&mut active) {
+        *place = number;
+    }
+    let mut count = addresses.len().min(LANES);
+    let mut chunk = true;
     while count > 0 {
-        for walk in walks.iter_mut().take(count) {
-            let index = leaf_index(walk.cell.load(Ordering::Relaxed), walk.slot);
-            walk.cell = cell(segments, walk.handle, index).unwrap_or(&ZERO);
-            machine.prefetch(walk.cell);
-        }
-        // Those that go on move to the front, their next node asked for; the others answer.
-        let mut left = 0;
-        for at in 0..count {
-            let Some(mut walk) = walks.get(at).copied() else {
+        for number in active.iter().take(count) {
+            let number = usize::from(*number) % LANES;
+            let (Some(address), Some(handle), Some(cell), Some(depth)) = (
+                addresses.get(number),
+                handles.get(number),
+                cells.get_mut(number),
+                depths.get_mut(number),
+            ) else {
                 continue;
             };
-            let entry = Entry(walk.cell.load(Ordering::Relaxed));
-            walk.code = first_of([entry.code(), walk.code]);
-            if let Some(next_hop) = next_hops.get_mut(usize::from(walk.number)) {
-                *next_hop = NextHopId::from_code(walk.code);
-            }
-            walk.handle = entry.handle();
-            walk.slot = u32::from(entry.skip());
-            walk.cell = cell(segments, walk.handle, 1).unwrap_or(&ZERO);
-            machine.prefetch(walk.cell);
-            if let Some(place) = walks.get_mut(left) {
-                *place = walk;
+            let key = address.to_key();
+            let (high, low) = ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64);
+            let slot = if chunk {
+                (high >> 40 & 0x7ff) as u32
+            } else {
+                half(high, low, u32::from(*depth)) & 0xff
+            };
+            *depth += if chunk { 0 } else { 8 };
+            *cell = machine.cell(
+                segments,
+                *handle,
+                leaf_index(cell.load(Ordering::Relaxed), slot),
+            );
+            machine.prefetch(cell);
+        }
+        chunk = false;
+        // Those that go on move to the front of the list, their next node asked for; all note their answers.
+        let mut left = 0;
+        let mut skips = [0_u8; LANES];
+        for at in 0..count {
+            let number = active.get(at % LANES).copied().unwrap_or_default();
+            let lane = usize::from(number) % LANES;
+            let (Some(handle), Some(cell), Some(code), Some(skip)) = (
+                handles.get_mut(lane),
+                cells.get_mut(lane),
+                codes.get_mut(lane),
+                skips.get_mut(lane),
+            ) else {
+                continue;
+            };
+            let entry = Entry(cell.load(Ordering::Relaxed));
+            *code = first_of([entry.code(), *code]);
+            *handle = entry.handle();
+            *skip = entry.skip();
+            *cell = machine.cell(segments, *handle, 1);
+            machine.prefetch(cell);
+            if let Some(place) = active.get_mut(left % LANES) {
+                *place = number;
             }
             left += usize::from(entry.has_child());
         }
@@ -263,28 +296,35 @@ fn wide<A: Address>(
         // Skipped octets that do not match end a walk.
         left = 0;
         for at in 0..count {
-            let Some(mut walk) = walks.get(at).copied() else {
+            let number = active.get(at % LANES).copied().unwrap_or_default();
+            let lane = usize::from(number) % LANES;
+            let (Some(address), Some(handle), Some(cell), Some(depth), Some(skip)) = (
+                addresses.get(lane),
+                handles.get(lane),
+                cells.get_mut(lane),
+                depths.get_mut(lane),
+                skips.get(lane),
+            ) else {
                 continue;
             };
-            let skip = walk.slot;
-            let window = window(walk.high, walk.low, walk.depth);
-            let matches =
-                window.checked_shr(64 - 8 * skip).unwrap_or(0) == walk.cell.load(Ordering::Relaxed);
-            walk.depth += 8 * skip;
-            walk.slot = half(walk.high, walk.low, walk.depth) & 0xff;
-            walk.depth += 8;
-            walk.cell = cell(
-                segments,
-                walk.handle,
-                WIDE_TAIL.header() + word_of(walk.slot),
-            )
-            .unwrap_or(&ZERO);
-            if let Some(place) = walks.get_mut(left) {
-                *place = walk;
+            let key = address.to_key();
+            let (high, low) = ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64);
+            let seen = window(high, low, u32::from(*depth))
+                .checked_shr(64 - 8 * u32::from(*skip))
+                .unwrap_or(0);
+            let matches = seen == cell.load(Ordering::Relaxed) || *skip == 0;
+            *depth += 8 * skip;
+            let slot = half(high, low, u32::from(*depth)) & 0xff;
+            *cell = machine.cell(segments, *handle, WIDE_TAIL.header() + word_of(slot));
+            if let Some(place) = active.get_mut(left % LANES) {
+                *place = number;
             }
-            left += usize::from(matches || skip == 0);
+            left += usize::from(matches);
         }
         count = left;
+    }
+    for (code, next_hop) in codes.iter().zip(next_hops.iter_mut()) {
+        *next_hop = NextHopId::from_code(*code);
     }
 }
 
@@ -293,49 +333,48 @@ fn root_entry(slots: &Slots, slot: usize) -> Entry {
     Entry(slots.get(slot).copied().unwrap_or_default())
 }
 
-/// Where a narrow leaf is: the cell, and the bits before it.
-struct Place<'a> {
-    cell: &'a AtomicU64,
-    bits: u32,
-}
-
-impl Place<'_> {
-    #[inline(always)]
-    fn read(&self) -> u16 {
-        (self.cell.load(Ordering::Relaxed) >> self.bits & 0xffff) as u16
-    }
-}
-
 #[inline(always)]
-fn narrow_place(segments: &[Segment], handle: u32, shape: Shape, slot: u32) -> Place<'_> {
-    let index = leaf_index(load(segments, handle, shape.header() + word_of(slot)), slot);
-    Place {
-        cell: cell(segments, handle, index / 4).unwrap_or(&ZERO),
-        bits: (index % 4 * 16) as u32,
-    }
+fn narrow_leaf(
+    machine: impl Machine,
+    segments: &[Segment],
+    handle: u32,
+    shape: Shape,
+    slot: u32,
+) -> u16 {
+    let word = machine
+        .cell(segments, handle, shape.header() + word_of(slot))
+        .load(Ordering::Relaxed);
+    let index = leaf_index(word, slot);
+    (machine
+        .cell(segments, handle, index / 4)
+        .load(Ordering::Relaxed)
+        >> (index % 4 * 16)
+        & 0xffff) as u16
 }
 
 /// The entry that the narrow leaf `leaf` of the chunk at `handle` points to.
 #[inline(always)]
-fn narrow_child(segments: &[Segment], handle: u32, leaf: u16) -> Entry {
-    Entry(load(
-        segments,
-        handle,
-        CHUNK.header() + CHUNK.words() + usize::from(leaf & 0x7fff),
-    ))
+fn narrow_child(machine: impl Machine, segments: &[Segment], handle: u32, leaf: u16) -> Entry {
+    let at = CHUNK.header() + CHUNK.words() + usize::from(leaf & 0x7fff);
+    Entry(machine.cell(segments, handle, at).load(Ordering::Relaxed))
 }
 
 #[inline(always)]
-fn wide_entry(segments: &[Segment], handle: u32, shape: Shape, slot: u32) -> Entry {
-    let index = leaf_index(load(segments, handle, shape.header() + word_of(slot)), slot);
-    Entry(load(segments, handle, index))
-}
-
-#[inline(always)]
-fn load(segments: &[Segment], handle: u32, at: usize) -> u64 {
-    cell(segments, handle, at)
-        .unwrap_or(&ZERO)
-        .load(Ordering::Relaxed)
+fn wide_entry(
+    machine: impl Machine,
+    segments: &[Segment],
+    handle: u32,
+    shape: Shape,
+    slot: u32,
+) -> Entry {
+    let word = machine
+        .cell(segments, handle, shape.header() + word_of(slot))
+        .load(Ordering::Relaxed);
+    Entry(
+        machine
+            .cell(segments, handle, leaf_index(word, slot))
+            .load(Ordering::Relaxed),
+    )
 }
 
 #[inline(always)]
@@ -359,16 +398,6 @@ fn first_of<const N: usize>(codes: [u16; N]) -> u16 {
         .fold(0, |below, code| if code == 0 { below } else { code })
 }
 
-/// The octet of `key` that starts at bit `depth`, which is a multiple of 8.
-#[inline(always)]
-fn octet(key: u128, depth: u8) -> u32 {
-    half(
-        (key >> 64) as u64,
-        (key & 0xffff_ffff_ffff_ffff) as u64,
-        u32::from(depth),
-    ) & 0xff
-}
-
 /// 32 bits, the lowest 8 of which are the octet at bit `depth`.
 #[inline(always)]
 fn half(high: u64, low: u64, depth: u32) -> u32 {
@@ -381,39 +410,6 @@ fn half(high: u64, low: u64, depth: u32) -> u32 {
 fn window(high: u64, low: u64, depth: u32) -> u64 {
     let (first, second) = if depth < 64 { (high, low) } else { (low, 0) };
     first << (depth & 63) | (second >> 1) >> (!depth & 63)
-}
-
-/// The `count` octets of `key` after bit `depth`, right-aligned; `count` is 1 to 8.
-#[inline(always)]
-fn octets(key: u128, depth: u8, count: u8) -> u64 {
-    let window = window(
-        (key >> 64) as u64,
-        (key & 0xffff_ffff_ffff_ffff) as u64,
-        u32::from(depth),
-    );
-    window.checked_shr(64 - 8 * u32::from(count)).unwrap_or(0)
-}
-
-/// An IPv4 address on its way down: the cell to read next, and what to read in it (first the slot, then the bits
-/// before the leaf).
-#[derive(Clone, Copy)]
-struct Lane<'a> {
-    cell: &'a AtomicU64,
-    root: Entry,
-    slot: u32,
-}
-
-/// An IPv6 address on its way down.
-#[derive(Clone, Copy)]
-struct Walk<'a> {
-    cell: &'a AtomicU64,
-    high: u64,
-    low: u64,
-    handle: u32,
-    slot: u32,
-    depth: u32,
-    code: u16,
-    number: u8,
 }
 
 type Slots = [u64; 1 << ROOT_STRIDE];
