@@ -9,6 +9,7 @@ use super::address::{Address, prefix_mask};
 use super::table::WriterRoot;
 use super::{Fib, FibReader, NextHopId, SimdLevel};
 
+mod full;
 mod rng;
 mod small;
 
