@@ -19,13 +19,13 @@ use warren_benches::tables::{Warren, id};
 use warren_core::fib::Fib;
 
 fn main() {
-    report(&routes::full::<Ipv4Addr>());
-    report(&routes::full::<Ipv6Addr>());
+    report::<Ipv4Addr>(&routes::full::<Ipv4Addr>());
+    report::<Ipv6Addr>(&routes::full::<Ipv6Addr>());
 }
 
 fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
     println!("\n{}: {} routes", A::NAME, routes.len());
-    build(routes);
+    build::<A>(routes);
     let (_, mut fib) = Warren::<A>::new(routes);
     let memory = fib.memory();
     let per_route = |octets: usize| octets as f64 / routes.len() as f64;
@@ -34,7 +34,7 @@ fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
         per_route(memory.lookup_octets),
         per_route(memory.total_octets)
     );
-    single(&mut fib, routes);
+    single::<A>(&mut fib, routes);
     let trace = routes::matched::<A>(routes);
     for (name, batch, rate) in [
         ("idle", 0, 0.0),
