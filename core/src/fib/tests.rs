@@ -1,4 +1,5 @@
 //! Tests of the table against slow twins: a list that is scanned, and the `prefix-trie` crate.
+#![allow(clippy::cast_possible_truncation, reason = "tests draw small numbers")]
 
 extern crate std;
 
