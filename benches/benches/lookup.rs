@@ -1,7 +1,11 @@
 //! What does a route lookup cost? By family, table, trace and way of asking; and a build, an insert with a remove.
 //!
 //! `WARREN_ROUTES=table.txt.gz cargo bench -p warren-benches --bench lookup`. The peers are in `lookup-ratios`.
-#![allow(missing_docs, clippy::indexing_slicing, reason = "criterion's macros; traces of known size")]
+#![allow(
+    missing_docs,
+    clippy::indexing_slicing,
+    reason = "criterion's macros; traces of known size"
+)]
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};

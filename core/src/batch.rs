@@ -154,6 +154,12 @@ impl Batch {
         self.frame_mut(self.frames.len() - 1)
     }
 
+    /// Forgets all frames but the first `count`. Their room is not given back before
+    /// [`clear`](Self::clear).
+    pub fn truncate(&mut self, count: usize) {
+        self.frames.truncate(count);
+    }
+
     /// Copies `bytes` into a new frame: the convenient way in for tests and slow paths.
     pub fn push(&mut self, bytes: &[u8], link: Link) -> Option<Frame<'_>> {
         self.vacancy()?
@@ -243,6 +249,27 @@ impl Link {
         hop_limit: 0,
         dont_fragment: false,
     };
+
+    /// The same as the other end sees it: addresses and ports change places.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        let transport = match self.transport {
+            Transport::Udp {
+                local_port,
+                remote_port,
+            } => Transport::Udp {
+                local_port: remote_port,
+                remote_port: local_port,
+            },
+            Transport::Ip { protocol } => Transport::Ip { protocol },
+        };
+        Self {
+            local: self.remote,
+            remote: self.local,
+            transport,
+            ..self
+        }
+    }
 }
 
 /// What carries a frame over the underlay.

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use tun::AbstractDevice;
@@ -38,6 +39,25 @@ pub(crate) fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Waits until `holds` does, for up to ten seconds.
+///
+/// For what a dropped descriptor brings about: another test that starts a process
+/// at that moment holds a duplicate of it from fork to exec, and no event tells
+/// of its end.
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came to hold");
+        thread::yield_now();
+    }
+}
+
+/// Makes the calling thread an ordinary user: `nobody`, without any capability.
+/// The thread must end with the test.
+pub(crate) fn become_nobody_on_this_thread() {
+    crate::sys::process::become_user_on_this_thread(NOBODY).unwrap();
+}
+
 /// Whether the tests may make TUN devices; says why where they may not.
 pub(crate) fn tun_is_usable() -> bool {
     match crate::sys::tun::open() {
@@ -59,3 +79,6 @@ fn loopback_up() {
         .tun_name("lo");
     tun::create(&config).unwrap().enabled(true).unwrap();
 }
+
+/// User and group id of `nobody` by long custom.
+const NOBODY: u32 = 65534;

@@ -31,7 +31,8 @@ pub use crate::sys::address::Family;
 pub use crate::sys::control::SendControl;
 pub use crate::sys::errqueue::{Origin, QueuedError};
 pub use crate::sys::mmsg::{
-    Damage, Datagram, ReceiveCounters, ReceiveRing, RingFull, SendRing, SendTurn, Transmit,
+    Damage, Datagram, ReceiveCounters, ReceiveRing, ReceiveTurn, RingFull, SendRing, SendTurn,
+    Transmit,
 };
 use crate::sys::sockopt::{self, IntOption};
 
@@ -51,7 +52,7 @@ pub enum PathMtu {
 }
 
 impl PathMtu {
-    const fn value(self) -> i32 {
+    pub(crate) const fn value(self) -> i32 {
         match self {
             Self::Probe => libc::IP_PMTUDISC_PROBE,
             Self::Kernel => libc::IP_PMTUDISC_DO,
@@ -104,7 +105,7 @@ impl UdpConfig {
 /// What became of datagrams to send, and what the network reported. Kept by the
 /// worker, not by the socket: several sockets may share one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct UdpCounters {
+pub struct SocketCounters {
     /// Messages that the kernel took for sending; a train counts once.
     pub sent: u64,
     /// Messages given up because the send buffer was full.
@@ -190,9 +191,9 @@ impl Udp {
         &self,
         ring: &mut ReceiveRing,
         slices: impl IntoIterator<Item = &'b mut [u8]>,
-        counters: &mut UdpCounters,
+        counters: &mut SocketCounters,
     ) -> io::Result<usize> {
-        receive(self.socket.as_fd(), ring, slices, &mut counters.reported)
+        receive(self.socket.as_fd(), ring.turn(slices), counters)
     }
 
     /// Begins to gather datagrams to send through this socket, or through
@@ -207,7 +208,7 @@ impl Udp {
     pub fn send_batch(
         &self,
         turn: &mut SendTurn<'_, '_>,
-        counters: &mut UdpCounters,
+        counters: &mut SocketCounters,
         refused: impl FnMut(usize, &io::Error),
     ) {
         send(self.socket.as_fd(), turn, counters, refused);
@@ -358,6 +359,15 @@ impl TransmitPool {
         usize::try_from(scaled).unwrap_or(0)
     }
 
+    /// The socket that stands for `port`, a source port of the dynamic range that
+    /// was made of a flow's hash.
+    #[must_use]
+    pub fn pick_by_port(&self, port: u16) -> &Udp {
+        let offset = u32::from(port & !FIRST_PORT);
+        // The 14 bits that count, moved to the top of the 32.
+        self.pick(offset << 18)
+    }
+
     /// The socket for a flow.
     #[must_use]
     pub fn pick(&self, flow_hash: u32) -> &Udp {
@@ -397,17 +407,15 @@ impl UdpError {
 }
 
 /// Receives, passing over what the network reported about earlier datagrams.
-pub(crate) fn receive<'b>(
+pub(crate) fn receive(
     socket: BorrowedFd<'_>,
-    ring: &mut ReceiveRing,
-    slices: impl IntoIterator<Item = &'b mut [u8]>,
-    reported: &mut u64,
+    mut turn: ReceiveTurn<'_, '_>,
+    counters: &mut SocketCounters,
 ) -> io::Result<usize> {
-    let mut turn = ring.turn(slices);
     loop {
         match turn.receive(socket) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
-            Err(error) if is_from_network(&error) => *reported += 1,
+            Err(error) if is_from_network(&error) => counters.reported += 1,
             outcome => return outcome,
         }
     }
@@ -417,7 +425,7 @@ pub(crate) fn receive<'b>(
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     turn: &mut SendTurn<'_, '_>,
-    counters: &mut UdpCounters,
+    counters: &mut SocketCounters,
     mut refused: impl FnMut(usize, &io::Error),
 ) {
     // The message that failed last and how: an error that strikes it a second time

@@ -7,7 +7,11 @@
 //!
 //! The reader takes the newest snapshot the way a worker does: an atomic epoch once a batch, the handle under a lock
 //! when the epoch moved. The writer removes and inserts random routes of the table.
-#![allow(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "measurements of known sizes")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "measurements of known sizes"
+)]
 #![allow(clippy::print_stdout, reason = "the output is the product")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -49,7 +49,8 @@ pub struct Datagram {
 /// Why a received message is not usable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Damage {
-    /// The datagram was longer than the slice (`MSG_TRUNC`).
+    /// The datagram was longer than the slice (`MSG_TRUNC`), or shorter than the
+    /// IP header before it.
     Truncated,
     /// The control buffer was too small (`MSG_CTRUNC`): ECN or segment size may
     /// be missing, and a train without its segment size cannot be taken apart.
@@ -87,7 +88,8 @@ pub struct Transmit {
 /// A ring for receiving, with room for a fixed number of messages.
 pub struct ReceiveRing {
     headers: Box<[libc::mmsghdr]>,
-    vectors: Box<[libc::iovec]>,
+    vectors: Box<[[libc::iovec; 2]]>,
+    prefixes: Box<[Prefix]>,
     addresses: Box<[RawAddress]>,
     controls: Box<[Control]>,
     outcomes: Box<[std::result::Result<Datagram, Damage>]>,
@@ -104,7 +106,8 @@ impl ReceiveRing {
         let messages = messages.clamp(1, MESSAGES_MAX);
         Self {
             headers: vec![EMPTY_HEADER; messages].into(),
-            vectors: vec![EMPTY_VECTOR; messages].into(),
+            vectors: vec![[EMPTY_VECTOR; 2]; messages].into(),
+            prefixes: vec![[0; PREFIX_OCTETS]; messages].into(),
             addresses: vec![RawAddress::EMPTY; messages].into(),
             controls: vec![Control::EMPTY; messages].into(),
             outcomes: vec![Err(Damage::NoAddress); messages].into(),
@@ -126,7 +129,7 @@ impl ReceiveRing {
         slices: impl IntoIterator<Item = &'b mut [u8]>,
     ) -> ReceiveTurn<'_, 'b> {
         let mut offered = 0;
-        for (vector, slice) in self.vectors.iter_mut().zip(slices) {
+        for ([_, vector], slice) in self.vectors.iter_mut().zip(slices) {
             vector.iov_base = slice.as_mut_ptr().cast();
             vector.iov_len = slice.len();
             offered += 1;
@@ -135,6 +138,7 @@ impl ReceiveRing {
         ReceiveTurn {
             ring: self,
             offered,
+            prefixed: false,
             buffers: PhantomData,
         }
     }
@@ -159,13 +163,19 @@ impl ReceiveRing {
         self.dropped
     }
 
-    /// The outcomes of the last turn, for a raw socket to strip headers.
-    pub(crate) fn received_mut(&mut self) -> &mut [std::result::Result<Datagram, Damage>] {
-        self.outcomes.get_mut(..self.received).unwrap_or_default()
+    /// The outcomes of the last turn with the prefix of each, for a raw socket to
+    /// look at and correct.
+    pub(crate) fn received_prefixed(
+        &mut self,
+    ) -> impl Iterator<Item = (&mut std::result::Result<Datagram, Damage>, &Prefix)> {
+        self.outcomes
+            .iter_mut()
+            .zip(&self.prefixes)
+            .take(self.received)
     }
 
     /// Reads header `index` back into its outcome.
-    fn settle(&mut self, index: usize) {
+    fn settle(&mut self, index: usize, prefix_octets: usize) {
         let (Some(header), Some(address), Some(control), Some(outcome)) = (
             self.headers.get(index),
             self.addresses.get(index),
@@ -190,7 +200,11 @@ impl ReceiveRing {
             *outcome = Err(Damage::NoAddress);
             return;
         };
-        let length = header.msg_len as usize;
+        let Some(length) = (header.msg_len as usize).checked_sub(prefix_octets) else {
+            self.counters.truncated += 1;
+            *outcome = Err(Damage::Truncated);
+            return;
+        };
         let told = control.read(control_octets(header));
         self.counters.messages += 1;
         self.counters.octets += length as u64;
@@ -231,10 +245,19 @@ unsafe impl Send for ReceiveRing {}
 pub struct ReceiveTurn<'r, 'b> {
     ring: &'r mut ReceiveRing,
     offered: usize,
+    prefixed: bool,
     buffers: PhantomData<&'b mut [u8]>,
 }
 
 impl ReceiveTurn<'_, '_> {
+    /// Keeps the first 20 octets of each message, an IPv4 header, out of the
+    /// slices: the ring keeps them for the caller.
+    #[must_use]
+    pub const fn prefixed(mut self) -> Self {
+        self.prefixed = true;
+        self
+    }
+
     /// Slices offered: the most messages that a call can receive.
     #[must_use]
     pub const fn offered(&self) -> usize {
@@ -263,11 +286,11 @@ impl ReceiveTurn<'_, '_> {
         let flags = libc::MSG_DONTWAIT;
         let received = loop {
             // SAFETY: the first `offered` headers were linked above, each to an
-            // address, a control buffer and one vector of this ring, none shared
-            // between headers, with their true capacities; the ring is borrowed
-            // exclusively and its boxes do not move. Each vector covers one
-            // `&'b mut [u8]`, still exclusively ours because the turn carries
-            // 'b. No time limit is passed.
+            // address, a control buffer and one or two vectors of this ring, none
+            // shared between headers, with their true capacities; the ring is
+            // borrowed exclusively and its boxes do not move. The vectors cover a
+            // prefix of the ring and one `&'b mut [u8]`, still exclusively ours
+            // because the turn carries 'b. No time limit is passed.
             let received = unsafe {
                 libc::recvmmsg(
                     socket.as_raw_fd(),
@@ -288,8 +311,9 @@ impl ReceiveTurn<'_, '_> {
             }
         };
         ring.received = received;
+        let prefix_octets = if self.prefixed { PREFIX_OCTETS } else { 0 };
         for index in 0..received {
-            ring.settle(index);
+            ring.settle(index, prefix_octets);
         }
         Ok(received)
     }
@@ -299,13 +323,20 @@ impl ReceiveTurn<'_, '_> {
         let ring = &mut *self.ring;
         let rooms = ring.headers.iter_mut().zip(&mut ring.vectors);
         let parts = ring.addresses.iter_mut().zip(&mut ring.controls);
-        for ((header, vector), (address, control)) in rooms.zip(parts).take(self.offered) {
+        let rooms = rooms.zip(parts).zip(&mut ring.prefixes);
+        for (((header, vectors), (address, control)), prefix) in rooms.take(self.offered) {
             *header = EMPTY_HEADER;
             let message = &mut header.msg_hdr;
             message.msg_name = address.as_mut_ptr();
             message.msg_namelen = RawAddress::CAPACITY;
-            message.msg_iov = vector;
-            message.msg_iovlen = 1;
+            vectors[0] = libc::iovec {
+                iov_base: prefix.as_mut_ptr().cast(),
+                iov_len: PREFIX_OCTETS,
+            };
+            // Both vectors, or the second one alone.
+            let skipped = usize::from(!self.prefixed);
+            message.msg_iov = vectors.as_mut_ptr().wrapping_add(skipped);
+            message.msg_iovlen = (vectors.len() - skipped) as _;
             message.msg_control = control.as_mut_ptr();
             message.msg_controllen = Control::CAPACITY;
         }
@@ -560,6 +591,12 @@ const EMPTY_VECTOR: libc::iovec = libc::iovec {
     iov_base: ptr::null_mut(),
     iov_len: 0,
 };
+
+/// The front of a message that stays out of the caller's slice.
+pub(crate) type Prefix = [u8; PREFIX_OCTETS];
+
+/// Octets of an IPv4 header without options.
+const PREFIX_OCTETS: usize = 20;
 
 /// `UIO_MAXIOV`: the kernel takes no more messages per call.
 const MESSAGES_MAX: usize = 1024;

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::*;
+use crate::sys::allocations;
 use crate::sys::process::{Capability, has_capability};
 use crate::testing::{in_netns, ip};
 
@@ -21,7 +22,7 @@ fn a_batch_arrives_whole_and_in_order_with_peer_local_address_and_tos() {
         let (a, b) = pair(bind);
         let payloads: Vec<Vec<u8>> = (0..40u8).map(|i| vec![i; 20 + usize::from(i)]).collect();
         let mut ring = SendRing::new(64, 128);
-        let mut counters = UdpCounters::default();
+        let mut counters = SocketCounters::default();
         let mut turn = a.turn(&mut ring);
         for (i, payload) in payloads.iter().enumerate() {
             // Header and payload apart, as the engine has them.
@@ -32,9 +33,9 @@ fn a_batch_arrives_whole_and_in_order_with_peer_local_address_and_tos() {
         a.send_batch(&mut turn, &mut counters, |i, error| panic!("{i}: {error}"));
         assert_eq!(
             counters,
-            UdpCounters {
+            SocketCounters {
                 sent: 40,
-                ..UdpCounters::default()
+                ..SocketCounters::default()
             }
         );
 
@@ -65,7 +66,7 @@ fn a_train_is_cut_by_the_kernel_and_joined_again() {
         let mut transmit = to(&b, Some(0x03));
         transmit.control.segment_octets = NonZeroU16::new(1200);
         let mut ring = SendRing::new(4, 64);
-        let mut counters = UdpCounters::default();
+        let mut counters = SocketCounters::default();
         let mut turn = a.turn(&mut ring);
         turn.push(&transmit, payload.chunks(1000)).unwrap();
         a.send_batch(&mut turn, &mut counters, |_, error| panic!("{error}"));
@@ -140,9 +141,35 @@ fn no_slice_is_no_receive() {
     let (_, b) = pair(LOOPBACK[0]);
     let mut ring = ReceiveRing::new(4);
     let error = b
-        .recv_batch(&mut ring, [], &mut UdpCounters::default())
+        .recv_batch(&mut ring, [], &mut SocketCounters::default())
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn batches_are_sent_and_received_without_an_allocation() {
+    for bind in LOOPBACK {
+        let (a, b) = pair(bind);
+        let mut ring = SendRing::new(64, 128);
+        let mut receive_ring = ReceiveRing::new(64);
+        let mut buffers = vec![[0; 2048]; 64];
+        let mut counters = SocketCounters::default();
+        let payload = [7; 1400];
+        let allocations = allocations::count(|| {
+            for _ in 0..100 {
+                let mut turn = a.turn(&mut ring);
+                for _ in 0..64 {
+                    let (header, rest) = payload.split_at(50);
+                    turn.push(&to(&b, Some(2)), [header, rest]).unwrap();
+                }
+                a.send_batch(&mut turn, &mut counters, |_, _| ());
+                let slices = buffers.iter_mut().map(<[u8; 2048]>::as_mut_slice);
+                let received = b.recv_batch(&mut receive_ring, slices, &mut counters);
+                assert_eq!(received.unwrap(), 64);
+            }
+        });
+        assert_eq!((counters.sent, allocations), (6400, 0));
+    }
 }
 
 #[test]
@@ -157,7 +184,7 @@ fn a_full_ring_refuses_and_keeps_what_it_has() {
     );
     turn.push(&to(&b, None), [b"e".as_slice()]).unwrap();
     assert_eq!(turn.push(&to(&b, None), []), Err(RingFull));
-    a.send_batch(&mut turn, &mut UdpCounters::default(), |_, _| ());
+    a.send_batch(&mut turn, &mut SocketCounters::default(), |_, _| ());
     let mut receive = Receiver::new(4, 64);
     receive.until(&b, 2);
     assert_eq!(receive.taken[0].1, b"ab");
@@ -169,7 +196,7 @@ fn a_reported_error_costs_no_datagram_in_either_direction() {
     for bind in LOOPBACK {
         let (a, b) = pair(bind);
         let closed = UdpSocket::bind(bind).unwrap().local_addr().unwrap();
-        let mut counters = UdpCounters::default();
+        let mut counters = SocketCounters::default();
 
         // Loopback answers a datagram to a closed port within the send.
         a.send_to(b"nobody", closed).unwrap();
@@ -207,7 +234,7 @@ fn an_error_of_its_own_is_told_with_its_index_and_the_rest_leaves() {
     turn.push(&to(&b, None), [b"one".as_slice()]).unwrap();
     turn.push(&to(&b, None), [huge.as_slice()]).unwrap();
     turn.push(&to(&b, None), [b"two".as_slice()]).unwrap();
-    let mut counters = UdpCounters::default();
+    let mut counters = SocketCounters::default();
     let mut told = Vec::new();
     a.send_batch(&mut turn, &mut counters, |i, error| {
         told.push((i, error.raw_os_error()))
@@ -215,10 +242,10 @@ fn an_error_of_its_own_is_told_with_its_index_and_the_rest_leaves() {
     assert_eq!(told, [(1, Some(libc::EMSGSIZE))]);
     assert_eq!(
         counters,
-        UdpCounters {
+        SocketCounters {
             sent: 2,
             too_big: 1,
-            ..UdpCounters::default()
+            ..SocketCounters::default()
         }
     );
     Receiver::new(4, 64).until(&b, 2);
@@ -234,7 +261,7 @@ fn a_connected_socket_sends_without_an_address() {
     let mut turn = a.turn(&mut ring);
     turn.push(&Transmit::default(), [b"hello".as_slice()])
         .unwrap();
-    a.send_batch(&mut turn, &mut UdpCounters::default(), |_, error| {
+    a.send_batch(&mut turn, &mut SocketCounters::default(), |_, error| {
         panic!("{error}")
     });
     Receiver::new(1, 64).until(&b, 1);
@@ -251,7 +278,7 @@ fn the_source_address_is_the_one_asked_for() {
         let mut ring = SendRing::new(1, 1);
         let mut turn = a.turn(&mut ring);
         turn.push(&transmit, [b"hello".as_slice()]).unwrap();
-        a.send_batch(&mut turn, &mut UdpCounters::default(), |_, error| {
+        a.send_batch(&mut turn, &mut SocketCounters::default(), |_, error| {
             panic!("{error}")
         });
         let mut receive = Receiver::new(1, 64);
@@ -283,7 +310,7 @@ fn too_big_for_the_device_is_refused_with_df_and_fragmented_without() {
                 let mut turn = a.turn(&mut ring);
                 let payload = [0; 2000];
                 turn.push(&to(&b, None), [payload.as_slice()]).unwrap();
-                let mut counters = UdpCounters::default();
+                let mut counters = SocketCounters::default();
                 a.send_batch(&mut turn, &mut counters, |_, _| ());
                 assert_eq!(
                     (counters.sent == 1, counters.too_big == 1),
@@ -396,6 +423,15 @@ fn a_pool_has_distinct_dynamic_ports_and_picks_evenly_and_steadily() {
         "{picked:?}"
     );
     assert_eq!(pool.index(u32::MAX), 15);
+    for (port, index) in [
+        (49152, 0),
+        (49152 + 1023, 0),
+        (49152 + 1024, 1),
+        (65535, 15),
+    ] {
+        let picked = pool.pick_by_port(port).local_addr();
+        assert_eq!(picked, pool.sockets()[index].local_addr());
+    }
 }
 
 #[test]
@@ -458,7 +494,7 @@ fn to(peer: &Udp, tos: Option<u8>) -> Transmit {
 struct Receiver {
     ring: ReceiveRing,
     buffers: Vec<Vec<u8>>,
-    counters: UdpCounters,
+    counters: SocketCounters,
     taken: Vec<(Result<Datagram, Damage>, Vec<u8>)>,
 }
 
@@ -467,7 +503,7 @@ impl Receiver {
         Self {
             ring: ReceiveRing::new(messages),
             buffers: vec![vec![0; octets]; messages],
-            counters: UdpCounters::default(),
+            counters: SocketCounters::default(),
             taken: Vec::new(),
         }
     }
