@@ -1,6 +1,11 @@
 //! DPDK's `rte_fib` and `rte_fib6` as peers of the lookup benchmark, through `dpdk/shim.c`.
 //!
 //! Compiled only when the build was asked for it (see `build.rs`). The tables live until the process ends.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "fixtures of known sizes"
+)]
 
 use std::cell::RefCell;
 use std::ffi::c_void;

@@ -6,6 +6,11 @@
 //!   routes of pods that moved.
 //! - traces of 2^20 addresses: `uniform` (IPv6 inside 2000::/3), `matched` (a random prefix, random host bits), `zipf`
 //!   (262,144 destinations drawn like `matched`, popularity Zipf 1.0).
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "fixtures of known sizes"
+)]
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -3,6 +3,11 @@
 //! Every table is asked in three ways. *Dependent*: each address is known only when the answer before is. *Single*:
 //! one independent lookup a call. *Batches*: the table's own bulk call where it has one, a loop otherwise. Next hops
 //! are numbers from 0; answers are one more, 0 where there is no route.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "fixtures of known sizes"
+)]
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};

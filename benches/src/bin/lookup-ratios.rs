@@ -7,6 +7,11 @@
 //!
 //! Words choose: `ipv4 ipv6 full cluster uniform matched zipf dep one b8 b32 b256`; none of a kind means all.
 //! `rounds=N` (3) sets the rounds, `json=FILE` writes the medians, `crates=no` leaves the Rust peers out.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "measurements of known sizes"
+)]
 #![allow(clippy::print_stdout, reason = "the output is the product")]
 
 use std::fmt::Write as _;

@@ -153,7 +153,7 @@ fn narrow<A: Address>(
         let key = (address.to_key() >> 96) as u32;
         let index = leaf_index(cell.load(Ordering::Relaxed), key >> 8 & 0x7ff);
         *cell = machine.cell(segments, root.handle(), index / 4);
-        *place = (index % 4 * 16) as u32;
+        *place = place_of(index);
         machine.prefetch(cell);
     }
     let mut leaves = [0_u16; LANES];
@@ -199,7 +199,7 @@ fn narrow<A: Address>(
         let slot = (address.to_key() >> 96) as u32 & 0xff;
         let index = leaf_index(cell.load(Ordering::Relaxed), slot);
         let cell = machine.cell(segments, root.handle(), index / 4);
-        let leaf = (cell.load(Ordering::Relaxed) >> (index % 4 * 16) & 0xffff) as u16;
+        let leaf = (cell.load(Ordering::Relaxed) >> place_of(index) & 0xffff) as u16;
         *next_hop = NextHopId::from_code(first_of([leaf, root.code()]));
     }
 }
@@ -348,7 +348,7 @@ fn narrow_leaf(
     (machine
         .cell(segments, handle, index / 4)
         .load(Ordering::Relaxed)
-        >> (index % 4 * 16)
+        >> place_of(index)
         & 0xffff) as u16
 }
 
@@ -387,6 +387,13 @@ const fn word_of(slot: u32) -> usize {
 fn leaf_index(word: u64, slot: u32) -> usize {
     let starts = word & ((2 << (slot % WORD_SLOTS_U32)) - 1);
     (word >> 48) as usize + starts.count_ones() as usize
+}
+
+/// The bits before narrow leaf `index` in its cell.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "at most 48")]
+const fn place_of(index: usize) -> u32 {
+    (index % 4 * 16) as u32
 }
 
 /// The first code that is one.

@@ -21,6 +21,8 @@ pub(super) struct Draft {
     pub(super) routes: Vec<RouteCell>,
     starts: [u64; ROOT_WORDS],
     leaves: Vec<Entry>,
+    /// How many of `leaves` have a child.
+    children: usize,
     fresh: Vec<Entry>,
 }
 
@@ -33,6 +35,7 @@ impl Draft {
             routes: Vec::new(),
             starts: [0; ROOT_WORDS],
             leaves: Vec::new(),
+            children: 0,
             fresh: Vec::new(),
         }
     }
@@ -49,6 +52,7 @@ impl Draft {
         }
         self.leaves.clear();
         self.leaves.push(Entry::default());
+        self.children = 0;
     }
 
     /// Makes this a copy of `node`.
@@ -68,19 +72,25 @@ impl Draft {
             let entries = words.get(shape.words()..).unwrap_or_default();
             let count = node.leaf_end() - first;
             let leaves = node.cells.get(first / 4..extent.lookup).unwrap_or_default();
-            for cell in leaves {
+            self.leaves.resize(leaves.len() * 4, Entry::default());
+            for (cell, places) in leaves.iter().zip(self.leaves.chunks_exact_mut(4)) {
                 let four = cell.load(Ordering::Relaxed);
-                for leaf in [four, four >> 16, four >> 32, four >> 48] {
-                    let leaf = leaf & 0xffff;
-                    let entry = if leaf & NARROW_CHILD == 0 {
-                        leaf
-                    } else {
-                        load(entries, (leaf & 0x7fff) as usize)
-                    };
-                    self.leaves.push(Entry(entry));
+                for (leaf, place) in [four, four >> 16, four >> 32, four >> 48]
+                    .into_iter()
+                    .zip(places)
+                {
+                    *place = Entry(leaf & 0xffff);
                 }
             }
             self.leaves.truncate(count);
+            self.children = first / 4 - shape.header() - shape.words();
+            if self.children > 0 {
+                for leaf in &mut self.leaves {
+                    if leaf.0 & NARROW_CHILD != 0 {
+                        *leaf = Entry(load(entries, (leaf.0 & 0x7fff) as usize));
+                    }
+                }
+            }
         } else {
             let leaves = node.cells.get(first..extent.lookup).unwrap_or_default();
             self.leaves.extend(
@@ -88,13 +98,15 @@ impl Draft {
                     .iter()
                     .map(|leaf| Entry(leaf.load(Ordering::Relaxed))),
             );
+            self.children = self.leaves.iter().filter(|entry| entry.has_child()).count();
         }
-        self.routes.clear();
         let routes = node.cold_cells().get(1..extent.routes).unwrap_or_default();
-        for cell in routes {
+        self.routes.resize(routes.len() * 2, RouteCell::default());
+        for (cell, places) in routes.iter().zip(self.routes.chunks_exact_mut(2)) {
             let two = cell.load(Ordering::Relaxed);
-            self.routes.push(RouteCell((two & 0xffff_ffff) as u32));
-            self.routes.push(RouteCell((two >> 32) as u32));
+            for (route, place) in [two, two >> 32].into_iter().zip(places) {
+                *place = RouteCell((route & 0xffff_ffff) as u32);
+            }
         }
         self.routes.truncate(node.route_count());
     }
@@ -103,7 +115,7 @@ impl Draft {
     pub(super) fn extent(&self) -> Extent {
         let before = self.shape.header() + self.shape.words();
         let leaves = if self.shape.narrow {
-            self.children() + self.leaves.len().div_ceil(4)
+            self.children + self.leaves.len().div_ceil(4)
         } else {
             self.leaves.len()
         };
@@ -126,7 +138,7 @@ impl Draft {
         }
         let entries = shape.header() + shape.words();
         let first = if shape.narrow {
-            (entries + self.children()) * 4
+            (entries + self.children) * 4
         } else {
             entries
         };
@@ -172,12 +184,12 @@ impl Draft {
 
     /// Whether the node says nothing at all.
     pub(super) fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.children() == 0
+        self.routes.is_empty() && self.children == 0
     }
 
     /// The only child of a node that has no routes.
     pub(super) fn only_child(&self) -> Option<(usize, Entry)> {
-        if !self.routes.is_empty() || self.children() != 1 {
+        if !self.routes.is_empty() || self.children != 1 {
             return None;
         }
         let index = self.leaves.iter().position(|entry| entry.has_child())?;
@@ -254,6 +266,7 @@ impl Draft {
                 last = Some(entry);
             }
         }
+        self.children = self.leaves.iter().filter(|entry| entry.has_child()).count();
     }
 
     /// Octets on the heap.
@@ -272,10 +285,6 @@ impl Draft {
             visit(end - slot, *entry);
             slot = end;
         }
-    }
-
-    fn children(&self) -> usize {
-        self.leaves.iter().filter(|entry| entry.has_child()).count()
     }
 
     /// Replaces what the slots `first..=last` say by `change` of it, and joins and splits runs to fit.
@@ -321,6 +330,9 @@ impl Draft {
                 (true, false) | (false, true) => {}
             }
         }
+        let children = |entries: &[Entry]| entries.iter().filter(|entry| entry.has_child()).count();
+        self.children += children(&fresh);
+        self.children -= children(self.leaves.get(before..suffix).unwrap_or_default());
         self.leaves.splice(before..suffix, fresh.drain(..));
         self.fresh = fresh;
     }

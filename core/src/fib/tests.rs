@@ -1,4 +1,5 @@
 //! Tests of the table against slow twins: a list that is scanned, and the `prefix-trie` crate.
+#![allow(clippy::cast_possible_truncation, reason = "tests draw small numbers")]
 
 extern crate std;
 
@@ -9,6 +10,7 @@ use super::address::{Address, prefix_mask};
 use super::table::WriterRoot;
 use super::{Fib, FibReader, NextHopId, SimdLevel};
 
+mod full;
 mod rng;
 mod small;
 
