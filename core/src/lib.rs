@@ -130,7 +130,7 @@
 //! | [`encap`] | tunnel headers, and the traffic class across a tunnel |
 //! | [`engine`] | the only one that knows the others |
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 

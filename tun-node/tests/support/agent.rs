@@ -15,6 +15,8 @@ use super::netns::Netns;
 
 /// The environment variable that holds what the agent is to do.
 const ORDER: &str = "WARREN_TEST_AGENT";
+/// The TCP port of transfers.
+pub(crate) const TRANSFER_PORT: u16 = 5201;
 const MARK: &str = "AGENT ";
 
 /// The test that turns into the agent when it is started by one; call it in a test of that name.
@@ -56,7 +58,7 @@ pub(crate) fn lost_sizes(
 /// Moves `octets` over TCP from one namespace to another, and panics unless all of them arrive as
 /// they were; returns how long it took.
 pub(crate) fn transfer(from: (&Netns, IpAddr), to: (&Netns, IpAddr), octets: u64) -> Duration {
-    let listen = SocketAddr::new(to.1, 5201);
+    let listen = SocketAddr::new(to.1, TRANSFER_PORT);
     let mut server = Agent::start(to.0, &format!("serve {listen}"));
     assert_eq!(server.line(), "listening");
     let began = Instant::now();

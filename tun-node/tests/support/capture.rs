@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::agent;
+use super::agent::{self, TRANSFER_PORT};
 use super::netns::{Netns, succeed};
 
 /// What has to be installed.
@@ -119,6 +119,8 @@ fn dissect(file: &Path, vxlan_port: u16) -> Vec<Dissected> {
             .arg("-r")
             .arg(file)
             .args(["-d", &format!("udp.port=={vxlan_port},vxlan")])
+            // What the transfers carry is no protocol, whatever their ports stand for elsewhere.
+            .args(["-d", &format!("tcp.port=={TRANSFER_PORT},data")])
             .args(["-o", "ip.check_checksum:TRUE"])
             .args(["-o", "udp.check_checksum:TRUE"])
             .args(["-o", "tcp.check_checksum:TRUE"])
