@@ -27,7 +27,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing::debug;
 use warren_core::verdict::DropReason;
 
-use crate::counters::{DirectionReport, TallyReport, WorkerReport};
+use crate::counters::{DeviceReport, DirectionReport, SocketReport, TallyReport, WorkerReport};
 use crate::ctl::message::{CountersReport, StatusReport};
 use crate::node::NodeState;
 
@@ -368,18 +368,39 @@ impl Page {
             "ICMP errors that the device did not take, by kind of error.",
             devices().map(|(labels, device)| (labels, &device.reply_drops)),
         )?;
-        lines.counters(
-            "direct_drops",
-            "Packets dropped because their route leads to no tunnel.",
-            None,
-            devices().map(|(labels, device)| (labels, device.direct_drops)),
-        )?;
-        lines.counters(
-            "misdirected",
-            "Frames that the engine left without a decision the worker can follow.",
-            None,
-            devices().map(|(labels, device)| (labels, device.misdirected)),
-        )
+        type Pick = fn(&DeviceReport) -> u64;
+        let rest: [(&str, &str, Pick); 5] = [
+            (
+                "device_read_super",
+                "Packets read that the device left uncut.",
+                |d| d.read_super,
+            ),
+            (
+                "device_read_damaged",
+                "Packets read and dropped because their offload is impossible.",
+                |d| d.read_damaged,
+            ),
+            (
+                "device_write_calls",
+                "Calls that wrote packets to the device: packets that were joined share one.",
+                |d| d.write_calls,
+            ),
+            (
+                "direct_drops",
+                "Packets dropped because their route leads to no tunnel.",
+                |d| d.direct_drops,
+            ),
+            (
+                "misdirected",
+                "Frames that the engine left without a decision the worker can follow.",
+                |d| d.misdirected,
+            ),
+        ];
+        for (name, help, pick) in rest {
+            let counts = devices().map(|(labels, device)| (labels, pick(device)));
+            lines.counters(name, help, None, counts)?;
+        }
+        Ok(())
     }
 
     fn sockets(&self, lines: &mut Lines<'_>) -> fmt::Result {
@@ -403,18 +424,6 @@ impl Page {
             "datagrams sent over the underlay",
             sockets().map(|(labels, socket)| (labels, socket.sent)),
         )?;
-        lines.counters(
-            "socket_receive_damaged",
-            "Datagrams received cut short or without an address.",
-            None,
-            sockets().map(|(labels, socket)| (labels, socket.receive_damaged)),
-        )?;
-        lines.counters(
-            "socket_receive_overflows",
-            "Datagrams that the kernel dropped because the receive buffer was full.",
-            None,
-            sockets().map(|(labels, socket)| (labels, socket.receive_overflows)),
-        )?;
         lines.by_kind(
             "socket_receive_errors",
             "Receive calls that failed, by kind of error.",
@@ -422,21 +431,52 @@ impl Page {
         )?;
         lines.by_kind(
             "socket_send_drops",
-            "Datagrams that the kernel did not take, by kind of error.",
+            "Frames that the kernel did not take, by kind of error.",
             sockets().map(|(labels, socket)| (labels, &socket.send_drops)),
         )?;
-        lines.counters(
-            "socket_missing_drops",
-            "Packets dropped because there is no socket to send them by.",
-            None,
-            sockets().map(|(labels, socket)| (labels, socket.no_socket)),
-        )?;
-        lines.counters(
-            "socket_network_errors",
-            "Errors that the network reported for datagrams sent before.",
-            None,
-            sockets().map(|(labels, socket)| (labels, socket.network_errors)),
-        )
+        type Pick = fn(&SocketReport) -> u64;
+        let rest: [(&str, &str, Pick); 7] = [
+            (
+                "socket_receive_damaged",
+                "Datagrams received cut short or without an address.",
+                |s| s.receive_damaged,
+            ),
+            (
+                "socket_receive_overflows",
+                "Datagrams that the kernel dropped because the receive buffer was full.",
+                |s| s.receive_overflows,
+            ),
+            (
+                "socket_send_messages",
+                "Messages that carried the frames sent: frames of one size share one.",
+                |s| s.send_messages,
+            ),
+            (
+                "socket_sent_partly",
+                "Frames of which the kernel did not take all segments.",
+                |s| s.sent_partly,
+            ),
+            (
+                "socket_send_malformed",
+                "Frames dropped because they could not be cut into segments.",
+                |s| s.send_malformed,
+            ),
+            (
+                "socket_missing_drops",
+                "Packets dropped because there is no socket to send them by.",
+                |s| s.no_socket,
+            ),
+            (
+                "socket_network_errors",
+                "Errors that the network reported for datagrams sent before.",
+                |s| s.network_errors,
+            ),
+        ];
+        for (name, help, pick) in rest {
+            let counts = sockets().map(|(labels, socket)| (labels, pick(socket)));
+            lines.counters(name, help, None, counts)?;
+        }
+        Ok(())
     }
 
     fn peers(&self, lines: &mut Lines<'_>) -> fmt::Result {
@@ -444,15 +484,24 @@ impl Page {
             let peers = self.counters.total.peers.iter();
             peers.map(|peer| (vec![("peer", peer.peer.clone())], peer))
         };
+        let tallies = || {
+            peers().flat_map(|(labels, peer)| {
+                peer.by_encapsulation.iter().map(move |(name, tally)| {
+                    let mut labels = labels.clone();
+                    labels.push(("encapsulation", name.clone()));
+                    (labels, tally)
+                })
+            })
+        };
         lines.tallies(
             "peer_encap",
             "packets encapsulated for the peer",
-            peers().map(|(labels, peer)| (labels, peer.encap)),
+            tallies().map(|(labels, tally)| (labels, tally.encap)),
         )?;
         lines.tallies(
             "peer_decap",
             "packets accepted from the peer",
-            peers().map(|(labels, peer)| (labels, peer.decap)),
+            tallies().map(|(labels, tally)| (labels, tally.decap)),
         )?;
         lines.counters(
             "peer_refused",
@@ -559,7 +608,106 @@ const REQUEST_OCTETS_MAX: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::counters::{EncapsulationTally, PeerTallyReport};
+    use crate::ctl::message::DeviceStatus;
+
+    /// Gives every number of a report a value of its own, from 1000 on.
+    fn number(value: &mut Value, path: &str, numbered: &mut Vec<(String, u64)>) {
+        match value {
+            Value::Number(_) => {
+                let next = 1000 + numbered.len() as u64;
+                *value = next.into();
+                numbered.push((path.to_owned(), next));
+            }
+            Value::Object(fields) => {
+                for (name, field) in fields {
+                    number(field, &format!("{path}.{name}"), numbered);
+                }
+            }
+            Value::Array(items) => {
+                for item in items {
+                    number(item, path, numbered);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn every_count_of_a_worker_is_on_the_page() {
+        let mut report = WorkerReport {
+            sockets: vec![SocketReport::default()],
+            peers: vec![PeerTallyReport {
+                by_encapsulation: [("fou".to_owned(), EncapsulationTally::default())].into(),
+                ..PeerTallyReport::default()
+            }],
+            ..WorkerReport::default()
+        };
+        let some = |kind: &str| [(kind.to_owned(), 0)].into();
+        report.encap.drops = some("no_route");
+        report.decap.drops = some("no_route");
+        let (device, socket) = (&mut report.device, &mut report.sockets[0]);
+        device.read_errors = some("other");
+        device.write_drops = some("other");
+        device.reply_drops = some("other");
+        socket.receive_errors = some("other");
+        socket.send_drops = some("other");
+        let mut value = json!(report);
+        let mut numbered = Vec::new();
+        number(&mut value, "", &mut numbered);
+        let report: WorkerReport = serde_json::from_value(value).unwrap();
+        let status = StatusReport {
+            node: String::new(),
+            version: String::new(),
+            pid: 0,
+            uptime_ms: 0,
+            ready: true,
+            not_ready_because: String::new(),
+            device: DeviceStatus {
+                name: String::new(),
+                mtu: 0,
+                addresses: Vec::new(),
+                mode: String::new(),
+            },
+            underlay: Vec::new(),
+            receives: Vec::new(),
+            epoch: 0,
+            routes: 0,
+            peers: 0,
+            workers: 1,
+            rootless: false,
+            metrics: None,
+        };
+        let counters = CountersReport {
+            total: report.clone(),
+            workers: vec![report],
+        };
+        let page = page(status, counters);
+        // The worker's number is a label, its generation the node's, and sums are left to whoever
+        // reads the parts.
+        let elsewhere = [
+            ".worker",
+            ".epoch",
+            ".encap.dropped",
+            ".decap.dropped",
+            ".peers.encap.packets",
+            ".peers.encap.octets",
+            ".peers.decap.packets",
+            ".peers.decap.octets",
+        ];
+        for (path, value) in numbered {
+            let is_there = page
+                .lines()
+                .any(|line| line.ends_with(&format!(" {value}")));
+            assert!(
+                is_there != elsewhere.contains(&path.as_str()),
+                "{path}: {page}"
+            );
+        }
+    }
 
     #[test]
     fn requests_are_read_by_their_first_line() {

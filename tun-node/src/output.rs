@@ -156,8 +156,11 @@ pub fn counters(report: &CountersReport) -> String {
     direction(&mut table, "decap", &total.decap);
     let device = &total.device;
     tally(&mut table, "device read", device.read);
+    count(&mut table, "device read uncut", device.read_super);
+    count(&mut table, "device read damaged", device.read_damaged);
     kinds(&mut table, "device read error", &device.read_errors);
     tally(&mut table, "device written", device.written);
+    count(&mut table, "device write calls", device.write_calls);
     kinds(&mut table, "device drop", &device.write_drops);
     if device.replies_written.packets > 0 {
         tally(&mut table, "device replies written", device.replies_written);
@@ -254,6 +257,9 @@ fn socket(table: &mut Table<3>, report: &SocketReport) {
     kinds(table, &name("receive error"), &report.receive_errors);
     count(table, &name("receive overflow"), report.receive_overflows);
     tally(table, &name("sent"), report.sent);
+    count(table, &name("messages"), report.send_messages);
+    count(table, &name("sent partly"), report.sent_partly);
+    count(table, &name("malformed"), report.send_malformed);
     kinds(table, &name("drop"), &report.send_drops);
     count(table, &name("without socket"), report.no_socket);
     count(table, &name("network error"), report.network_errors);

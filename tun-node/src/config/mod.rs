@@ -322,9 +322,9 @@ pub struct Worker {
     pub source_ports: u16,
     /// Frames handled in one turn, 1..=1024.
     pub batch: u16,
-    /// Receive buffer of each underlay socket in octets; `None` leaves the kernel's own.
+    /// Receive buffer of each underlay socket in octets; `None` is 4 MiB. The kernel may allow less.
     pub receive_buffer_octets: Option<u32>,
-    /// Send buffer of each underlay socket in octets; `None` leaves the kernel's own.
+    /// Send buffer of each underlay socket in octets; `None` is 4 MiB. The kernel may allow less.
     pub send_buffer_octets: Option<u32>,
     /// Device queues, each with a worker thread of its own, 1..=64.
     pub queues: u16,
