@@ -18,6 +18,7 @@ const ORDER: &str = "WARREN_TEST_AGENT";
 /// The TCP port of transfers.
 pub(crate) const TRANSFER_PORT: u16 = 5201;
 const MARK: &str = "AGENT ";
+const FAILED: &str = "failed: ";
 
 /// The test that turns into the agent when it is started by one; call it in a test of that name.
 pub(crate) fn entry() {
@@ -34,7 +35,7 @@ pub(crate) fn entry() {
         ["send", from, to, octets] => send(parse(from), parse(to), parse(octets)),
         _ => panic!("the agent does not know {order:?}"),
     };
-    say(&answer.unwrap_or_else(|error| panic!("{order}: {error}")));
+    say(&answer.unwrap_or_else(|error| format!("{FAILED}{error}")));
 }
 
 /// The sizes of IP packets from `min` to `max` octets for which an echo request from `from` to `to`
@@ -75,6 +76,7 @@ pub(crate) fn send_datagram(netns: &Netns, from: IpAddr, to: SocketAddr, text: &
 }
 
 struct Agent {
+    order: String,
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
 }
@@ -90,7 +92,11 @@ impl Agent {
             .spawn()
             .expect("nsenter is installed");
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { child, stdout }
+        Self {
+            order: order.to_owned(),
+            child,
+            stdout,
+        }
     }
 
     /// The next line that is the agent's own.
@@ -102,6 +108,8 @@ impl Agent {
             assert!(read > 0, "the agent ended: {all}");
             // The harness may have begun the line.
             if let Some((_, own)) = line.split_once(MARK) {
+                let failed = own.starts_with(FAILED);
+                assert!(!failed, "the agent, told to {}: {own}", self.order);
                 return own.trim_end().to_owned();
             }
             all.push_str(&line);

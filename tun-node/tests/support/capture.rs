@@ -124,7 +124,6 @@ fn dissect(file: &Path, vxlan_port: u16) -> Vec<Dissected> {
             .args(["-o", "ip.check_checksum:TRUE"])
             .args(["-o", "udp.check_checksum:TRUE"])
             .args(["-o", "tcp.check_checksum:TRUE"])
-            // How a busy receiver's window moves is no matter of octets.
             .args(["-o", "tcp.analyze_sequence_numbers:FALSE"])
             .args(["-T", "fields", "-E", "separator=|"])
             .args(FIELDS.iter().flat_map(|field| ["-e", field])),
@@ -141,7 +140,11 @@ fn read_line(line: &str) -> Dissected {
         values.map(str::to_owned).collect()
     };
     let number = |at: usize| list(at).first().map(|value| parse(value));
-    let severe = list(1).iter().any(|severity| parse(severity) >= WARNING);
+    let groups = list(12);
+    let severe = list(1)
+        .iter()
+        .zip(&groups)
+        .any(|(severity, group)| parse(severity) >= WARNING && parse(group) != SEQUENCE);
     let malformed = !fields[0].is_empty();
     Dissected {
         complaint: (severe || malformed).then(|| line.to_owned()),
@@ -178,10 +181,15 @@ const FIELDS: &[&str] = &[
     "icmp.type",
     "icmpv6.type",
     "tcp.len",
+    "_ws.expert.group",
 ];
 
 /// The least severity of Wireshark's that is a complaint.
 const WARNING: u32 = 0x0060_0000;
+
+/// The group of remarks about the order of events (a segment came twice, a connection was reset):
+/// they are about the ends, not about octets.
+const SEQUENCE: u32 = 0x0200_0000;
 
 const MARKER: &[u8] = b"#the capture ends here#";
 const DISCARD: u16 = 9;
