@@ -132,7 +132,7 @@ impl Family for Ipv6Addr {
         let pods: Vec<u128> = (0..5_000)
             .map(|n: u128| 0xfd00_0010_0244_0000_u128 << 64 | n << 64)
             .collect();
-        let nodes = (0..5_000).map(|n: u128| (0xfd00_0010_0001_0000_u128 << 64 | n + 10, 128));
+        let nodes = (0..5_000).map(|n: u128| (0xfd00_0010_0001_0000_u128 << 64 | (n + 10), 128));
         let moved: Vec<_> = (0..2_000)
             .map(|_| (pods[rng.below(5_000)] | u128::from(rng.next()), 128))
             .collect();
@@ -262,7 +262,7 @@ pub fn zipf<A: Family>(routes: &[(A::Prefix, u16)]) -> Vec<A> {
 #[must_use]
 pub fn with_next_hop<A: Family>(prefix: A::Prefix) -> (A::Prefix, u16) {
     let (key, len) = A::split(prefix);
-    let mut rng = Rng((key >> 64) as u64 ^ key as u64 ^ u64::from(len) << 56);
+    let mut rng = Rng((key >> 64) as u64 ^ key as u64 ^ (u64::from(len) << 56));
     (prefix, (rng.next() % 251) as u16)
 }
 
