@@ -1,6 +1,11 @@
 //! Writes the committed seeds: `cargo run -p warren-fuzz --example seeds` from the top of the
 //! checkout. A finding is added to its folder by hand, under a name that says what it found.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "run by hand on packets that are built here; a mistake may stop it"
+)]
+
 use std::fs;
 use std::path::Path;
 

@@ -10,7 +10,7 @@ use crate::topology::{End, Net, Running, shell};
 
 /// One way from A to B.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Contender {
+pub(crate) enum Contender {
     /// The veth itself.
     None,
     /// The kernel's VXLAN device as flannel sets it up.
@@ -29,7 +29,7 @@ pub enum Contender {
 const ENCAPSULATIONS: [&str; 5] = ["vxlan", "fou", "gue", "geneve", "ipip"];
 
 impl Contender {
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         match word {
             "none" => Some(Self::None),
             "kernel" => Some(Self::Kernel),
@@ -57,7 +57,7 @@ impl Contender {
     }
 
     /// Those that can run on this machine.
-    pub fn installed() -> Vec<Self> {
+    pub(crate) fn installed() -> Vec<Self> {
         let mut all = vec![Self::None, Self::Kernel];
         all.extend(
             [
@@ -81,7 +81,7 @@ impl Contender {
     }
 
     /// Starts both ends and waits until a ping crosses.
-    pub fn start(&self, net: &Net, mtu: u16) -> Result<Tunnel, String> {
+    pub(crate) fn start(&self, net: &Net, mtu: u16) -> Result<Tunnel, String> {
         let mut tunnel = Tunnel {
             addresses: ["10.99.1.1", "10.99.2.1"].map(str::to_owned),
             programs: Vec::new(),
@@ -130,7 +130,7 @@ impl fmt::Display for Contender {
 
 /// A running contender.
 #[derive(Debug)]
-pub struct Tunnel {
+pub(crate) struct Tunnel {
     addresses: [String; 2],
     programs: Vec<Running>,
     folder: Folder,
@@ -138,7 +138,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// The address of an end inside the tunnel.
-    pub fn address(&self, end: End) -> &str {
+    pub(crate) fn address(&self, end: End) -> &str {
         match end {
             End::A => &self.addresses[0],
             End::B => &self.addresses[1],
@@ -146,7 +146,7 @@ impl Tunnel {
     }
 
     /// CPU seconds that the contender's own processes have used.
-    pub fn cpu_seconds(&self) -> f64 {
+    pub(crate) fn cpu_seconds(&self) -> f64 {
         self.programs
             .iter()
             .filter_map(|program| process_cpu_seconds(program.id()))
@@ -245,7 +245,7 @@ fn worker_option(option: &str) -> Result<&'static str, String> {
 }
 
 /// Runs a node until it is asked to end: what `tun-node run` does, in this executable.
-pub fn run_node(config: &str) -> Result<(), String> {
+pub(crate) fn run_node(config: &str) -> Result<(), String> {
     let config =
         tun_node::config::Config::load(Path::new(config)).map_err(|error| error.to_string())?;
     let options = tun_node::node::RunOptions {

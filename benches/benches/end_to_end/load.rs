@@ -15,7 +15,7 @@ use crate::topology::{End, Net, Running, Wire};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Measure {
+pub(crate) enum Measure {
     Tcp1,
     Tcp4,
     Tcp1Reverse,
@@ -26,7 +26,7 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Tcp1,
         Self::Tcp4,
         Self::Tcp1Reverse,
@@ -36,11 +36,11 @@ impl Measure {
         Self::Loaded,
     ];
 
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|measure| measure.word() == word)
     }
 
-    pub const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Tcp1 => "tcp1",
             Self::Tcp4 => "tcp4",
@@ -53,7 +53,7 @@ impl Measure {
     }
 
     /// Names of the figures of one measurement.
-    pub const fn figures(self) -> &'static [&'static str] {
+    pub(crate) const fn figures(self) -> &'static [&'static str] {
         match self {
             Self::Tcp1 => &["TCP1 Gb/s", "CPU s/GB", "tunnel s/GB"],
             Self::Tcp4 => &["TCP4 Gb/s", "CPU s/GB", "tunnel s/GB"],
@@ -74,17 +74,17 @@ impl fmt::Display for Measure {
 
 /// One measurement.
 #[derive(Debug)]
-pub struct Sample {
-    pub wire: Wire,
-    pub round: usize,
-    pub contender: String,
-    pub measure: Measure,
-    pub value: Vec<f64>,
+pub(crate) struct Sample {
+    pub(crate) wire: Wire,
+    pub(crate) round: usize,
+    pub(crate) contender: String,
+    pub(crate) measure: Measure,
+    pub(crate) value: Vec<f64>,
 }
 
 const PORT: u16 = 7000;
 
-pub fn measure(
+pub(crate) fn measure(
     net: &Net,
     tunnel: &Tunnel,
     measure: Measure,
@@ -251,7 +251,7 @@ fn numbers(line: &str) -> Result<Vec<f64>, String> {
 }
 
 /// CPU seconds that the machine has spent not idle.
-pub fn machine_cpu_seconds() -> f64 {
+pub(crate) fn machine_cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields = stat
         .lines()
@@ -265,8 +265,16 @@ pub fn machine_cpu_seconds() -> f64 {
     (busy(0) + busy(1) + busy(2) + busy(5) + busy(6)) / 100.0
 }
 
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "rates and shares are small and not negative"
+)]
+const fn whole(value: f64) -> u64 {
+    value as u64
+}
+
 /// One end of a load, as a process of its own.
-pub fn child(words: &[&str]) -> Result<(), String> {
+pub(crate) fn child(words: &[&str]) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     match words {
         ["tcp-sink", address, streams] => {
@@ -296,7 +304,7 @@ fn socket_address(address: &str) -> SocketAddr {
     SocketAddr::new(
         address
             .parse()
-            .unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
+            .unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
         PORT,
     )
 }
@@ -417,7 +425,7 @@ fn udp_source(address: &str, octets: usize, rate: f64, length: Duration) -> Resu
     let mut offered = 0_u64;
     while started.elapsed() < length {
         due = f64::max(due, started.elapsed().as_secs_f64() * rate);
-        let behind = (due - offered as f64) as u64;
+        let behind = whole(due - offered as f64);
         if behind == 0 {
             std::hint::spin_loop();
             continue;
@@ -466,7 +474,7 @@ fn probe(address: &str, length: Duration) -> std::io::Result<()> {
     times.sort_by(f64::total_cmp);
     let at = |share: f64| {
         times
-            .get(((times.len() as f64 - 1.0) * share) as usize)
+            .get(usize::try_from(whole((times.len() as f64 - 1.0) * share)).unwrap_or(0))
             .copied()
             .unwrap_or(f64::NAN)
     };

@@ -8,12 +8,12 @@ use crate::load::Sample;
 
 /// Prints a line on standard output.
 #[allow(clippy::print_stdout, reason = "the table is what this program is for")]
-pub fn print(line: &str) {
+pub(crate) fn print(line: &str) {
     println!("{line}");
 }
 
 /// Prints a line of progress on standard error.
-pub fn progress(line: &str) {
+pub(crate) fn progress(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -26,7 +26,7 @@ fn median(values: &mut [f64]) -> Option<f64> {
 }
 
 /// Prints one table for each wire: medians, and for each figure the ratio to the kernel's VXLAN.
-pub fn table(samples: &[Sample], plan: &Plan) {
+pub(crate) fn table(samples: &[Sample], plan: &Plan) {
     for &wire in &plan.wires {
         print(&format!(
             "\n{wire} veth, MTU {}, medians of {} rounds, {} s each; in brackets: against the kernel's VXLAN\n",
@@ -81,7 +81,7 @@ pub fn table(samples: &[Sample], plan: &Plan) {
 }
 
 /// Every sample as JSON.
-pub fn json(samples: &[Sample], plan: &Plan) -> String {
+pub(crate) fn json(samples: &[Sample], plan: &Plan) -> String {
     let mut text = format!(
         "{{\"mtu\":{},\"rounds\":{},\"seconds\":{},\"samples\":[",
         plan.mtu, plan.rounds, plan.seconds

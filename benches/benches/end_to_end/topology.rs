@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 /// What the veth pair is like.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wire {
+pub(crate) enum Wire {
     /// As it is: packets of 64 KiB cross it by reference.
     Plain,
     /// Segmentation and checksums done before it, as a wire has it; joined again on receipt.
@@ -13,7 +13,7 @@ pub enum Wire {
 }
 
 impl Wire {
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         match word {
             "plain" => Some(Self::Plain),
             "wire" => Some(Self::Wire),
@@ -33,15 +33,15 @@ impl fmt::Display for Wire {
 
 /// The two ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
+pub(crate) enum End {
     A,
     B,
 }
 
 impl End {
-    pub const BOTH: [Self; 2] = [Self::A, Self::B];
+    pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
 
-    pub const fn other(self) -> Self {
+    pub(crate) const fn other(self) -> Self {
         match self {
             Self::A => Self::B,
             Self::B => Self::A,
@@ -49,7 +49,7 @@ impl End {
     }
 
     /// 1 and 2, the last octet of its addresses.
-    pub const fn number(self) -> u8 {
+    pub(crate) const fn number(self) -> u8 {
         match self {
             Self::A => 1,
             Self::B => 2,
@@ -59,12 +59,12 @@ impl End {
 
 /// The namespaces.
 #[derive(Debug)]
-pub struct Net {
+pub(crate) struct Net {
     prefix: String,
 }
 
 impl Net {
-    pub fn build(wire: Wire, mtu: u16) -> Result<Self, String> {
+    pub(crate) fn build(wire: Wire, mtu: u16) -> Result<Self, String> {
         let net = Self {
             prefix: format!("wb{}", std::process::id()),
         };
@@ -91,21 +91,26 @@ impl Net {
         Ok(net)
     }
 
-    pub fn name(&self, end: End) -> String {
+    pub(crate) fn name(&self, end: End) -> String {
         format!("{}{}", self.prefix, if end == End::A { "a" } else { "b" })
     }
 
-    pub fn underlay(&self, end: End) -> String {
+    pub(crate) fn underlay(&self, end: End) -> String {
         format!("192.0.2.{}", end.number())
     }
 
     /// Runs a command in the namespace of `end` to its end.
-    pub fn run(&self, end: End, command: &str) -> Result<String, String> {
+    pub(crate) fn run(&self, end: End, command: &str) -> Result<String, String> {
         shell(&format!("ip netns exec {} {command}", self.name(end)))
     }
 
     /// Starts a program in the namespace of `end`.
-    pub fn spawn(&self, end: End, program: &str, arguments: &[&str]) -> Result<Running, String> {
+    pub(crate) fn spawn(
+        &self,
+        end: End,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<Running, String> {
         let child = Command::new("ip")
             .args(["netns", "exec", &self.name(end), program])
             .args(arguments)
@@ -134,19 +139,19 @@ impl Drop for Net {
 
 /// A program that is ended when dropped.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     child: Option<Child>,
     program: String,
 }
 
 impl Running {
     /// Its process.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
 
     /// Waits for its end and gives what it printed.
-    pub fn finish(mut self) -> Result<String, String> {
+    pub(crate) fn finish(mut self) -> Result<String, String> {
         let Some(child) = self.child.take() else {
             return Ok(String::new());
         };
@@ -183,7 +188,7 @@ impl Drop for Running {
 }
 
 /// Runs a command line without quoting.
-pub fn shell(line: &str) -> Result<String, String> {
+pub(crate) fn shell(line: &str) -> Result<String, String> {
     let mut words = line.split_whitespace();
     let program = words.next().unwrap_or_default();
     let output = Command::new(program)
