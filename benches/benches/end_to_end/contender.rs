@@ -237,8 +237,6 @@ fn worker_option(option: &str) -> Result<&'static str, String> {
         "no-gro" => "gro = false\n",
         "no-uso" => "uso = false\n",
         "no-vnet" => "vnet-header = false\n",
-        "one-queue" => "queues = 1\n",
-        "two-queues" => "queues = 2\n",
         "spin" => "busy-poll-us = 50\n",
         other => return Err(format!("{other} is no option of a worker")),
     })

@@ -326,8 +326,6 @@ pub struct Worker {
     pub receive_buffer_octets: Option<u32>,
     /// Send buffer of each underlay socket in octets; `None` is 4 MiB. The kernel may allow less.
     pub send_buffer_octets: Option<u32>,
-    /// Device queues, each with a worker thread of its own, 1..=64.
-    pub queues: u16,
     /// Whether the kernel cuts trains of datagrams for us (`UDP_SEGMENT`), where it can.
     pub gso: bool,
     /// Whether the kernel joins datagrams for us (`UDP_GRO`), where it can.
