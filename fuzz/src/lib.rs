@@ -10,7 +10,7 @@
 )]
 
 pub mod config;
-pub mod control;
+pub mod ctl;
 pub mod engine;
 pub mod packet;
 pub mod random;
@@ -19,7 +19,7 @@ pub mod wire;
 /// Every target: the name of its program and of its folder of seeds, and what it runs.
 pub const TARGETS: &[(&str, Target)] = &[
     ("config", config::config),
-    ("control", control::control),
+    ("ctl", ctl::ctl),
     ("engine", engine::engine),
     ("ethernet", wire::ethernet),
     ("geneve", wire::geneve),

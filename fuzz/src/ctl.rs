@@ -5,7 +5,7 @@ use tun_node::ctl::message::{Request, Response};
 
 /// No octets make the node or its client panic or reserve more than the limit allows; what can be
 /// read is written and read again as the same.
-pub fn control(bytes: &[u8]) {
+pub fn ctl(bytes: &[u8]) {
     let mut stream = bytes;
     while let Ok(Some(request)) = frame::read::<Request, REQUEST_OCTETS_MAX>(&mut stream) {
         let mut written = Vec::new();
