@@ -7,9 +7,10 @@ use super::{Engine, Rules, check, drop_frame, undecided};
 use crate::batch::{Batch, Frame, Link};
 use crate::encap::ecn;
 use crate::encap::shim::{self, Opened};
+use crate::fragment::is_tcp_syn;
 use crate::packet::Packet;
 use crate::policy::Permit;
-use crate::tables::{NextHop, PeerId};
+use crate::tables::{NextHop, PeerId, Tunnel};
 use crate::units::Time;
 use crate::verdict::{Direction, DropReason, Verdict};
 
@@ -83,7 +84,17 @@ impl Engine {
             match rules.arrive(admitted, frame.link(), hops) {
                 Ok(arrival) => {
                     self.decap.ecn_anomalies += u64::from(arrival.anomalous);
+                    let packet = &admitted.opened.packet;
                     deliver(&mut frame, &admitted.opened, arrival);
+                    // What the sender of a SYN is told about segments is told to whom it opens a
+                    // connection: this node's side, whose segments take the way back.
+                    if is_tcp_syn(frame.bytes(), packet)
+                        && let Some(back) = rules.way_back(packet, hops)
+                    {
+                        let offload = frame.offload();
+                        let clamped = rules.clamp(frame.bytes_mut(), packet, offload, back);
+                        self.decap.mss_clamped += u64::from(clamped);
+                    }
                     let octets = frame.bytes().len();
                     self.decap.forwarded.count(octets);
                     if let Some(counters) = counters {
@@ -101,7 +112,7 @@ impl Engine {
     }
 }
 
-impl Rules<'_> {
+impl<'t> Rules<'t> {
     /// The peer that sent a frame. RFC 4213 section 3.6: the outer source is checked, silently.
     pub(super) fn peer(&self, link: &Link) -> Result<PeerId, DropReason> {
         // A packet from this node's own address was made by somebody else.
@@ -141,6 +152,12 @@ impl Rules<'_> {
         Ok(())
     }
 
+    /// The tunnel that answers to `packet` take.
+    fn way_back(&self, packet: &Packet, hops: Hops) -> Option<&'t Tunnel> {
+        let hop = self.tables.next_hop(hops.source?)?;
+        self.tunnel(packet, hop)
+    }
+
     fn is_own(&self, address: IpAddr) -> bool {
         let local = self.tables.local();
         local.addresses.contains(&address) || local.underlay.contains(&address)
@@ -164,8 +181,11 @@ impl Rules<'_> {
             }
         }
         let destination_hop = hops.destination.and_then(|id| tables.next_hop(id));
-        if !matches!(destination_hop, Some(NextHop::Local)) {
-            return Err(DropReason::DestinationNotLocal);
+        match destination_hop {
+            Some(NextHop::Local) => {}
+            // Two nodes point the prefix at each other.
+            Some(hop) if leads_to(hop, admitted.peer) => return Err(DropReason::TunnelLoop),
+            Some(_) | None => return Err(DropReason::DestinationNotLocal),
         }
         let permit = self.policy.decide(Direction::Decap, &packet.flow)?;
         let dscp = tables

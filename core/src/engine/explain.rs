@@ -112,6 +112,10 @@ impl Rules<'_> {
                 found.link = Some(link);
                 Ok(Verdict::Transmit)
             }
+            Ok(Way::Cut(cut)) => {
+                found.link = Some(cut.link);
+                Ok(Verdict::Transmit)
+            }
             Ok(Way::Direct { link, .. }) => {
                 found.link = Some(link);
                 Ok(Verdict::Direct)
