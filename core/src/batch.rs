@@ -158,6 +158,12 @@ impl Batch {
         self.frame_mut(self.frames.len() - 1)
     }
 
+    /// Forgets all frames but the first `count`. Their room is not given back before
+    /// [`clear`](Self::clear).
+    pub fn truncate(&mut self, count: usize) {
+        self.frames.truncate(count);
+    }
+
     /// Copies `bytes` into a new frame: the convenient way in for tests and slow paths.
     pub fn push(&mut self, bytes: &[u8], link: Link) -> Option<Frame<'_>> {
         self.vacancy()?

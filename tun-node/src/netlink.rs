@@ -16,15 +16,18 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope,
+    RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
@@ -193,6 +196,26 @@ impl Netlink {
         )
     }
 
+    /// Keeps the kernel from giving the link an IPv6 link-local address of its
+    /// own, and so from soliciting routers on it. To be called while it is down.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` (EAFNOSUPPORT) where the kernel has no IPv6.
+    pub fn disable_link_local(&mut self, device: u32) -> Result<(), NetlinkError> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let message = LinkUnspec::new_with_index(device)
+            .append_extra_attribute(attribute)
+            .build();
+        let request = self.handle.link().change(message);
+        named(
+            "switching off link-local addresses of link",
+            device,
+            self.runtime.block_on(request.execute()),
+        )
+    }
+
     /// Deletes the link.
     ///
     /// # Errors
@@ -208,9 +231,9 @@ impl Netlink {
         )
     }
 
-    /// Gives a link an address, or leaves it where it has it already. An IPv6
-    /// address is usable at once: on a TUN nobody could answer the detection of
-    /// duplicates.
+    /// Gives a link an address, or leaves it where it has it already. For an IPv6
+    /// address no duplicates are looked for: on a TUN nobody could answer. See
+    /// [`Self::await_local`] for when it is usable.
     ///
     /// # Errors
     ///
@@ -227,6 +250,31 @@ impl Netlink {
             net,
             self.runtime.block_on(request.execute()),
         )
+    }
+
+    /// Returns once the kernel takes packets to `address` as its own.
+    ///
+    /// An IPv6 address is in the list at once, but a work queue of the kernel
+    /// makes its route, usually within a millisecond; until then packets that
+    /// arrive are dropped. The link must be up.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; `TimedOut` after two seconds.
+    pub fn await_local(&mut self, address: IpAddr) -> Result<(), NetlinkError> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let message = self.route_to(address)?;
+            if message.is_some_and(|message| message.header.kind == RouteType::Local) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let source = io::ErrorKind::TimedOut.into();
+                let object = address.to_string();
+                return Err(NetlinkError::new("waiting for address", object, source));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     /// Takes an address from a link.
@@ -326,8 +374,8 @@ impl Netlink {
     ) -> Result<Vec<ListedRoute>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
             let request = self.handle.route().get(family);
             let found = self
@@ -349,19 +397,8 @@ impl Netlink {
     ///
     /// Others of the kernel's than "unreachable".
     pub fn path_to(&mut self, destination: IpAddr) -> Result<Option<PathTo>, NetlinkError> {
-        let bits = if destination.is_ipv4() { 32 } else { 128 };
-        let message = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(destination, bits)
-            .map_err(|error| {
-                NetlinkError::new("route to", destination.to_string(), io::Error::other(error))
-            })?
-            .build();
-        let request = self.handle.route().get(message);
-        let found = self.first(request.execute());
-        let message = match named("asking for the route to", destination, found) {
-            Ok(message) => message,
-            Err(error) if error.is_unreachable() => return Ok(None),
-            Err(error) => return Err(error),
+        let Some(message) = self.route_to(destination)? else {
+            return Ok(None);
         };
         let parts = read_route_parts(&message);
         Ok(parts.device.map(|device| PathTo {
@@ -370,6 +407,24 @@ impl Netlink {
             source: parts.source,
             mtu: parts.mtu,
         }))
+    }
+
+    /// The route that the kernel would use; `None` where there is none.
+    fn route_to(&self, destination: IpAddr) -> Result<Option<RouteMessage>, NetlinkError> {
+        let mut message = match destination {
+            IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        message.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
+        let attribute = RouteAttribute::Destination(destination.into());
+        message.attributes.push(attribute);
+        let request = self.handle.route().get(message);
+        let found = self.first(request.execute());
+        match named("asking for the route to", destination, found) {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.is_unreachable() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The first answer; not found when there is none.
@@ -433,6 +488,12 @@ impl NetlinkError {
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {
         self.is(&[libc::EPERM, libc::EACCES])
+    }
+
+    /// The kernel was built or started without what was asked for.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.is(&[libc::EAFNOSUPPORT, libc::EOPNOTSUPP])
     }
 
     /// The kernel has no way to the destination, or a route that refuses it.
@@ -502,10 +563,10 @@ fn read_address(message: &AddressMessage) -> Option<IpNet> {
 fn write_route(device: u32, route: &Route) -> RouteMessage {
     let prefix = route.prefix.trunc();
     let mut message = match prefix {
-        IpNet::V4(net) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+        IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(net.addr(), net.prefix_len())
             .build(),
-        IpNet::V6(net) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+        IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
             .destination_prefix(net.addr(), net.prefix_len())
             .build(),
     };
@@ -534,7 +595,7 @@ fn write_route(device: u32, route: &Route) -> RouteMessage {
 fn read_route(message: &RouteMessage) -> Option<ListedRoute> {
     let header = &message.header;
     let parts = read_route_parts(message);
-    if parts.table.unwrap_or_else(|| header.table.into()) != RouteHeader::RT_TABLE_MAIN.into() {
+    if parts.table.unwrap_or_else(|| header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return None;
     }
     let family = match header.address_family {

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use tun::AbstractDevice;
@@ -36,6 +37,19 @@ pub(crate) fn ip(arguments: &str) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until `holds` does, for up to ten seconds.
+///
+/// For what a dropped descriptor brings about: another test that starts a process
+/// at that moment holds a duplicate of it from fork to exec, and no event tells
+/// of its end.
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came to hold");
+        thread::yield_now();
+    }
 }
 
 /// Makes the calling thread an ordinary user: `nobody`, without any capability.

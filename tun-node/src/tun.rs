@@ -86,8 +86,8 @@ pub struct Tun {
 impl Tun {
     /// Makes a device, gives it its MTU and addresses and sets it up.
     ///
-    /// The device is gone when its last queue is dropped. IPv6 addresses are
-    /// usable at once (no duplicate address detection).
+    /// The device is gone when its last queue is dropped. Every address is usable
+    /// when this returns, IPv6 ones too (no duplicate address detection).
     ///
     /// # Errors
     ///
@@ -316,22 +316,24 @@ impl Tun {
                 .and_then(|()| device.set_netmask(netmask))
                 .map_err(|error| TunError::setting(name, "IPv4 address", error.into()))?;
         }
+        let mut netlink = Netlink::open()?;
+        let index = netlink.link_index(name.as_str())?;
+        // Nobody on the overlay answers router solicitations. A kernel without
+        // IPv6 sends none.
+        match netlink.disable_link_local(index) {
+            Err(error) if !error.is_unsupported() => return Err(error.into()),
+            _ => {}
+        }
         device
             .enabled(true)
             .map_err(|error| TunError::setting(name, "state", error.into()))?;
-        let others = || {
-            let numbered = config.addresses.iter().enumerate();
-            numbered
-                .filter(|(i, _)| Some(*i) != first_ipv4)
-                .map(|(_, net)| *net)
-        };
-        if others().next().is_none() {
-            return Ok(());
+        for (i, net) in config.addresses.iter().enumerate() {
+            if Some(i) != first_ipv4 {
+                netlink.add_address(index, *net)?;
+            }
         }
-        let mut netlink = Netlink::open()?;
-        let index = netlink.link_index(name.as_str())?;
-        for net in others() {
-            netlink.add_address(index, net)?;
+        for net in &config.addresses {
+            netlink.await_local(net.addr())?;
         }
         Ok(())
     }

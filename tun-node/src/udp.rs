@@ -359,6 +359,15 @@ impl TransmitPool {
         usize::try_from(scaled).unwrap_or(0)
     }
 
+    /// The socket that stands for `port`, a source port of the dynamic range that
+    /// was made of a flow's hash.
+    #[must_use]
+    pub fn pick_by_port(&self, port: u16) -> &Udp {
+        let offset = u32::from(port & !FIRST_PORT);
+        // The 14 bits that count, moved to the top of the 32.
+        self.pick(offset << 18)
+    }
+
     /// The socket for a flow.
     #[must_use]
     pub fn pick(&self, flow_hash: u32) -> &Udp {

@@ -7,10 +7,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test binary uses a part of it, and a test that can not go on ends"
+    reason = "each test binary has a copy and uses a part of it"
 )]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -321,7 +318,15 @@ impl Random {
 
     /// A number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+        usize::try_from(self.next() % bound.max(1) as u64).unwrap()
+    }
+
+    pub fn octet(&mut self) -> u8 {
+        self.next().to_be_bytes()[0]
+    }
+
+    pub fn word(&mut self) -> u16 {
+        u16::from_be_bytes([self.octet(), self.octet()])
     }
 
     /// True once in `times`.

@@ -58,6 +58,12 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             batch: worker.batch.map_or(BATCH_FRAMES, |n| n.value),
             receive_buffer_octets: worker.receive_buffer_octets.map(|n| n.value),
             send_buffer_octets: worker.send_buffer_octets.map(|n| n.value),
+            queues: worker.queues.map_or(1, |n| n.value),
+            gso: worker.gso.is_none_or(|on| on.value),
+            gro: worker.gro.is_none_or(|on| on.value),
+            uso: worker.uso.is_none_or(|on| on.value),
+            vnet_header: worker.vnet_header.is_none_or(|on| on.value),
+            busy_poll_us: worker.busy_poll_us.map_or(0, |n| n.value),
         },
     })
 }

@@ -99,6 +99,12 @@ pub(super) struct WorkerDraft {
     pub(super) batch: Option<At<u16>>,
     pub(super) receive_buffer_octets: Option<At<u32>>,
     pub(super) send_buffer_octets: Option<At<u32>>,
+    pub(super) queues: Option<At<u16>>,
+    pub(super) gso: Option<At<bool>>,
+    pub(super) gro: Option<At<bool>>,
+    pub(super) uso: Option<At<bool>>,
+    pub(super) vnet_header: Option<At<bool>>,
+    pub(super) busy_poll_us: Option<At<u32>>,
 }
 
 /// Reads the tree of a whole file.
@@ -468,7 +474,18 @@ fn route(table: &Section<'_, '_>, problems: &mut Problems) -> RouteDraft {
 
 fn worker(table: &Section<'_, '_>, problems: &mut Problems) -> WorkerDraft {
     table.refuse_unknown(
-        &["source-ports", "batch", "receive-buffer", "send-buffer"],
+        &[
+            "source-ports",
+            "batch",
+            "receive-buffer",
+            "send-buffer",
+            "queues",
+            "gso",
+            "gro",
+            "uso",
+            "vnet-header",
+            "busy-poll-us",
+        ],
         problems,
     );
     WorkerDraft {
@@ -476,6 +493,12 @@ fn worker(table: &Section<'_, '_>, problems: &mut Problems) -> WorkerDraft {
         batch: table.number("batch", 1..=1024, problems),
         receive_buffer_octets: table.number("receive-buffer", BUFFER_OCTETS, problems),
         send_buffer_octets: table.number("send-buffer", BUFFER_OCTETS, problems),
+        queues: table.number("queues", 1..=64, problems),
+        gso: table.boolean("gso", problems),
+        gro: table.boolean("gro", problems),
+        uso: table.boolean("uso", problems),
+        vnet_header: table.boolean("vnet-header", problems),
+        busy_poll_us: table.number("busy-poll-us", 0..=1_000_000, problems),
     }
 }
 

@@ -326,6 +326,18 @@ pub struct Worker {
     pub receive_buffer_octets: Option<u32>,
     /// Send buffer of each underlay socket in octets; `None` leaves the kernel's own.
     pub send_buffer_octets: Option<u32>,
+    /// Device queues, each with a worker thread of its own, 1..=64.
+    pub queues: u16,
+    /// Whether the kernel cuts trains of datagrams for us (`UDP_SEGMENT`), where it can.
+    pub gso: bool,
+    /// Whether the kernel joins datagrams for us (`UDP_GRO`), where it can.
+    pub gro: bool,
+    /// Whether the device hands over uncut UDP packets too, where the kernel can.
+    pub uso: bool,
+    /// Whether the device hands over and takes uncut and unfinished packets, with a virtio header.
+    pub vnet_header: bool,
+    /// Microseconds that a worker goes on looking for packets before it sleeps; 0 for none.
+    pub busy_poll_us: u32,
 }
 
 /// A VTEP MAC address as the file gives it.

@@ -10,37 +10,19 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
-use warren_core::batch::{Batch, Link};
+use warren_core::batch::{Batch, Frame, FrameRef, Link};
 use warren_core::gso::merge::{Merge, MergeRun, Offer};
-use warren_core::gso::{ChecksumState, Offload, SegmentKind, transport_checksum};
-use warren_core::packet::Packet;
+use warren_core::gso::split::{MAX_HEADER_OCTETS, Splitter};
+use warren_core::gso::{ChecksumState, Offload, PartialChecksum, SegmentKind, transport_checksum};
+use warren_core::packet::{Fragment, Packet};
 use warren_core::units::Family;
-use warren_core::verdict::Verdict;
-use warren_core::wire::VirtioNetHeader;
+use warren_core::verdict::{Tally, Verdict};
+use warren_core::wire::checksum::Sum;
+use warren_core::wire::{UdpHeader, VirtioNetHeader, ip_protocol};
 use zerocopy::IntoBytes;
 
+use crate::counters::{DeviceCounters, ErrnoCounters};
 use crate::tun::Tun;
-
-/// What a device read and wrote, and what was lost at it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct DeviceCounters {
-    /// Packets read, a super-packet once.
-    pub read: u64,
-    /// Super-packets among them.
-    pub read_super: u64,
-    /// Packets read and dropped because their virtio header was impossible.
-    pub bad_offload: u64,
-    /// Frames handed to the kernel.
-    pub written: u64,
-    /// System calls that took them: a merged run is one.
-    pub writes: u64,
-    /// Frames lost because the kernel had no room.
-    pub write_full: u64,
-    /// Frames that the kernel refused as invalid.
-    pub write_invalid: u64,
-    /// Frames lost for another reason: the device is down or gone.
-    pub write_failed: u64,
-}
 
 /// Why reading stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,7 +33,8 @@ pub enum ReadStop {
     More,
 }
 
-/// Reads up to `limit` packets into `batch`.
+/// Reads up to `limit` packets into `batch`, which must have room for a super-packet and the
+/// virtio header.
 ///
 /// # Errors
 ///
@@ -70,14 +53,13 @@ pub fn read_batch(
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(ReadStop::Empty),
             Err(error) => return Err(error),
         };
-        counters.read += 1;
         let read = room.get(..octets).unwrap_or_default();
         let offload = match header_octets {
             0 => Offload::NONE,
             _ => match VirtioNetHeader::parse(read) {
                 Ok((offload, _)) => offload,
                 Err(_) => {
-                    counters.bad_offload += 1;
+                    counters.read_damaged += 1;
                     continue;
                 }
             },
@@ -89,6 +71,7 @@ pub fn read_batch(
             // A header was parsed, so at least its octets are there.
             continue;
         }
+        counters.read.count(frame.bytes().len());
         match (offload.segments, offload.partial_checksum) {
             (None, None) => {}
             (None, Some(partial)) => {
@@ -110,8 +93,21 @@ pub fn read_batch(
 pub struct DeviceWriter {
     merge_tcp: bool,
     merge_udp: bool,
+    /// The device's MTU: a longer packet was joined on the way and is handed over as uncut.
+    mtu: usize,
     /// Indices of the frames of the run in progress.
     members: Vec<usize>,
+}
+
+/// Where the outcome of writing is counted.
+#[derive(Debug)]
+pub struct WriteCounters<'c> {
+    /// Frames that the kernel took.
+    pub written: &'c mut Tally,
+    /// Calls that took them.
+    pub calls: &'c mut u64,
+    /// Frames that it did not take.
+    pub drops: &'c mut ErrnoCounters,
 }
 
 /// Packets merged into one at most: one system call takes 1024 slices, and 64 already save almost
@@ -119,37 +115,40 @@ pub struct DeviceWriter {
 const MAX_RUN: usize = 64;
 
 impl DeviceWriter {
-    /// For a device; packets are merged only where it has a virtio header and `merge` allows it.
+    /// For a device with that MTU; packets are merged only where it has a virtio header and
+    /// `merge` allows it.
     #[must_use]
-    pub fn new(tun: &Tun, merge: bool) -> Self {
+    pub fn new(tun: &Tun, mtu: u16, merge: bool) -> Self {
         let merge = merge && tun.vnet_header_octets() > 0;
         Self {
             merge_tcp: merge,
             merge_udp: merge,
+            mtu: usize::from(mtu),
             members: Vec::with_capacity(MAX_RUN),
         }
     }
 
-    /// Writes the frames of `batch` for which `wanted` says so, in order.
+    /// Writes the frames of `batch` whose verdict is `wanted`, in order.
     pub fn write_batch(
         &mut self,
         tun: &Tun,
         batch: &mut Batch,
         wanted: fn(Verdict) -> bool,
-        counters: &mut DeviceCounters,
+        counters: &mut WriteCounters<'_>,
     ) {
         let mut merge = Merge::new();
         for index in 0..batch.len() {
             let Some(frame) = batch.frame(index).filter(|frame| wanted(frame.verdict)) else {
                 continue;
             };
-            if !self.merge_tcp || frame.offload != Offload::NONE {
-                let run = merge.finish();
-                self.write_run(tun, batch, run, counters);
-                write_single(tun, batch, index, counters);
-                continue;
-            }
-            let offer = merge.offer(frame.bytes);
+            let offer = if self.merge_tcp
+                && frame.offload == Offload::NONE
+                && frame.bytes.len() <= self.mtu
+            {
+                merge.offer(frame.bytes)
+            } else {
+                Offer::Unmergeable(merge.finish())
+            };
             match offer {
                 Offer::Joined => self.members.push(index),
                 Offer::Began(finished) => {
@@ -158,7 +157,7 @@ impl DeviceWriter {
                 }
                 Offer::Unmergeable(finished) => {
                     self.write_run(tun, batch, finished, counters);
-                    write_single(tun, batch, index, counters);
+                    self.write_single(tun, batch, index, counters);
                 }
             }
             if self.members.len() >= MAX_RUN {
@@ -175,26 +174,106 @@ impl DeviceWriter {
         tun: &Tun,
         batch: &mut Batch,
         run: Option<MergeRun>,
-        counters: &mut DeviceCounters,
+        counters: &mut WriteCounters<'_>,
     ) {
         let Some(run) = run else { return };
         let apart = run.count == 1 || (run.kind == SegmentKind::Udp && !self.merge_udp);
         if apart {
             for &index in &self.members {
-                write_plain(tun, batch, index, counters);
+                if let Some(frame) = batch.frame(index) {
+                    let outcome = write_plain(tun, &frame, &frame.offload);
+                    counters.count(outcome, frame.bytes.len());
+                }
             }
-        } else if let Err(error) = write_merged(tun, batch, &run, &self.members) {
-            if error.raw_os_error() == Some(libc::EINVAL) && run.kind == SegmentKind::Udp {
-                // Kernels before 6.2 do not take UDP super-packets; this run is lost, the next
-                // ones go apart.
-                self.merge_udp = false;
-            }
-            count_failure(counters, &error, self.members.len());
         } else {
-            counters.writes += 1;
-            counters.written += self.members.len() as u64;
+            match write_merged(tun, batch, &run, &self.members) {
+                Ok(()) => {
+                    *counters.calls += 1;
+                    for frame in self.members.iter().filter_map(|&index| batch.frame(index)) {
+                        counters.written.count(frame.bytes.len());
+                    }
+                }
+                Err(error) => {
+                    if error.raw_os_error() == Some(libc::EINVAL) && run.kind == SegmentKind::Udp {
+                        // Kernels before 6.2 do not take UDP super-packets; this run is lost, the
+                        // next ones go apart.
+                        self.merge_udp = false;
+                    }
+                    counters.drops.count(&error, self.members.len() as u64);
+                }
+            }
         }
         self.members.clear();
+    }
+
+    /// Writes one frame that is no candidate for merging: its checksum has not been looked at.
+    fn write_single(
+        &self,
+        tun: &Tun,
+        batch: &mut Batch,
+        index: usize,
+        counters: &mut WriteCounters<'_>,
+    ) {
+        let Some(mut frame) = batch.frame_mut(index) else {
+            return;
+        };
+        if let Ok(read) = Packet::parse(frame.bytes()) {
+            self.finish_offload(&mut frame, &read);
+            let partial = frame.offload().partial_checksum;
+            if let Some(partial) = partial.filter(|_| tun.vnet_header_octets() == 0)
+                && frame.offload().segments.is_none()
+            {
+                let _ = partial.complete(frame.bytes_mut());
+                frame.set_offload(Offload::NONE);
+            }
+        }
+        let Some(frame) = batch.frame(index) else {
+            return;
+        };
+        let outcome = match frame.offload.segments {
+            Some((kind, size)) if tun.vnet_header_octets() == 0 => {
+                write_segments(tun, frame.bytes, kind, size)
+            }
+            _ => write_plain(tun, &frame, &frame.offload),
+        };
+        counters.count(outcome, frame.bytes.len());
+    }
+
+    /// Completes what is known about a packet that did not come cut and finished: one that the
+    /// underlay joined, or whose checksum a device of this host was to finish.
+    fn finish_offload(&self, frame: &mut Frame<'_>, read: &Packet) {
+        let mut offload = frame.offload();
+        let header_octets = usize::from(header_octets(frame.bytes(), read));
+        let joined = offload.segments.is_none()
+            && read.total_octets > self.mtu
+            && read.flow.protocol == ip_protocol::TCP
+            && read.fragment == Fragment::Whole;
+        if joined {
+            // A raw socket does not say how the packet was cut; what fits the device is right.
+            let size = self.mtu.saturating_sub(header_octets);
+            offload.segments = u16::try_from(size)
+                .ok()
+                .filter(|size| *size > 0)
+                .map(|size| (SegmentKind::Tcp, size));
+        }
+        if offload.segments.is_some() {
+            offload.partial_checksum = set_pseudo_checksum(frame.bytes_mut(), read);
+        } else if let ChecksumState::Partial(partial) = transport_checksum(frame.bytes(), read) {
+            offload.partial_checksum = Some(partial);
+        }
+        frame.set_offload(offload);
+    }
+}
+
+impl WriteCounters<'_> {
+    fn count(&mut self, outcome: io::Result<()>, octets: usize) {
+        match outcome {
+            Ok(()) => {
+                *self.calls += 1;
+                self.written.count(octets);
+            }
+            Err(error) => self.drops.count(&error, 1),
+        }
     }
 }
 
@@ -217,83 +296,76 @@ fn write_merged(tun: &Tun, batch: &mut Batch, run: &MergeRun, members: &[usize])
         }
     };
     push(header.as_bytes());
-    for (position, frame) in members
-        .iter()
-        .filter_map(|&index| batch.frame(index))
-        .enumerate()
-    {
+    let frames = members.iter().filter_map(|&index| batch.frame(index));
+    for (position, frame) in frames.enumerate() {
         let from = if position == 0 { 0 } else { run.header_octets };
         push(frame.bytes.get(from..).unwrap_or_default());
     }
     tun.send_vectored(slices.get(..used).unwrap_or_default())
 }
 
-/// Writes one frame that is no candidate for merging: its checksum has not been looked at.
-fn write_single(tun: &Tun, batch: &mut Batch, index: usize, counters: &mut DeviceCounters) {
-    let Some(mut frame) = batch.frame_mut(index) else {
-        return;
-    };
-    if frame.offload() == Offload::NONE
-        && let Ok(read) = Packet::parse(frame.bytes())
-        && let ChecksumState::Partial(partial) = transport_checksum(frame.bytes(), &read)
-    {
-        if tun.vnet_header_octets() == 0 {
-            let _ = partial.complete(frame.bytes_mut());
-        } else {
-            frame.set_offload(Offload {
-                partial_checksum: Some(partial),
-                segments: None,
-            });
-        }
-    }
-    write_plain(tun, batch, index, counters);
-}
-
 /// Writes one frame as its offload marks say.
-fn write_plain(tun: &Tun, batch: &Batch, index: usize, counters: &mut DeviceCounters) {
-    let Some(frame) = batch.frame(index) else {
-        return;
-    };
-    let outcome = if tun.vnet_header_octets() == 0 {
-        tun.send(frame.bytes)
-    } else {
-        let headers = if frame.offload.segments.is_some() {
-            header_octets(frame.bytes)
-        } else {
-            0
-        };
-        let header = VirtioNetHeader::new(&frame.offload, family_of(frame.bytes), headers);
-        tun.send_vectored(&[IoSlice::new(header.as_bytes()), IoSlice::new(frame.bytes)])
-    };
-    match outcome {
-        Ok(()) => {
-            counters.writes += 1;
-            counters.written += 1;
-        }
-        Err(error) => count_failure(counters, &error, 1),
+fn write_plain(tun: &Tun, frame: &FrameRef<'_>, offload: &Offload) -> io::Result<()> {
+    if tun.vnet_header_octets() == 0 {
+        return tun.send(frame.bytes);
     }
+    let headers = match offload.segments {
+        Some(_) => Packet::parse(frame.bytes).map_or(0, |read| header_octets(frame.bytes, &read)),
+        None => 0,
+    };
+    let header = VirtioNetHeader::new(offload, family_of(frame.bytes), headers);
+    tun.send_vectored(&[IoSlice::new(header.as_bytes()), IoSlice::new(frame.bytes)])
 }
 
-fn count_failure(counters: &mut DeviceCounters, error: &io::Error, frames: usize) {
-    let frames = frames as u64;
-    match (error.kind(), error.raw_os_error()) {
-        (ErrorKind::WouldBlock, _) | (_, Some(libc::ENOBUFS | libc::ENOMEM)) => {
-            counters.write_full += frames
-        }
-        (ErrorKind::InvalidInput, _) | (_, Some(libc::EINVAL)) => counters.write_invalid += frames,
-        _ => counters.write_failed += frames,
+/// Cuts a super-packet for a device that takes none.
+fn write_segments(tun: &Tun, packet: &[u8], kind: SegmentKind, size: u16) -> io::Result<()> {
+    let splitter = Splitter::new(packet, kind, size).map_err(|_| ErrorKind::InvalidInput)?;
+    let mut room = [0; MAX_HEADER_OCTETS];
+    for index in 0..splitter.count() {
+        let header = room
+            .get_mut(..splitter.header_octets())
+            .ok_or(ErrorKind::InvalidInput)?;
+        splitter
+            .write_header(index, header)
+            .ok_or(ErrorKind::InvalidInput)?;
+        let payload = packet.get(splitter.payload(index)).unwrap_or_default();
+        tun.send_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
     }
+    Ok(())
+}
+
+/// Writes the pseudo-header sum, which is what a packet that is still to be cut carries.
+fn set_pseudo_checksum(packet: &mut [u8], read: &Packet) -> Option<PartialChecksum> {
+    let offset = match read.flow.protocol {
+        ip_protocol::TCP => 16,
+        ip_protocol::UDP => 6,
+        _ => return None,
+    };
+    let addresses = match read.family() {
+        Family::V4 => packet.get(12..20)?,
+        Family::V6 => packet.get(8..40)?,
+    };
+    let octets = u16::try_from(read.total_octets.checked_sub(read.transport_offset)?).ok()?;
+    let sum = Sum::ZERO
+        .octets(addresses)
+        .word(u16::from(read.flow.protocol))
+        .word(octets);
+    let place = read.transport_offset + usize::from(offset);
+    packet
+        .get_mut(place..place + 2)?
+        .copy_from_slice(&sum.partial().to_be_bytes());
+    Some(PartialChecksum {
+        start: u16::try_from(read.transport_offset).ok()?,
+        offset,
+    })
 }
 
 /// Octets of the network and transport headers of a TCP or UDP packet.
-fn header_octets(packet: &[u8]) -> u16 {
-    let Ok(read) = Packet::parse(packet) else {
-        return 0;
-    };
+fn header_octets(packet: &[u8], read: &Packet) -> u16 {
     let transport = packet.get(read.transport_offset..).unwrap_or_default();
     let octets = match transport.get(12) {
-        Some(offset) if read.flow.protocol == 6 => usize::from(offset >> 4) * 4,
-        _ => 8,
+        Some(offset) if read.flow.protocol == ip_protocol::TCP => usize::from(offset >> 4) * 4,
+        _ => size_of::<UdpHeader>(),
     };
     u16::try_from(read.transport_offset + octets).unwrap_or_default()
 }

@@ -28,6 +28,17 @@ fn with_device(vnet_header: bool, test: impl FnOnce(&Tun) + Send + 'static) {
     });
 }
 
+fn write(tun: &Tun, batch: &mut Batch, wanted: fn(Verdict) -> bool) -> DeviceCounters {
+    let mut counters = DeviceCounters::default();
+    let mut to = WriteCounters {
+        written: &mut counters.written,
+        calls: &mut counters.write_calls,
+        drops: &mut counters.write_drops,
+    };
+    DeviceWriter::new(tun, 1500, true).write_batch(tun, batch, wanted, &mut to);
+    counters
+}
+
 /// Reads until the packets for port 6000 add up to `payload` octets.
 fn read_all(tun: &Tun, counters: &mut DeviceCounters, payload: usize) -> Vec<(Vec<u8>, Offload)> {
     let mut batch = Batch::with_largest(64, 65_535 + VirtioNetHeader::OCTETS, 2);
@@ -131,20 +142,14 @@ fn datagrams_in_a_row_are_one_write_and_arrive_each() {
                     .unwrap()
                     .set_verdict(Verdict::Deliver);
             }
-            let mut counters = DeviceCounters::default();
-            DeviceWriter::new(tun, true).write_batch(
-                tun,
-                &mut batch,
-                |verdict| verdict == Verdict::Deliver,
-                &mut counters,
-            );
+            let counters = write(tun, &mut batch, |verdict| verdict == Verdict::Deliver);
             assert_eq!(
-                counters,
-                DeviceCounters {
-                    written: 5,
-                    writes,
-                    ..DeviceCounters::default()
-                }
+                (
+                    counters.written.packets,
+                    counters.write_calls,
+                    counters.write_drops.total()
+                ),
+                (5, writes, 0)
             );
             let mut octets = [0; 1000];
             for number in 0..4 {
@@ -168,7 +173,7 @@ fn an_unfinished_checksum_is_finished_or_handed_over_as_such() {
                 .udp(9, 7000)
                 .write(&mut packet, b"unfinished")
                 .unwrap();
-            let pseudo = warren_core::wire::checksum::Sum::ZERO
+            let pseudo = Sum::ZERO
                 .octets(&packet[12..20])
                 .word(17)
                 .word(18)
@@ -179,12 +184,7 @@ fn an_unfinished_checksum_is_finished_or_handed_over_as_such() {
                 .push(&packet, Link::LOCAL)
                 .unwrap()
                 .set_verdict(Verdict::Deliver);
-            DeviceWriter::new(tun, true).write_batch(
-                tun,
-                &mut batch,
-                |_| true,
-                &mut DeviceCounters::default(),
-            );
+            write(tun, &mut batch, |_| true);
             let mut octets = [0; 100];
             let length = socket.recv(&mut octets).unwrap();
             assert_eq!(&octets[..length], b"unfinished");
@@ -198,8 +198,46 @@ fn what_the_kernel_refuses_is_counted() {
         let mut batch = Batch::new(2, 1000);
         batch.push(&[0x15; 40], Link::LOCAL).unwrap();
         batch.push(&[], Link::LOCAL).unwrap();
-        let mut counters = DeviceCounters::default();
-        DeviceWriter::new(tun, true).write_batch(tun, &mut batch, |_| true, &mut counters);
-        assert_eq!((counters.write_invalid, counters.written), (2, 0));
+        let counters = write(tun, &mut batch, |_| true);
+        assert_eq!(
+            (counters.write_drops.total(), counters.written.packets),
+            (2, 0)
+        );
     });
+}
+
+#[test]
+fn an_uncut_packet_from_a_peer_is_taken_whole_or_cut_here() {
+    for (vnet_header, calls) in [(true, 1), (false, 1)] {
+        with_device(vnet_header, move |tun| {
+            let socket = UdpSocket::bind("10.77.0.1:7000").unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let payload: Vec<u8> = (0..4000_usize).map(|n| (n / 7).to_le_bytes()[0]).collect();
+            let mut packet = Vec::new();
+            PacketBuilder::ipv4([10, 77, 0, 9], [10, 77, 0, 1], 9)
+                .udp(9, 7000)
+                .write(&mut packet, &payload)
+                .unwrap();
+            // As a tunnel device of this host sends it: no checksum yet, the segment size beside it.
+            packet[26..28].copy_from_slice(&[0x12, 0x34]);
+            let mut batch = Batch::new(1, 65_535);
+            let mut frame = batch.push(&packet, Link::LOCAL).unwrap();
+            frame.set_offload(Offload {
+                partial_checksum: None,
+                segments: Some((SegmentKind::Udp, 1200)),
+            });
+            let counters = write(tun, &mut batch, |_| true);
+            assert_eq!((counters.written.packets, counters.write_calls), (1, calls));
+            let mut octets = [0; 5000];
+            let mut received = Vec::new();
+            while received.len() < payload.len() {
+                let length = socket.recv(&mut octets).unwrap();
+                assert!(length <= 1200);
+                received.extend_from_slice(&octets[..length]);
+            }
+            assert_eq!(received, payload);
+        });
+    }
 }

@@ -21,8 +21,8 @@ use crate::udp::{Family, SendControl, SendRing, SendTurn, Transmit};
 pub struct Trains {
     ring: SendRing,
     headers: Box<[u8]>,
-    /// Frames in each message of the turn, a super-packet once; zero for its further messages.
-    frames: Vec<u16>,
+    /// What each message of the turn carries.
+    carried: Vec<Carried>,
     max_segments: usize,
 }
 
@@ -31,8 +31,17 @@ pub struct Trains {
 pub struct TrainTurn<'t, 'b> {
     /// The messages.
     pub turn: SendTurn<'t, 'b>,
-    /// Frames that are lost when message `n` is: its own, counted once.
-    pub frames: &'t [u16],
+    /// What each message carries, in the order of the messages.
+    pub carried: &'t [Carried],
+}
+
+/// The frames of one message.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Carried {
+    /// Frames; a super-packet counts in its first message only.
+    pub frames: u64,
+    /// Octets of those frames.
+    pub octets: u64,
 }
 
 /// The most datagrams in one message that every kernel with `UDP_SEGMENT` takes.
@@ -54,7 +63,7 @@ impl Trains {
         Self {
             ring: SendRing::new(MESSAGES, SLICES),
             headers: vec![0; HEADER_OCTETS].into(),
-            frames: Vec::with_capacity(MESSAGES),
+            carried: Vec::with_capacity(MESSAGES),
             max_segments: if segmentation { MAX_SEGMENTS } else { 1 },
         }
     }
@@ -71,11 +80,13 @@ impl Trains {
     }
 
     /// Sends the frames `order` of `batch`, which all leave by one socket of `family`, in that
-    /// order; `send` is called for each turn of the ring. Returns how many frames could not be
+    /// order; without `segmentation`, which only UDP sockets have, each datagram is a message.
+    /// `send` is called for each turn of the ring. Returns how many frames could not be
     /// made into messages: super-packets that are not what their mark says.
     pub fn send(
         &mut self,
         family: Family,
+        segmentation: bool,
         batch: &Batch,
         order: &[usize],
         mut send: impl FnMut(TrainTurn<'_, '_>),
@@ -83,13 +94,13 @@ impl Trains {
         let mut malformed = 0;
         let mut cursor = Cursor::default();
         while cursor.frame < order.len() {
-            self.frames.clear();
+            self.carried.clear();
             let mut turn = self.ring.turn(family);
             let mut filling = Filling {
                 turn: &mut turn,
-                frames: &mut self.frames,
+                carried: &mut self.carried,
                 headers: &mut self.headers,
-                max_segments: self.max_segments,
+                max_segments: if segmentation { self.max_segments } else { 1 },
             };
             let before = cursor;
             while let Some(&index) = order.get(cursor.frame) {
@@ -120,7 +131,7 @@ impl Trains {
             if turn.pending() > 0 {
                 send(TrainTurn {
                     turn,
-                    frames: &self.frames,
+                    carried: &self.carried,
                 });
             } else if before == cursor {
                 // An empty ring takes any single message; never loop without progress.
@@ -149,7 +160,7 @@ impl Cursor {
 /// One turn of the ring being filled.
 struct Filling<'f, 'r, 'b> {
     turn: &'f mut SendTurn<'r, 'b>,
-    frames: &'f mut Vec<u16>,
+    carried: &'f mut Vec<Carried>,
     headers: &'b mut [u8],
     max_segments: usize,
 }
@@ -190,7 +201,10 @@ impl<'b> Filling<'_, '_, 'b> {
         if self.turn.push(&transmit, slices).is_err() {
             return true;
         }
-        self.frames.push(u16::try_from(count).unwrap_or(u16::MAX));
+        self.carried.push(Carried {
+            frames: count as u64,
+            octets: octets as u64,
+        });
         cursor.frame += count;
         false
     }
@@ -235,7 +249,13 @@ impl<'b> Filling<'_, '_, 'b> {
             if self.turn.push(&transmit, slices).is_err() {
                 return true;
             }
-            self.frames.push(u16::from(cursor.segment == 0));
+            self.carried.push(match cursor.segment {
+                0 => Carried {
+                    frames: 1,
+                    octets: frame.bytes.len() as u64,
+                },
+                _ => Carried::default(),
+            });
             cursor.segment += count;
         }
         cursor.next_frame();
@@ -265,7 +285,7 @@ fn transmit(link: &Link, segment_octets: usize) -> Transmit {
         control: SendControl {
             source: None,
             interface: 0,
-            tos: Some(link.traffic_class),
+            tos: Some(link.traffic_class).filter(|tos| *tos > 0),
             ttl: Some(link.hop_limit).filter(|ttl| *ttl > 0),
             segment_octets: u16::try_from(segment_octets).ok().and_then(NonZeroU16::new),
         },

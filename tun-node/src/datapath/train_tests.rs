@@ -40,7 +40,7 @@ fn over_loopback(build: impl Fn(SocketAddr) -> Batch, segmentation: bool) -> (Ve
     let mut trains = Trains::new(segmentation && socket.has_segmentation());
     let mut counters = SocketCounters::default();
     let mut messages = 0;
-    let malformed = trains.send(Family::Ipv4, &batch, &order, |mut turn| {
+    let malformed = trains.send(Family::Ipv4, true, &batch, &order, |mut turn| {
         messages += turn.turn.pending();
         socket.send_batch(&mut turn.turn, &mut counters, |index, error| {
             panic!("message {index}: {error}")
@@ -158,8 +158,12 @@ fn what_is_no_super_packet_is_counted_and_the_rest_leaves() {
     push_super(&mut batch, &[0x45; 60], 10, link(to, 0));
     batch.push(b"good", link(to, 0)).unwrap();
     let mut sent = Vec::new();
-    let malformed = Trains::new(true).send(Family::Ipv4, &batch, &[0, 1], |turn| {
-        sent.extend_from_slice(turn.frames)
+    let malformed = Trains::new(true).send(Family::Ipv4, true, &batch, &[0, 1], |turn| {
+        sent.extend_from_slice(turn.carried)
     });
-    assert_eq!((malformed, sent), (1, vec![1]));
+    let good = Carried {
+        frames: 1,
+        octets: 4,
+    };
+    assert_eq!((malformed, sent), (1, vec![good]));
 }

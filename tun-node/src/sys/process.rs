@@ -20,6 +20,29 @@ pub fn set_parent_death_signal(signal: Signal) -> Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(signal)?)
 }
 
+/// Has the kernel send `signal` to the program that `command` starts when the
+/// thread that starts it ends.
+///
+/// The program is not started at all when that thread's process is gone before
+/// the kernel knows of the wish.
+pub fn die_with_parent(command: &mut Command, signal: Signal) {
+    let parent = nix::unistd::getpid();
+    let tie = move || {
+        set_parent_death_signal(signal)?;
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(Error::from_raw_os_error(libc::ESRCH))
+        }
+    };
+    // SAFETY: the closure runs between fork and exec and makes two
+    // async-signal-safe calls (prctl, getppid) on integers; an error with an
+    // errno allocates nothing.
+    unsafe {
+        command.pre_exec(tie);
+    }
+}
+
 /// A descriptor that becomes readable when the process `pid` ends
 /// (`pidfd_open(2)`), for the event loop.
 ///
@@ -69,15 +92,17 @@ pub(crate) fn adopt(fd: i32) -> Result<OwnedFd> {
 }
 
 /// Makes the calling thread alone the user `id` with the group `id`, without
-/// further groups and so without any capability, for the tests.
+/// further groups and so without any capability (`setgroups`, `setresgid`,
+/// `setresuid`).
 ///
-/// The C library's functions would change every thread of the process.
+/// The C library's functions of these names change every thread of the process.
+/// Threads of one process share its memory, so this is no barrier against hostile
+/// code; tests act as an ordinary user with it.
 ///
 /// # Errors
 ///
 /// `EPERM` when the thread is not root.
-#[cfg(test)]
-pub(crate) fn become_user_on_this_thread(id: u32) -> Result<()> {
+pub fn become_user_on_this_thread(id: u32) -> Result<()> {
     let id = libc::c_ulong::from(id);
     // SAFETY: setgroups with no group reads no pointer.
     done_long(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) })?;
@@ -87,9 +112,9 @@ pub(crate) fn become_user_on_this_thread(id: u32) -> Result<()> {
     done_long(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) })
 }
 
-#[cfg(test)]
+/// As [`done`] for the calls that have no function in the C library.
 fn done_long(returned: libc::c_long) -> Result<()> {
-    super::count(returned as isize).map(drop)
+    done(libc::c_int::from(returned < 0).wrapping_neg())
 }
 
 /// A capability of capabilities(7).

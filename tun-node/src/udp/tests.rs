@@ -396,6 +396,15 @@ fn a_pool_has_distinct_dynamic_ports_and_picks_evenly_and_steadily() {
         "{picked:?}"
     );
     assert_eq!(pool.index(u32::MAX), 15);
+    for (port, index) in [
+        (49152, 0),
+        (49152 + 1023, 0),
+        (49152 + 1024, 1),
+        (65535, 15),
+    ] {
+        let picked = pool.pick_by_port(port).local_addr();
+        assert_eq!(picked, pool.sockets()[index].local_addr());
+    }
 }
 
 #[test]
