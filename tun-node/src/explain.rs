@@ -97,6 +97,7 @@ pub fn tunnel_report(tunnel: &Tunnel, tables: &Tables) -> TunnelReport {
         Encapsulation::Vxlan { vni, port, mac } | Encapsulation::Geneve { vni, port, mac } => {
             (Some(port), Some(vni.value()), Some(mac.to_string()))
         }
+        Encapsulation::VxlanGpe { vni, port } => (Some(port), Some(vni.value()), None),
         Encapsulation::Fou { port } | Encapsulation::Gue { port } => (Some(port), None, None),
         Encapsulation::Ipip => (None, None, None),
     };

@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use parking_lot::RwLock;
 use warren_core::fib::NextHopId;
 use warren_core::tables::{
-    DscpMode, NextHop, Peer, PeerId, TableError, TableWriter, Tables, Tunnel,
+    DscpMap, DscpMode, NextHop, Peer, PeerId, TableError, TableWriter, Tables, Tunnel,
 };
 use warren_core::units::{Epoch, Family};
 
@@ -338,7 +338,7 @@ fn dscp_mode(dscp: &Dscp) -> DscpMode {
     match dscp {
         Dscp::Pipe(value) => DscpMode::Pipe(*value),
         Dscp::Uniform => DscpMode::Uniform,
-        Dscp::Map(_) => DscpMode::Uniform,
+        Dscp::Map(map) => DscpMode::Map(DscpMap::new(*map.table())),
     }
 }
 

@@ -13,9 +13,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use warren_core::tables::EcnMode;
 
-use super::encap::Encap;
+use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
-use super::{DeviceMode, Dscp, DscpMap, LogLevel, RouteAction, VtepMac, value};
+use super::{DeviceMode, Dscp, DscpMap, LogLevel, PeerMode, RouteAction, VtepMac, value};
+
+mod ways;
 
 /// The whole file; `None` or empty where nothing usable was written.
 #[derive(Debug, Default)]
@@ -27,6 +29,7 @@ pub(super) struct Draft {
     pub(super) fou: EncapDraft,
     pub(super) gue: EncapDraft,
     pub(super) ipip: EncapDraft,
+    pub(super) vxlan_gpe: EncapDraft,
     pub(super) peers: Vec<PeerDraft>,
     pub(super) routes: Vec<RouteDraft>,
     pub(super) control_socket: Option<At<PathBuf>>,
@@ -40,6 +43,7 @@ pub(super) struct NodeDraft {
     pub(super) name: Option<At<String>>,
     pub(super) underlay: Vec<At<IpAddr>>,
     pub(super) vtep_mac: Option<At<VtepMac>>,
+    pub(super) receive: Vec<At<Choice>>,
     pub(super) prefixes: Vec<At<IpNet>>,
     /// The list may lack what was meant: something in it was refused, or all of `[node]` is
     /// missing.
@@ -57,7 +61,7 @@ pub(super) struct DeviceDraft {
     pub(super) mode: Option<At<DeviceMode>>,
 }
 
-/// One of `[vxlan]`, `[geneve]`, `[fou]`, `[gue]`, `[ipip]`; keys that it does not have stay `None`.
+/// One of the sections of encapsulations; keys that it does not have stay `None`.
 #[derive(Debug, Default)]
 pub(super) struct EncapDraft {
     pub(super) present: bool,
@@ -73,7 +77,10 @@ pub(super) struct PeerDraft {
     pub(super) at: usize,
     pub(super) name: Option<At<String>>,
     pub(super) address: Option<At<IpAddr>>,
-    pub(super) encap: Option<At<Encap>>,
+    /// By preference.
+    pub(super) encaps: Vec<At<Choice>>,
+    pub(super) mode: Option<At<PeerMode>>,
+    pub(super) probe_address: Option<At<IpAddr>>,
     /// The key was not written at all, as opposed to written with a value that was refused.
     pub(super) encap_absent: bool,
     pub(super) vtep_mac: Option<At<VtepMac>>,
@@ -169,6 +176,10 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             );
             draft.vxlan = encap(table, problems);
         }
+        "vxlan-gpe" => {
+            table.refuse_unknown(&["enabled", "port", "vni"], problems);
+            draft.vxlan_gpe = encap(table, problems);
+        }
         "geneve" => {
             table.refuse_unknown(&["enabled", "port", "vni"], problems);
             draft.geneve = encap(table, problems);
@@ -246,6 +257,7 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
             "underlay",
             "vtep-mac",
             "prefixes",
+            "receive",
             "allow-loopback-underlay",
             "allow-overlap",
         ],
@@ -271,6 +283,7 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
     let prefixes = table.list("prefixes", problems, value::prefix);
     let prefixes_refused = problems.len() > refused_before;
     NodeDraft {
+        receive: ways::choices(table, "receive", problems),
         name: table.parsed("name", problems, value::node_name),
         underlay: underlay.unwrap_or_default(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
@@ -314,6 +327,8 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
             "name",
             "address",
             "encap",
+            "mode",
+            "probe-address",
             "vtep-mac",
             "vni",
             "port",
@@ -351,7 +366,9 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         at: table.at,
         name: table.parsed("name", problems, value::node_name),
         address: table.parsed("address", problems, value::underlay_address),
-        encap: table.choice("encap", &Encap::NAMES, problems),
+        encaps: ways::choices(table, "encap", problems),
+        mode: table.choice("mode", &PeerMode::NAMES, problems),
+        probe_address: table.parsed("probe-address", problems, value::overlay_address),
         encap_absent: table.get("encap").is_none(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         vtep_mac_absent: table.get("vtep-mac").is_none(),
@@ -773,9 +790,21 @@ const DSCP_MODES: [(&str, DscpMode); 3] = [
     ("uniform", DscpMode::Uniform),
     ("map", DscpMode::Map),
 ];
-const SECTIONS: [&str; 13] = [
-    "node", "device", "vxlan", "geneve", "fou", "gue", "ipip", "peers", "routes", "control",
-    "metrics", "log", "worker",
+const SECTIONS: [&str; 14] = [
+    "node",
+    "device",
+    "vxlan",
+    "vxlan-gpe",
+    "geneve",
+    "fou",
+    "gue",
+    "ipip",
+    "peers",
+    "routes",
+    "control",
+    "metrics",
+    "log",
+    "worker",
 ];
 /// Six bits, RFC 2474.
 const DSCP_MAX: u8 = 63;
