@@ -323,6 +323,13 @@ impl TableWriter {
         }
     }
 
+    /// Goes on behind the generation `last` of another writer, whose tables these replace.
+    #[must_use]
+    pub const fn after(mut self, last: Epoch) -> Self {
+        self.epoch = last;
+        self
+    }
+
     /// Adds a peer.
     ///
     /// # Errors

@@ -15,6 +15,9 @@ pub enum Verdict {
     Transmit,
     /// Give it to the local device.
     Deliver,
+    /// It is a probe of a tunnel, or the answer to one: for whoever measures the paths
+    /// ([`probe`](crate::probe)), not for the device.
+    Probe,
     /// Send it without encapsulation: the next hop is on the underlay's own link.
     Direct,
     /// The frame was dropped for this reason and now holds an ICMP error, to be sent back to where
@@ -150,7 +153,8 @@ pub enum Direction {
 pub struct Counters {
     /// Frames that entered, and their octets as they entered.
     pub received: Tally,
-    /// Frames that left by [`Verdict::Transmit`], [`Verdict::Deliver`] or [`Verdict::Direct`], and
+    /// Frames that left by [`Verdict::Transmit`], [`Verdict::Deliver`], [`Verdict::Probe`] or
+    /// [`Verdict::Direct`], and
     /// their octets as they left.
     pub forwarded: Tally,
     /// Packets that were cut to fit the path (inner IPv4 fragmentation, RFC 791 section 3.2); each

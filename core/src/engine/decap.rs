@@ -10,7 +10,8 @@ use crate::encap::shim::{self, Opened};
 use crate::fragment::is_tcp_syn;
 use crate::packet::Packet;
 use crate::policy::Permit;
-use crate::tables::{NextHop, PeerId, Tunnel};
+use crate::probe::is_probe;
+use crate::tables::{NextHop, PeerId, Tables, Tunnel};
 use crate::units::Time;
 use crate::verdict::{Direction, DropReason, Verdict};
 
@@ -175,7 +176,7 @@ impl<'t> Rules<'t> {
         match hops.source.and_then(|id| tables.next_hop(id)) {
             Some(NextHop::Local) => return Err(DropReason::SourceIsLocal),
             source_hop => {
-                if !source_hop.is_some_and(|hop| leads_to(hop, admitted.peer)) {
+                if !source_hop.is_some_and(|hop| leads_to(tables, hop, admitted.peer)) {
                     return Err(DropReason::SourceNotOwnedByPeer);
                 }
             }
@@ -184,7 +185,9 @@ impl<'t> Rules<'t> {
         match destination_hop {
             Some(NextHop::Local) => {}
             // Two nodes point the prefix at each other.
-            Some(hop) if leads_to(hop, admitted.peer) => return Err(DropReason::TunnelLoop),
+            Some(hop) if leads_to(tables, hop, admitted.peer) => {
+                return Err(DropReason::TunnelLoop);
+            }
             Some(_) | None => return Err(DropReason::DestinationNotLocal),
         }
         let permit = self.policy.decide(Direction::Decap, &packet.flow)?;
@@ -203,11 +206,15 @@ impl<'t> Rules<'t> {
 }
 
 /// Whether packets to that next hop go to `peer`, so that packets from there come from it.
-fn leads_to(next_hop: &NextHop, peer: PeerId) -> bool {
+fn leads_to(tables: &Tables, next_hop: &NextHop, peer: PeerId) -> bool {
     match next_hop {
         NextHop::Tunnel(tunnel) => tunnel.peer == peer,
         NextHop::EqualCost(tunnels) => tunnels.iter().any(|tunnel| tunnel.peer == peer),
-        NextHop::Direct { .. } | NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => false,
+        // Sent to it as it is; it may answer through a tunnel all the same.
+        NextHop::Direct { gateway } => {
+            gateway.and_then(|gateway| tables.peer_by_underlay(gateway)) == Some(peer)
+        }
+        NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => false,
     }
 }
 
@@ -218,5 +225,10 @@ fn deliver(frame: &mut Frame<'_>, opened: &Opened, arrival: Arrival) {
     if arrival.traffic_class != opened.packet.traffic_class {
         ecn::set_traffic_class(frame.bytes_mut(), arrival.traffic_class);
     }
-    frame.set_verdict(Verdict::Deliver);
+    let verdict = if is_probe(&opened.packet, frame.bytes()) {
+        Verdict::Probe
+    } else {
+        Verdict::Deliver
+    };
+    frame.set_verdict(verdict);
 }

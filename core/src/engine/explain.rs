@@ -261,6 +261,7 @@ impl fmt::Display for Explanation {
             Verdict::Undecided => f.write_str("verdict        undecided"),
             Verdict::Transmit => f.write_str("verdict        transmit"),
             Verdict::Deliver => f.write_str("verdict        deliver"),
+            Verdict::Probe => f.write_str("verdict        probe"),
             Verdict::Direct => f.write_str("verdict        send without encapsulation"),
             Verdict::Reply(reason) => write!(f, "verdict        drop and answer: {reason}"),
             Verdict::Drop(reason) => write!(f, "verdict        drop: {reason}"),
