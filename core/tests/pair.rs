@@ -246,6 +246,7 @@ impl Pair {
                 Verdict::Reply(_) => replies.push(frame.bytes().to_vec()),
                 verdict @ (Verdict::Undecided
                 | Verdict::Deliver
+                | Verdict::Probe
                 | Verdict::Direct
                 | Verdict::Drop(_)) => {
                     panic!("{verdict:?} {:?}", Packet::parse(frame.bytes()));

@@ -315,7 +315,20 @@ impl Page {
             }),
         )?;
         type Pick = fn(&DirectionReport) -> u64;
-        let rest: [(&str, &str, Pick); 3] = [
+        let rest: [(&str, &str, Pick); 6] = [
+            ("engine_fragmented", "Packets cut to fit the path.", |d| {
+                d.fragmented
+            }),
+            (
+                "engine_fragments",
+                "Frames that cut packets became beyond the first.",
+                |d| d.fragments,
+            ),
+            (
+                "engine_mss_clamped",
+                "TCP SYN segments whose maximum segment size was lowered.",
+                |d| d.mss_clamped,
+            ),
             ("engine_replies", "ICMP errors made.", |d| d.replies),
             (
                 "engine_replies_suppressed",
@@ -373,6 +386,12 @@ impl Page {
             "Packets dropped because their route leads to no tunnel.",
             None,
             devices().map(|(labels, device)| (labels, device.direct_drops)),
+        )?;
+        lines.counters(
+            "path_probes",
+            "Packets from peers that were probes of the path.",
+            None,
+            devices().map(|(labels, device)| (labels, device.probes)),
         )?;
         lines.counters(
             "misdirected",
