@@ -3,7 +3,8 @@
 //! An overlay carries the packets of one network inside those of another. This library does that
 //! for IPv4 and IPv6 over VXLAN, Geneve, IP in IP, FOU and GUE, over either IP version, and does
 //! nothing else: no socket, no device, no clock, no thread, no operating system (`no_std` with
-//! `alloc`, no unsafe code). Whoever embeds it moves octets in and out and says what time it is.
+//! `alloc`; what unsafe code there is, is in one audited module, `fib::simd`). Whoever embeds it
+//! moves octets in and out and says what time it is.
 //!
 //! # The story of a packet
 //!
@@ -130,7 +131,7 @@
 //! | [`encap`] | tunnel headers, and the traffic class across a tunnel |
 //! | [`engine`] | the only one that knows the others |
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 

@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, TryStreamExt};
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol,
+};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
@@ -242,9 +244,12 @@ impl Netlink {
     pub fn add_address(&mut self, device: u32, net: IpNet) -> Result<(), NetlinkError> {
         let address = self.handle.address();
         let mut request = address.add(device, net.addr(), net.prefix_len()).replace();
+        let message = request.message_mut();
         if net.addr().is_ipv6() {
-            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            message.header.flags |= AddressHeaderFlags::Nodad;
         }
+        let ours = AddressProtocol::from(PROTOCOL);
+        message.attributes.push(AddressAttribute::Protocol(ours));
         named(
             "adding address",
             net,
@@ -305,12 +310,29 @@ impl Netlink {
     ///
     /// The kernel's.
     pub fn addresses(&mut self, device: u32) -> Result<Vec<IpNet>, NetlinkError> {
+        let messages = self.address_messages(device)?;
+        Ok(messages.iter().filter_map(read_address).collect())
+    }
+
+    /// Those addresses of a link that [`Self::add_address`] gave it. Kernels before 5.18 do not
+    /// remember that: none, then.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn own_addresses(&mut self, device: u32) -> Result<Vec<IpNet>, NetlinkError> {
+        let mut messages = self.address_messages(device)?;
+        let ours = AddressAttribute::Protocol(AddressProtocol::from(PROTOCOL));
+        messages.retain(|message| message.attributes.contains(&ours));
+        Ok(messages.iter().filter_map(read_address).collect())
+    }
+
+    fn address_messages(&mut self, device: u32) -> Result<Vec<AddressMessage>, NetlinkError> {
         let request = self.handle.address().get().set_link_index_filter(device);
         let found = self
             .runtime
             .block_on(request.execute().try_collect::<Vec<_>>());
-        let messages = named("listing addresses of link", device, found)?;
-        Ok(messages.iter().filter_map(read_address).collect())
+        named("listing addresses of link", device, found)
     }
 
     /// Adds a route through a device.

@@ -88,6 +88,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     // First, because a node of this name that runs is found out here.
     let control = Server::start(&path, Arc::<NodeState>::clone(&state))?;
     let mut device_index = None;
+    let ends_with_command = !options.command.is_empty();
     let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
         let (rootless, tun) = device::open_rootless(&config, &snapshot, &launch)?;
@@ -136,6 +137,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let mut supervisor = Supervisor {
         state: &state,
         child: child.as_mut(),
+        ends_with_command,
         heartbeats: Vec::new(),
         ticks: 0,
         loops: 0,
@@ -204,6 +206,7 @@ enum End {
 struct Supervisor<'n> {
     state: &'n NodeState,
     child: Option<&'n mut Rootless>,
+    ends_with_command: bool,
     heartbeats: Vec<Heartbeat>,
     ticks: u64,
     loops: u64,
@@ -259,7 +262,7 @@ impl Supervisor<'_> {
     /// Whether the node ends by this signal itself. With COMMAND it ends with it: SIGINT comes
     /// from the terminal to both, SIGTERM is passed on.
     fn ends_by(&self, signal: i32) -> bool {
-        let Some(child) = &self.child else {
+        let Some(child) = self.child.as_ref().filter(|_| self.ends_with_command) else {
             return true;
         };
         if signal == SIGINT {

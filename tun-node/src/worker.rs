@@ -39,10 +39,10 @@ use warren_core::engine::{Engine, EngineConfig, Explanation};
 use warren_core::packet::FlowKey;
 use warren_core::tables::TableError;
 use warren_core::units::Time;
-use warren_core::verdict::{Direction, DropReason, Verdict};
+use warren_core::verdict::{Direction, DropReason, Tally, Verdict};
 
 use crate::config::Config;
-use crate::counters::{DeviceCounters, PeerTallyReport, WorkerReport};
+use crate::counters::{DeviceCounters, ErrnoCounters, PeerTallyReport, WorkerReport};
 use crate::ctl::message::Fault;
 use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::paths::PathsSender;
@@ -511,10 +511,19 @@ impl Worker {
         let Some(prober) = &mut self.prober else {
             return;
         };
-        let Some(packet) = prober.arrived(now) else {
+        let Some(batch) = prober.arrived(now) else {
             return;
         };
-        if self.device.send(packet).is_err() {
+        let (mut written, mut drops) = (Tally::default(), ErrnoCounters::default());
+        let mut to = WriteCounters {
+            written: &mut written,
+            calls: &mut self.device_counters.write_calls,
+            drops: &mut drops,
+        };
+        let is_delivered = |verdict| verdict == Verdict::Deliver;
+        self.writer
+            .write_batch(&self.device, batch, is_delivered, &mut to);
+        if written.packets == 0 {
             return;
         }
         prober.count_passed();

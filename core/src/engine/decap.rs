@@ -1,4 +1,11 @@
 //! From the underlay to the local device.
+//!
+//! What arrives was written by anybody. A packet is delivered only when its outer source is a
+//! configured peer, its inner source lies behind that peer by the same table that routes to it,
+//! and its destination is here; one decapsulation each, never a second. Nothing is ever answered:
+//! an error about a spoofed packet would go to its victim (RFC 4213 section 3.6 asks for silence).
+//!
+//! A frame that is dropped keeps its octets as they came, for whoever wants to look at it.
 
 use core::net::IpAddr;
 
@@ -114,7 +121,7 @@ impl Engine {
 }
 
 impl<'t> Rules<'t> {
-    /// The peer that sent a frame. RFC 4213 section 3.6: the outer source is checked, silently.
+    /// The peer that sent a frame.
     pub(super) fn peer(&self, link: &Link) -> Result<PeerId, DropReason> {
         // A packet from this node's own address was made by somebody else.
         if self.tables.local().underlay.contains(&link.remote) {

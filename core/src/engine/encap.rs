@@ -1,4 +1,13 @@
 //! From the local device to the underlay.
+//!
+//! [`Engine::encap`] walks over a batch in two passes around one gathered lookup; `Rules` decides
+//! and never changes a frame, `send` writes what was decided and never decides. The quoted packet
+//! of an ICMP error is as it came, because nothing is written before everything is decided.
+//!
+//! Obeys RFC 1812 section 5 where it forwards, RFC 2003, RFC 2473 and RFC 4213 for what enters a
+//! tunnel, RFC 6040 and RFC 2983 for the traffic class. Knowingly not RFC 1812 section 5.2.6: a
+//! packet that does not fit is answered with what would, whether it may be fragmented or not;
+//! [`fragment`](crate::fragment) has the arithmetic for a caller that would rather split it first.
 
 use core::net::IpAddr;
 

@@ -100,7 +100,7 @@ impl<A: Address> Column<A> {
     fn resolve(&mut self, fib: &FibReader<A>) {
         let addresses = self.addresses.get(..self.asked).unwrap_or_default();
         let next_hops = self.next_hops.get_mut(..self.asked).unwrap_or_default();
-        lookup_batch(fib, addresses.as_flattened(), next_hops.as_flattened_mut());
+        fib.lookup_batch(addresses.as_flattened(), next_hops.as_flattened_mut());
     }
 
     fn answer(&mut self) -> Hops {
@@ -114,16 +114,5 @@ impl<A: Address> Column<A> {
             source,
             destination,
         }
-    }
-}
-
-/// One lookup after the other.
-fn lookup_batch<A: Address>(
-    fib: &FibReader<A>,
-    addresses: &[A],
-    next_hops: &mut [Option<NextHopId>],
-) {
-    for (address, next_hop) in addresses.iter().zip(next_hops) {
-        *next_hop = fib.lookup(*address);
     }
 }

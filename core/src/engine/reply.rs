@@ -89,11 +89,13 @@ pub(super) fn source_of_error(packet: &Packet, bytes: &[u8], local: &Local) -> O
         return None;
     }
     let source = local.icmp_source(packet.family())?;
-    Some(if source == packet.flow.source {
+    let from = if source == packet.flow.source {
         packet.flow.destination
     } else {
         source
-    })
+    };
+    // A packet from this node's address to itself leaves nobody to speak.
+    (from != packet.flow.source).then_some(from)
 }
 
 /// RFC 1122 section 3.2.2: never about an error; nor about an ICMP message too short to tell.

@@ -46,8 +46,8 @@ impl Server {
     ///
     /// [`ServerError`]; [`ServerError::InUse`] when a node listens there.
     pub fn start(path: &Path, handler: Arc<dyn Handler>) -> Result<Self, ServerError> {
-        let made_directory = prepare_directory(path)?;
-        remove_stale(path)?;
+        // A dead node could not remove the directory that it made.
+        let made_directory = prepare_directory(path)? | remove_stale(path)?;
         let at = || path.to_owned();
         let listener =
             UnixListener::bind(path).map_err(|source| ServerError::Bind { path: at(), source })?;
@@ -171,14 +171,14 @@ fn prepare_directory(path: &Path) -> Result<bool, ServerError> {
     Ok(made)
 }
 
-/// Removes a socket at `path` that nobody listens at.
-fn remove_stale(path: &Path) -> Result<(), ServerError> {
+/// Removes a socket at `path` that nobody listens at and returns whether there was one.
+fn remove_stale(path: &Path) -> Result<bool, ServerError> {
     let failed = |source| ServerError::Bind {
         path: path.to_owned(),
         source,
     };
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(ServerError::NotASocket {
@@ -192,7 +192,7 @@ fn remove_stale(path: &Path) -> Result<(), ServerError> {
             path: path.to_owned(),
         }),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)
+            fs::remove_file(path).map(|()| true).map_err(failed)
         }
         Err(error) => Err(failed(error)),
     }
@@ -333,6 +333,7 @@ mod tests {
     #[test]
     fn a_live_socket_is_respected_and_a_dead_one_replaced() {
         let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("other"), "").unwrap();
         let path = directory.path().join("n.sock");
         let first = start(&path).unwrap();
         assert!(matches!(start(&path), Err(ServerError::InUse { .. })));

@@ -10,7 +10,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
-use warren_core::batch::{Batch, Frame, FrameRef, Link};
+use warren_core::batch::{Batch, Frame, Link};
 use warren_core::gso::merge::{Merge, MergeRun, Offer};
 use warren_core::gso::split::{MAX_HEADER_OCTETS, Splitter};
 use warren_core::gso::{ChecksumState, Offload, PartialChecksum, SegmentKind, transport_checksum};
@@ -181,7 +181,7 @@ impl DeviceWriter {
         if apart {
             for &index in &self.members {
                 if let Some(frame) = batch.frame(index) {
-                    let outcome = write_plain(tun, &frame, &frame.offload);
+                    let outcome = write_packet(tun, frame.bytes, &frame.offload);
                     counters.count(outcome, frame.bytes.len());
                 }
             }
@@ -234,7 +234,7 @@ impl DeviceWriter {
             Some((kind, size)) if tun.vnet_header_octets() == 0 => {
                 write_segments(tun, frame.bytes, kind, size)
             }
-            _ => write_plain(tun, &frame, &frame.offload),
+            _ => write_packet(tun, frame.bytes, &frame.offload),
         };
         counters.count(outcome, frame.bytes.len());
     }
@@ -304,17 +304,21 @@ fn write_merged(tun: &Tun, batch: &mut Batch, run: &MergeRun, members: &[usize])
     tun.send_vectored(slices.get(..used).unwrap_or_default())
 }
 
-/// Writes one frame as its offload marks say.
-fn write_plain(tun: &Tun, frame: &FrameRef<'_>, offload: &Offload) -> io::Result<()> {
+/// Writes one whole packet, with the virtio header that the device wants before it.
+///
+/// # Errors
+///
+/// The kernel's; the packet is lost then.
+fn write_packet(tun: &Tun, packet: &[u8], offload: &Offload) -> io::Result<()> {
     if tun.vnet_header_octets() == 0 {
-        return tun.send(frame.bytes);
+        return tun.send(packet);
     }
     let headers = match offload.segments {
-        Some(_) => Packet::parse(frame.bytes).map_or(0, |read| header_octets(frame.bytes, &read)),
+        Some(_) => Packet::parse(packet).map_or(0, |read| header_octets(packet, &read)),
         None => 0,
     };
-    let header = VirtioNetHeader::new(offload, family_of(frame.bytes), headers);
-    tun.send_vectored(&[IoSlice::new(header.as_bytes()), IoSlice::new(frame.bytes)])
+    let header = VirtioNetHeader::new(offload, family_of(packet), headers);
+    tun.send_vectored(&[IoSlice::new(header.as_bytes()), IoSlice::new(packet)])
 }
 
 /// Cuts a super-packet for a device that takes none.

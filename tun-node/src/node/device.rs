@@ -2,9 +2,9 @@
 //! taking back at the end what would stay.
 //!
 //! A device that the node made goes with its last descriptor, and its addresses and routes with
-//! it, even after `kill -9`. On a device that stays (`persistent`, `attach`) the node's routes carry
-//! its own protocol number; at its end it removes what it added, and at its start what a dead
-//! predecessor left.
+//! it, even after `kill -9`. On a device that stays (`persistent`, `attach`) the node's routes and
+//! addresses carry its own protocol number; at its end it removes what it added, and at its start
+//! what a dead predecessor left. The device keeps its MTU and stays up.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -195,11 +195,14 @@ impl Undo {
         self.index
     }
 
-    /// Gives a device that was there before the configured addresses and MTU, and removes the
-    /// routes of a dead predecessor.
+    /// Removes the routes and addresses that a dead predecessor left on a device that was there
+    /// before, and gives it the configured addresses and MTU.
     fn adopt(&mut self, netlink: &mut Netlink, config: &Config) -> Result<(), DeviceError> {
         for listed in netlink.routes(Some(self.index), Some(netlink::PROTOCOL))? {
             netlink.delete_route(self.index, &listed.route)?;
+        }
+        for address in netlink.own_addresses(self.index)? {
+            netlink.delete_address(self.index, address)?;
         }
         netlink.set_mtu(self.index, u32::from(config.device.mtu.octets()))?;
         let present = netlink.addresses(self.index)?;

@@ -24,6 +24,8 @@
 use std::io::{Error, Result};
 
 pub mod address;
+#[cfg(test)]
+pub(crate) mod allocations;
 pub mod control;
 pub mod errqueue;
 pub mod fdpass;

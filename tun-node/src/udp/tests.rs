@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::*;
+use crate::sys::allocations;
 use crate::sys::process::{Capability, has_capability};
 use crate::testing::{in_netns, ip};
 
@@ -143,6 +144,32 @@ fn no_slice_is_no_receive() {
         .recv_batch(&mut ring, [], &mut SocketCounters::default())
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn batches_are_sent_and_received_without_an_allocation() {
+    for bind in LOOPBACK {
+        let (a, b) = pair(bind);
+        let mut ring = SendRing::new(64, 128);
+        let mut receive_ring = ReceiveRing::new(64);
+        let mut buffers = vec![[0; 2048]; 64];
+        let mut counters = SocketCounters::default();
+        let payload = [7; 1400];
+        let allocations = allocations::count(|| {
+            for _ in 0..100 {
+                let mut turn = a.turn(&mut ring);
+                for _ in 0..64 {
+                    let (header, rest) = payload.split_at(50);
+                    turn.push(&to(&b, Some(2)), [header, rest]).unwrap();
+                }
+                a.send_batch(&mut turn, &mut counters, |_, _| ());
+                let slices = buffers.iter_mut().map(<[u8; 2048]>::as_mut_slice);
+                let received = b.recv_batch(&mut receive_ring, slices, &mut counters);
+                assert_eq!(received.unwrap(), 64);
+            }
+        });
+        assert_eq!((counters.sent, allocations), (6400, 0));
+    }
 }
 
 #[test]

@@ -156,15 +156,15 @@ impl Prober {
         true
     }
 
-    /// The inner packet of a probe that was taken, once, if the engine delivers it; it passes if
-    /// the device takes it.
-    pub(super) fn arrived(&mut self, now: Time) -> Option<&[u8]> {
+    /// A probe that was taken, once, as a batch of one frame to be delivered, if the engine says
+    /// so; it passes if the device takes it.
+    pub(super) fn arrived(&mut self, now: Time) -> Option<&mut Batch> {
         if !std::mem::take(&mut self.taken) {
             return None;
         }
         self.receiver.decap(&mut self.batch, now);
-        let frame = self.batch.frame(0)?;
-        (frame.verdict == Verdict::Deliver).then_some(frame.bytes)
+        let verdict = self.batch.frame(0)?.verdict;
+        (verdict == Verdict::Deliver).then_some(&mut self.batch)
     }
 
     /// Counts a probe that the device took.
@@ -294,8 +294,9 @@ mod tests {
             let mut prober = prober(transport).expect("it is received");
             let (octets, link) = looped(prober.send(7, Time::ZERO));
             assert!(prober.takes(&octets, &link), "{transport:?}");
-            let packet = prober.arrived(Time::ZERO).expect("delivered").to_vec();
-            assert_eq!(packet.len(), 20 + 8 + TOKEN_OCTETS);
+            let arrived = prober.arrived(Time::ZERO).expect("delivered");
+            let octets_inside = arrived.frame(0).expect("one frame").bytes.len();
+            assert_eq!(octets_inside, 20 + 8 + TOKEN_OCTETS);
             assert!(prober.arrived(Time::ZERO).is_none());
             assert!(!prober.takes(&octets, &link), "a replay is no probe");
         }

@@ -62,6 +62,8 @@ impl Lab {
         );
         for node in [1, 2] {
             lab.ip(node, "link set lo up");
+            // No link-local addresses: they come a while after the link, and are not ours.
+            lab.ip(node, "link set wire addrgenmode none");
             lab.ip(node, "link set wire up");
             lab.ip(node, &format!("addr add 192.0.2.{node}/24 dev wire"));
             lab.ip(
@@ -143,9 +145,12 @@ impl Lab {
         for file in ["udp", "udp6", "raw", "raw6", "tcp"] {
             let output = self.exec(node, &["cat", &format!("/proc/net/{file}")]);
             for line in String::from_utf8(output.stdout).unwrap().lines() {
-                // Slot, local and remote address; the rest are counters.
-                let words: Vec<&str> = line.split_whitespace().take(3).collect();
-                traces.push_str(&format!("{file} {}\n", words.join(" ")));
+                // Slot, local and remote address, state; the rest are counters. A connection that
+                // was closed waits for a minute (06) whether its owner is there or not.
+                let words: Vec<&str> = line.split_whitespace().take(4).collect();
+                if words.last() != Some(&"06") {
+                    traces.push_str(&format!("{file} {}\n", words.join(" ")));
+                }
             }
         }
         traces
