@@ -247,7 +247,7 @@ impl Core {
         published: Arc<RwLock<PathsReport>>,
     ) -> io::Result<Self> {
         let config = &parts.config;
-        let sockets = Sockets::open(config)?;
+        let sockets = Sockets::open(config, parts.seed)?;
         for (index, fd) in sockets.descriptors().enumerate() {
             poll.registry().register(
                 &mut SourceFd(&fd.as_raw_fd()),
@@ -292,7 +292,7 @@ impl Core {
         let mut events = Events::with_capacity(64);
         loop {
             let now = self.now();
-            let next = self.peers.iter().map(PeerPaths::poll_timeout).min();
+            let next = self.peers.iter().map(|peer| peer.poll_timeout(now)).min();
             let wait = next.map_or(Duration::from_secs(1), |at| at.since(now));
             let wait = wait.clamp(Duration::from_millis(1), Duration::from_millis(250));
             if let Err(error) = self.poll.poll(&mut events, Some(wait))

@@ -146,7 +146,8 @@ impl PeerPaths {
         let Some(way) = self.ways.get(self.in_use) else {
             return;
         };
-        if way.live.state() == State::Up
+        // Nor is one that answers small probes no better at present: it is slow or gone.
+        if way.live.is_heard(now)
             && let Some(carrier) = way.carrier
             && let Some(octets) = self.search.poll_probe(now)
         {
@@ -154,10 +155,10 @@ impl PeerPaths {
         }
     }
 
-    pub(super) fn poll_timeout(&self) -> Time {
+    pub(super) fn poll_timeout(&self, now: Time) -> Time {
         let ways = self.ways.iter().map(|way| way.live.poll_timeout());
         let search = self.ways.get(self.in_use);
-        let search = search.filter(|way| way.live.state() == State::Up && way.carrier.is_some());
+        let search = search.filter(|way| way.live.is_heard(now) && way.carrier.is_some());
         let search = search.map(|_| self.search.poll_timeout());
         ways.chain(search).min().unwrap_or(Time::ZERO)
     }

@@ -13,18 +13,18 @@ use super::icmp::{self, IcmpError};
 use crate::config::Config;
 use crate::raw::{Inner, RawConfig, RawIp};
 use crate::sys::sockopt::{self, IntOption};
-use crate::udp::{Udp, UdpConfig};
+use crate::udp::{TransmitPool, Udp, UdpConfig};
 
 /// All sockets of the thread.
 pub(super) struct Sockets {
-    udp: Vec<Udp>,
+    udp: Vec<TransmitPool>,
     raw: Vec<RawIp>,
     icmp: Vec<Socket>,
     buffer: Box<[u8]>,
 }
 
 impl Sockets {
-    pub(super) fn open(config: &Config) -> io::Result<Self> {
+    pub(super) fn open(config: &Config, seed: u64) -> io::Result<Self> {
         let mut sockets = Self {
             udp: Vec::new(),
             raw: Vec::new(),
@@ -44,9 +44,8 @@ impl Sockets {
                 send_buffer_octets: 0,
                 ..UdpConfig::new(SocketAddr::new(address, 0))
             };
-            let udp = Udp::bind(&udp).map_err(io::Error::other)?;
-            // Nobody has a reason to send to it; only its error queue is read.
-            sockopt::attach_drop_all(udp.as_fd())?;
+            // From a port of the same range as data, which leads through the same middleboxes.
+            let udp = TransmitPool::bind(&udp, 1, seed).map_err(io::Error::other)?;
             sockets.udp.push(udp);
             if uses_ipip {
                 for inner in [Inner::Ipv4, Inner::Ipv6] {
@@ -67,10 +66,14 @@ impl Sockets {
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        let udp = self.udp.iter().map(AsRawFd::as_raw_fd);
+        let udp = self.sockets().map(AsRawFd::as_raw_fd);
         let raw = self.raw.iter().map(AsRawFd::as_raw_fd);
         udp.chain(raw)
             .chain(self.icmp.iter().map(AsRawFd::as_raw_fd))
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &Udp> {
+        self.udp.iter().flat_map(TransmitPool::sockets)
     }
 
     /// Sends `wrapped`, which holds the inner packet `inner`.
@@ -100,7 +103,7 @@ impl Sockets {
             | Encapsulation::Fou { port }
             | Encapsulation::Gue { port } => port,
         };
-        let mut udp = self.udp.iter();
+        let mut udp = self.sockets();
         let udp = udp
             .find(|udp| udp.local_addr().is_ipv4() == remote.is_ipv4())
             .ok_or_else(no_socket)?;
@@ -120,7 +123,7 @@ impl Sockets {
             }
         }
         for index in 0..self.udp.len() + self.raw.len() {
-            let queued = match self.udp.get(index) {
+            let queued = match self.udp.get(index).and_then(|pool| pool.sockets().first()) {
                 Some(udp) => udp.next_error(&mut self.buffer),
                 None => match self.raw.get(index - self.udp.len()) {
                     Some(raw) => raw.next_error(&mut self.buffer),

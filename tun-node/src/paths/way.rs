@@ -81,6 +81,12 @@ impl Way {
         self.state
     }
 
+    /// Whether the last probes were answered: nothing is lost at present.
+    pub(super) fn is_heard(&self, now: Time) -> bool {
+        let patience = self.timers.interval * 3 / 2;
+        self.state == State::Up && self.heard.is_some_and(|heard| now.since(heard) < patience)
+    }
+
     /// The smoothed round-trip time. RFC 6298 section 2.
     pub(super) const fn rtt(&self) -> Option<Duration> {
         self.rtt
