@@ -15,8 +15,9 @@ use warren_core::tables::EcnMode;
 
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
-use super::{DeviceMode, Dscp, DscpMap, LogLevel, PeerMode, RouteAction, VtepMac, value};
+use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 
+mod dscp;
 mod ways;
 
 /// The whole file; `None` or empty where nothing usable was written.
@@ -376,87 +377,9 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         port: table.number("port", 1..=u16::MAX, problems),
         prefixes: prefixes.unwrap_or_default(),
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
-        dscp: dscp(table, problems),
+        dscp: dscp::dscp(table, problems),
         ecn: table.choice("ecn", &ECN_MODES, problems),
     }
-}
-
-/// Reads `dscp` with the one of `dscp-value` and `dscp-map` that belongs to it.
-fn dscp(table: &Section<'_, '_>, problems: &mut Problems) -> Dscp {
-    let mode = table.choice("dscp", &DSCP_MODES, problems);
-    let mode = mode.map_or(DscpMode::Pipe, |mode| mode.value);
-    let fixed = table.number("dscp-value", 0..=DSCP_MAX, problems);
-    if let Some((_, at)) = table.get("dscp-value")
-        && mode != DscpMode::Pipe
-    {
-        problems.push(
-            at,
-            "dscp-value is only for dscp = \"pipe\"; remove it or change dscp",
-        );
-    }
-    let map = dscp_map(table, problems);
-    if let Some((_, at)) = table.get("dscp-map")
-        && mode != DscpMode::Map
-    {
-        problems.push(
-            at,
-            "dscp-map is only for dscp = \"map\"; remove it or change dscp",
-        );
-    }
-    match mode {
-        DscpMode::Pipe => Dscp::Pipe(fixed.map_or(0, |fixed| fixed.value)),
-        DscpMode::Uniform => Dscp::Uniform,
-        DscpMode::Map => {
-            if table.get("dscp-map").is_none() {
-                table.missing(
-                    "dscp-map",
-                    "dscp = \"map\" needs it, for example dscp-map = { 46 = 34 }",
-                    problems,
-                );
-            }
-            Dscp::Map(map)
-        }
-    }
-}
-
-fn dscp_map(table: &Section<'_, '_>, problems: &mut Problems) -> DscpMap {
-    let mut map = DscpMap::default();
-    let Some((content, at)) = table.get("dscp-map") else {
-        return map;
-    };
-    let Some(entries) = content.as_table() else {
-        let is = type_name(content);
-        problems.push(
-            at,
-            format!("dscp-map must be a table, not {is}; write for example {{ 46 = 34 }}"),
-        );
-        return map;
-    };
-    for (from, to) in entries {
-        let dscp = |number: u8| (number <= DSCP_MAX).then_some(number);
-        let inner = from.get_ref().parse().ok().and_then(dscp);
-        let outer = integer(to.get_ref()).and_then(|outer| u8::try_from(outer).ok());
-        let outer = outer.and_then(dscp);
-        if inner.is_none() {
-            problems.push(
-                from.span().start,
-                format!(
-                    "{} is no DSCP; write a number from 0 to {DSCP_MAX} for the inner one",
-                    quoted(from.get_ref())
-                ),
-            );
-        }
-        if outer.is_none() {
-            problems.push(
-                to.span().start,
-                format!("the outer DSCP must be a number from 0 to {DSCP_MAX}; change it"),
-            );
-        }
-        if let (Some(inner), Some(outer)) = (inner, outer) {
-            map.set(inner, outer);
-        }
-    }
-    map
 }
 
 fn route(table: &Section<'_, '_>, problems: &mut Problems) -> RouteDraft {
@@ -774,21 +697,9 @@ fn one_of(words: &[&str]) -> String {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DscpMode {
-    Pipe,
-    Uniform,
-    Map,
-}
-
 const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
-];
-const DSCP_MODES: [(&str, DscpMode); 3] = [
-    ("pipe", DscpMode::Pipe),
-    ("uniform", DscpMode::Uniform),
-    ("map", DscpMode::Map),
 ];
 const SECTIONS: [&str; 14] = [
     "node",
@@ -806,8 +717,6 @@ const SECTIONS: [&str; 14] = [
     "log",
     "worker",
 ];
-/// Six bits, RFC 2474.
-const DSCP_MAX: u8 = 63;
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;
