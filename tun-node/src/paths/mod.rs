@@ -9,7 +9,7 @@
 //!
 //! One thread, "paths"; no packet waits for it. Every encapsulation of a peer is probed by small
 //! packets inside it ([`warren_core::probe`]); what is used is the first by preference that is not
-//! down ([`way`]). In the one that is used, [`PathMtu`] searches for the largest outer packet. A
+//! down (`way.rs`). In the one that is used, [`PathMtu`](warren_core::pmtu::PathMtu) searches for the largest outer packet. A
 //! change of either becomes new tables, and so takes effect for the next batch of every worker,
 //! without a packet lost: all encapsulations are received all the time.
 //!
