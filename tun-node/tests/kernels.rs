@@ -17,6 +17,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
     reason = "clippy spares test functions, not their helpers; what is measured is printed"
 )]
 
