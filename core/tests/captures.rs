@@ -153,7 +153,7 @@ fn what_kernels_sent_is_delivered_and_wrapped_again_octet_for_octet() {
             assert_eq!(wrapped.bytes(), payload, "{name}");
             same += 1;
         }
-        println!("{name}: {same} packets the same, {announced} to groups");
+        eprintln!("{name}: {same} packets the same, {announced} to groups");
         assert!(same >= 10, "{name}: {same}");
         captures += 1;
     }
