@@ -684,6 +684,7 @@ mod tests {
             uptime_ms: 0,
             ready: true,
             not_ready_because: String::new(),
+            alarms: Vec::new(),
             device: DeviceStatus {
                 name: String::new(),
                 mtu: 0,
