@@ -1,1 +1,3 @@
+//! One process for each host: the Warren overlay over a TUN device and UDP sockets.
 
+pub mod flannel;
