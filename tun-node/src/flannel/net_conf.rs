@@ -227,7 +227,7 @@ pub trait Prefix: Copy + Ord + std::fmt::Debug + std::fmt::Display + std::str::F
     const BITS: u8;
 
     /// The length.
-    fn len(self) -> u8;
+    fn prefix_len(self) -> u8;
     /// Without host bits.
     fn cut(self) -> Self;
     /// Whether an address is inside.
@@ -259,8 +259,8 @@ macro_rules! prefix {
             const NETWORK_LEN_MAX: u8 = $network_max;
             const BITS: u8 = (size_of::<$number>() * 8) as u8;
 
-            fn len(self) -> u8 {
-                self.prefix_len()
+            fn prefix_len(self) -> u8 {
+                <$net>::prefix_len(&self)
             }
             fn cut(self) -> Self {
                 self.trunc()
@@ -371,19 +371,19 @@ fn stack<N: Prefix>(object: &Object) -> Result<Stack<N>, NetConfError> {
             format!("{network} is no network of nodes"),
         ));
     }
-    if network.len() > N::NETWORK_LEN_MAX {
+    if network.prefix_len() > N::NETWORK_LEN_MAX {
         let problem = format!("{network} is longer than /{}", N::NETWORK_LEN_MAX);
         return Err(wrong(N::NETWORK, problem));
     }
     let subnet_len = match object.number(N::SUBNET_LEN)?.unwrap_or(0) {
-        0 if network.len() > N::DEFAULT_LEN - 2 => network.len() + 2,
+        0 if network.prefix_len() > N::DEFAULT_LEN - 2 => network.prefix_len() + 2,
         0 => N::DEFAULT_LEN,
         len => u8::try_from(len).unwrap_or(u8::MAX),
     };
-    if !(network.len() + 2..=N::LEN_MAX).contains(&subnet_len) {
+    if !(network.prefix_len() + 2..=N::LEN_MAX).contains(&subnet_len) {
         let problem = format!(
             "{subnet_len} is not from {} to {}",
-            network.len() + 2,
+            network.prefix_len() + 2,
             N::LEN_MAX
         );
         return Err(wrong(N::SUBNET_LEN, problem));

@@ -21,6 +21,7 @@ fn rules() -> LeaseRules {
     LeaseRules::of(&network(NET), false)
 }
 
+#[allow(clippy::unwrap_in_result, reason = "a literal of this file")]
 fn vxlan() -> Option<VxlanAttrs> {
     Some(VxlanAttrs {
         vni: Vni::new(1).unwrap(),
@@ -463,7 +464,7 @@ fn annotations_follow_the_families_and_the_backend() {
     assert_eq!(read, Some(host_gw.into()));
     // Not looked after by flannel, or by another flannel.
     assert_eq!(Annotations::parse(&map, "y", &rules), Ok(None));
-    let mut bad = map.clone();
+    let mut bad = map;
     bad.insert("x/public-ip".to_owned(), "127.0.0.1".to_owned());
     let refused = Annotations::parse(&bad, "x", &rules).unwrap_err();
     assert_eq!(refused.fault, Fault::UnusableAddress);

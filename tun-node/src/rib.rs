@@ -1,0 +1,9 @@
+//! The routing information base.
+mod journal;
+mod reconcile;
+mod resolve;
+mod update;
+pub use journal::*;
+pub use reconcile::*;
+pub use resolve::{LiveRoute, Offer, Order, RouteChange, Verdict};
+pub use update::*;
