@@ -2,3 +2,4 @@
 
 pub mod flannel;
 pub mod rib;
+pub mod source;

@@ -31,7 +31,7 @@ use warren_core::units::{MacAddr, Time};
 use super::journal::{Journal, What};
 use super::resolve::{LiveRoute, Offer, Order, Resolver, RouteChange, Verdict};
 use super::update::{
-    Change, Content, Continuity, Entry, Refusal, Remote, SourceKind, SourceUpdate, UpdateKind,
+    Change, Content, Continuity, Entry, Refusal, SourceKind, SourceUpdate, UpdateKind,
 };
 
 /// What the operator may choose.
@@ -358,15 +358,18 @@ impl Reconciler {
     fn update(&mut self, update: SourceUpdate, step: &mut Step) {
         let kind = update.source;
         let status = &mut self.sources.entry(kind).or_default().status;
-        status.contact = Some(step.now);
+        if !matches!(update.kind, UpdateKind::Lost { .. }) {
+            status.contact = Some(step.now);
+        }
         match update.kind {
             UpdateKind::Contact => status.lost = None,
             UpdateKind::Lost { why } => {
-                let subject = Arc::from(kind.name());
-                let detail = || why.clone();
-                let journal = &mut self.journal;
-                journal.push(step.now, kind, What::Lost, &subject, detail);
-                status.contact = None;
+                if status.lost.is_none() {
+                    let subject = Arc::from(kind.name());
+                    let detail = || why.clone();
+                    let journal = &mut self.journal;
+                    journal.push(step.now, kind, What::Lost, &subject, detail);
+                }
                 status.lost = Some(why);
             }
             UpdateKind::Full {
