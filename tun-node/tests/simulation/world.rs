@@ -64,8 +64,10 @@ struct Node {
     mac_salt: u8,
     /// Since when nothing was done to it.
     quiet_since: Time,
-    /// When each of its routes was installed.
+    /// When that was true which each of its routes was installed for.
     installed: BTreeMap<IpNet, Time>,
+    /// When what it is told of the store was true.
+    read: Time,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,6 +96,7 @@ enum What {
         wanted: Box<Request>,
     },
     Reply {
+        read: Time,
         request: u32,
         answer: Box<Result<Answer, Failure>>,
     },
@@ -101,6 +104,7 @@ enum What {
         number: u32,
     },
     Watched {
+        read: Time,
         number: u32,
         events: Vec<WatchEvent>,
     },
@@ -141,6 +145,7 @@ pub(crate) struct World {
     count: u64,
     etcd: Model,
     etcd_up: bool,
+    healed: bool,
     backups: Vec<Model>,
     nodes: Vec<Node>,
     /// Since when each subnet has been in the store with one value.
@@ -163,6 +168,7 @@ impl World {
             count: 0,
             etcd: Model::new(numbers.next()),
             etcd_up: true,
+            healed: false,
             backups: Vec::new(),
             nodes: Vec::new(),
             since: BTreeMap::new(),
@@ -238,6 +244,7 @@ impl World {
             mac_salt,
             quiet_since: self.now,
             installed: BTreeMap::new(),
+            read: Time::ZERO,
         }
     }
 
@@ -320,16 +327,18 @@ impl World {
                     node.wakes_at = None;
                 }
             }
-            What::Reply { request, answer } => {
+            What::Reply { read, request, answer } => {
                 if node.request == request {
                     node.request += 1;
+                    node.read = read;
                     let local = now.after(node.ahead);
                     node.agent.handle(Input::Answer(*answer), local);
                 }
             }
-            What::Watched { number, events } => {
+            What::Watched { read, number, events } => {
                 if node.watch.is_some_and(|watch| watch.number == number) {
                     let header = self.etcd.header();
+                    node.read = read;
                     let local = now.after(node.ahead);
                     node.agent.handle(Input::Watched { header, events }, local);
                 }
@@ -385,7 +394,7 @@ impl World {
                 let node = &mut self.nodes[at];
                 match (&change.before, &change.after) {
                     (_, Some(_)) => {
-                        node.installed.insert(change.prefix, now);
+                        node.installed.insert(change.prefix, node.read);
                     }
                     (Some(before), None) => {
                         let since = node.installed.remove(&change.prefix);
@@ -453,7 +462,7 @@ impl World {
                     self.changed();
                     self.check_store()?;
                 }
-                if self.numbers.one_in(200) {
+                if !self.healed && self.numbers.one_in(100) {
                     // Done, and nobody hears of it.
                     (self.now.after(REQUEST_TIMEOUT), fail("timed out"))
                 } else {
@@ -461,7 +470,13 @@ impl World {
                 }
             }
         };
-        self.push(when, at, life, What::Reply { request, answer });
+        let read = self.now;
+        let reply = What::Reply {
+            read,
+            request,
+            answer,
+        };
+        self.push(when, at, life, reply);
         Ok(())
     }
 
@@ -535,6 +550,7 @@ impl World {
         watch.sent = last.revision();
         // A stream keeps its order: later pieces never come before earlier ones.
         let delay = Duration::from_micros(1000);
+        let read = self.now;
         let when = self.now.after(delay);
         if self.numbers.one_in(10) {
             // Told twice, after a reconnection that nobody noticed.
@@ -551,12 +567,13 @@ impl World {
                 at,
                 life,
                 What::Watched {
+                    read,
                     number,
                     events: again,
                 },
             );
         }
-        self.push(when, at, life, What::Watched { number, events });
+        self.push(when, at, life, What::Watched { read, number, events });
     }
 
     fn end_watches(&mut self, why: &'static str) {
@@ -766,7 +783,7 @@ impl World {
                 age: Duration::from_secs(3),
             };
             for change in fresh.table.handle(event, local).routes {
-                fresh.installed.insert(change.prefix, self.now);
+                fresh.installed.insert(change.prefix, Time::ZERO);
             }
         }
         self.nodes[at] = fresh;
@@ -796,6 +813,7 @@ impl World {
 
     fn heal(&mut self) -> Result<(), String> {
         self.say(|| "healed".to_owned());
+        self.healed = true;
         self.start_etcd();
         if !self.etcd.kvs.contains_key(&format!("{PREFIX}/config")) {
             self.put_config();
