@@ -327,7 +327,11 @@ impl World {
                     node.wakes_at = None;
                 }
             }
-            What::Reply { read, request, answer } => {
+            What::Reply {
+                read,
+                request,
+                answer,
+            } => {
                 if node.request == request {
                     node.request += 1;
                     node.read = read;
@@ -335,7 +339,11 @@ impl World {
                     node.agent.handle(Input::Answer(*answer), local);
                 }
             }
-            What::Watched { read, number, events } => {
+            What::Watched {
+                read,
+                number,
+                events,
+            } => {
                 if node.watch.is_some_and(|watch| watch.number == number) {
                     let header = self.etcd.header();
                     node.read = read;
@@ -573,7 +581,16 @@ impl World {
                 },
             );
         }
-        self.push(when, at, life, What::Watched { read, number, events });
+        self.push(
+            when,
+            at,
+            life,
+            What::Watched {
+                read,
+                number,
+                events,
+            },
+        );
     }
 
     fn end_watches(&mut self, why: &'static str) {
