@@ -17,6 +17,13 @@
 //! cargo test --release -p tun-node --test simulation -- --ignored --nocapture
 //! ```
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test ends where its own assumption is wrong"
+)]
+
 #[path = "simulation/model.rs"]
 mod model;
 #[path = "simulation/world.rs"]

@@ -21,137 +21,18 @@
 //! - *Poison.* An entry that cannot be used is quarantined under its name, and is alone in that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use warren_core::units::{MacAddr, Time};
+use warren_core::units::Time;
 
+use super::event::{Event, Identity, Outcome, Quarantined, Settings, SourceStatus, Why};
 use super::journal::{Journal, What};
 use super::resolve::{LiveRoute, Offer, Order, Resolver, RouteChange, Verdict};
 use super::update::{
     Change, Content, Continuity, Entry, Refusal, SourceKind, SourceUpdate, UpdateKind,
 };
-
-/// What the operator may choose.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Settings {
-    /// More than this many per cent of a source's remote routes gone at once are held.
-    pub guard_percent: u8,
-    /// Fewer withdrawals than this are never held.
-    pub guard_least: usize,
-    /// Withdrawals this close together count as at once.
-    pub guard_window: Duration,
-    /// How long they are held.
-    pub hold: Duration,
-    /// How long a remembered entry lasts that no source confirms; flannel's leases last a day.
-    pub remember: Duration,
-    /// The entries that one source may have; more are refused.
-    pub entries_max: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            guard_percent: 50,
-            guard_least: 2,
-            guard_window: Duration::from_secs(1),
-            hold: Duration::from_secs(60),
-            remember: Duration::from_secs(86_400),
-            entries_max: 262_144,
-        }
-    }
-}
-
-/// What nobody else may say of themselves.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Identity {
-    /// This node's underlay addresses.
-    pub underlay: Vec<IpAddr>,
-    /// Its VTEP MAC addresses.
-    pub vteps: Vec<MacAddr>,
-}
-
-/// Something that happens to the table.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Event {
-    /// A source says something.
-    Update(SourceUpdate),
-    /// The operator wants held withdrawals applied; of one source, or of all.
-    Confirm(Option<SourceKind>),
-    /// Entries are remembered from before the start.
-    Restore {
-        /// Whose they are.
-        source: SourceKind,
-        /// The entries, as [`Reconciler::entries`] gave them.
-        entries: Vec<Entry>,
-        /// How long ago they were last confirmed.
-        age: Duration,
-    },
-    /// Time passed; due at [`Reconciler::poll_timeout`].
-    Timeout,
-    /// This node's own addresses are others.
-    Identity(Identity),
-}
-
-/// What follows from an event.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Outcome {
-    /// The prefixes whose routes are others than before; empty when nothing is to be published.
-    pub routes: Vec<RouteChange>,
-    /// What someone should look at, each a sentence.
-    pub alarms: Vec<String>,
-}
-
-/// The state of a source, for people and metrics.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct SourceStatus {
-    /// Why it does not answer, if it does not.
-    pub lost: Option<String>,
-    /// When it last delivered everything.
-    pub synced: Option<Time>,
-    /// When it last answered.
-    pub contact: Option<Time>,
-    /// Where in its history it is.
-    pub position: u64,
-    /// Entries, usable or not.
-    pub entries: usize,
-    /// Entries held against their withdrawal.
-    pub held: usize,
-    /// Entries that are only remembered.
-    pub remembered: usize,
-    /// Entries in quarantine.
-    pub quarantined: usize,
-    /// When held entries are withdrawn.
-    pub hold_until: Option<Time>,
-}
-
-/// An entry in quarantine.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Quarantined {
-    /// The source.
-    pub source: SourceKind,
-    /// The key.
-    pub key: Arc<str>,
-    /// Why.
-    pub refusal: Refusal,
-}
-
-/// Why a prefix is routed as it is: one entry that has to do with it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Why {
-    /// Where the entry stands among all; the first wins.
-    pub order: Order,
-    /// Its prefix.
-    pub prefix: IpNet,
-    /// The node.
-    pub node: Arc<str>,
-    /// Whether it is accepted, and if not, why.
-    pub verdict: Verdict,
-    /// Until when it is kept though its source does not have it.
-    pub until: Option<Time>,
-}
 
 /// The routing table's state machine; see the [module](self).
 #[derive(Debug)]
@@ -172,7 +53,7 @@ struct Source {
     refused: BTreeMap<Arc<str>, Refusal>,
     status: SourceStatus,
     /// Withdrawals of the last moments.
-    withdrawn: VecDeque<(Time, usize)>,
+    withdrawn: VecDeque<(Time, IpNet)>,
     /// Whether the limit was reached since everything was delivered.
     full: bool,
 }
@@ -451,7 +332,7 @@ impl Reconciler {
         // Held now or before: an unusable value does not take their place.
         let mut holding: BTreeSet<Arc<str>> = BTreeSet::new();
         // What turned unusable is withdrawn like what was taken away, and guarded like it.
-        let mut withdrawals: Vec<(Arc<str>, usize)> = Vec::new();
+        let mut withdrawals: Vec<(Arc<str>, Vec<IpNet>)> = Vec::new();
         let source = self.sources.entry(kind).or_default();
         for key in gone.iter().chain(&poisoned) {
             let Some(slot) = source.slots.get(key) else {
@@ -463,25 +344,34 @@ impl Reconciler {
             }
             let accepted = slot.order.as_ref();
             let accepted = accepted.is_some_and(|order| self.resolver.is_accepted(order));
-            let lost = match &slot.content {
+            let lost: Vec<IpNet> = match &slot.content {
                 Content::Remote(remote) if accepted => {
-                    let routes = remote.routes.iter();
-                    routes.filter(|route| !kept.contains(&route.prefix)).count()
+                    let routes = remote.routes.iter().map(|route| route.prefix);
+                    routes.filter(|prefix| !kept.contains(prefix)).collect()
                 }
-                Content::Remote(_) | Content::Own(_) | Content::Refused(_) => 0,
+                Content::Remote(_) | Content::Own(_) | Content::Refused(_) => Vec::new(),
             };
             withdrawals.push((Arc::clone(key), lost));
         }
-        let lost: usize = withdrawals.iter().map(|(_, lost)| lost).sum();
+        let lost: usize = withdrawals.iter().map(|(_, lost)| lost.len()).sum();
+        let resolver = &self.resolver;
         let held = lost > 0
             && match continuity {
                 Continuity::Reset => true,
-                Continuity::Same => source.is_mass(lost, live, &self.settings, step.now),
+                Continuity::Same => {
+                    let lately = source.lately(&self.settings, step.now, resolver);
+                    is_mass(lost + lately, live + lately, &self.settings)
+                }
             };
         let until = step.now.after(self.settings.hold);
         let mut held_entries = 0_usize;
         for (key, lost) in withdrawals {
-            if held && lost > 0 {
+            if !held {
+                let source = self.sources.entry(kind).or_default();
+                let times = lost.iter().map(|prefix| (step.now, *prefix));
+                source.withdrawn.extend(times);
+            }
+            if held && !lost.is_empty() {
                 held_entries += 1;
                 self.keep(kind, &key, Keep::Held(until));
                 holding.insert(key);
@@ -506,9 +396,6 @@ impl Reconciler {
             let journal = &mut self.journal;
             journal.push(step.now, kind, What::Held, &subject, detail);
             step.alarms.push(alarm);
-        } else if lost > 0 {
-            let source = self.sources.entry(kind).or_default();
-            source.withdrawn.push_back((step.now, lost));
         }
     }
 
@@ -827,18 +714,23 @@ impl Source {
         }
     }
 
-    /// Whether `lost` of `live` routes, with those of the last moments, are too many.
-    fn is_mass(&mut self, lost: usize, live: usize, settings: &Settings, now: Time) -> bool {
+    /// How many prefixes were withdrawn in the last moments and did not come back.
+    fn lately(&mut self, settings: &Settings, now: Time, resolver: &Resolver) -> usize {
         while let Some((at, _)) = self.withdrawn.front()
             && now.since(*at) > settings.guard_window
         {
             self.withdrawn.pop_front();
         }
-        let lately: usize = self.withdrawn.iter().map(|(_, lost)| lost).sum();
-        let (lost, all) = (lost + lately, live + lately);
-        let percent = usize::from(settings.guard_percent);
-        lost >= settings.guard_least && lost * 100 > all * percent
+        let prefixes = self.withdrawn.iter().map(|(_, prefix)| *prefix);
+        let gone = prefixes.filter(|prefix| !resolver.is_routed(prefix));
+        gone.collect::<BTreeSet<IpNet>>().len()
     }
+}
+
+/// Whether `lost` of `all` routes are too many to go at once.
+fn is_mass(lost: usize, all: usize, settings: &Settings) -> bool {
+    let percent = usize::from(settings.guard_percent);
+    lost >= settings.guard_least && lost * 100 > all * percent
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use warren_core::encap::Encapsulation;
 use warren_core::units::Vni;
 
 use super::*;
-use crate::rib::update::{RemoteRoute, Via};
+use crate::rib::update::{Remote, RemoteRoute, Via};
 
 const ETCD: SourceKind = SourceKind::Etcd;
 
@@ -148,6 +148,16 @@ fn withdrawals_in_quick_succession_count_together() {
     let mut table = with(0..10);
     assert_eq!(table.handle(gone(0..4), at(10)).routes.len(), 4);
     assert_eq!(table.handle(gone(4..7), at(12)).routes.len(), 3);
+}
+
+#[test]
+fn prefix_that_comes_and_goes_does_not_count_up() {
+    let mut table = with(0..10);
+    for _ in 0..50 {
+        assert_eq!(table.handle(gone(3..4), at(10)).routes.len(), 1);
+        let back = delta(vec![Change::Put(entry(3, 0))]);
+        assert_eq!(table.handle(back, at(10)).routes.len(), 1);
+    }
 }
 
 #[test]

@@ -197,6 +197,11 @@ impl Resolver {
         self.accepted.routes.values()
     }
 
+    /// Whether a prefix has an accepted route.
+    pub(super) fn is_routed(&self, prefix: &IpNet) -> bool {
+        self.accepted.routes.contains_key(prefix)
+    }
+
     /// How many accepted routes of a source lead to other nodes.
     pub(super) fn remote_routes(&self, source: SourceKind) -> usize {
         self.accepted.remote.get(&source).copied().unwrap_or(0)

@@ -15,6 +15,7 @@
 
 pub mod agent;
 mod claim;
+mod copy;
 pub mod gateway;
 pub mod store;
 mod wire;
