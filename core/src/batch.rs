@@ -14,6 +14,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
+use core::num::NonZeroU16;
 use core::ops::Range;
 
 use crate::gso::Offload;
@@ -43,7 +44,14 @@ impl Batch {
     /// only the memory that they touch.
     #[must_use]
     pub fn new(max_frames: usize, max_frame_octets: usize) -> Self {
-        let arena_octets = max_frames * (HEADROOM + max_frame_octets + TAILROOM);
+        Self::with_largest(max_frames, max_frame_octets, max_frames)
+    }
+
+    /// Like [`new`](Self::new), with an arena for only `largest_frames` frames of the largest size:
+    /// for devices that hand over either many small frames or a few large ones.
+    #[must_use]
+    pub fn with_largest(max_frames: usize, max_frame_octets: usize, largest_frames: usize) -> Self {
+        let arena_octets = largest_frames * (HEADROOM + max_frame_octets + TAILROOM);
         Self {
             arena: vec![0; arena_octets].into_boxed_slice(),
             frames: Vec::with_capacity(max_frames),
@@ -65,59 +73,91 @@ impl Batch {
             return None;
         }
         let start = self.next + HEADROOM;
-        self.arena.get_mut(start..start + self.max_frame_octets)
+        self.arena
+            .get_mut(start..start + self.max_frame_octets + TAILROOM)?
+            .get_mut(..self.max_frame_octets)
+    }
+
+    /// Room for up to `count` reads in one call, in an empty batch; frames are made of them by
+    /// [`commit_vacancy`](Self::commit_vacancy).
+    pub fn vacancies(&mut self, count: usize) -> impl Iterator<Item = &mut [u8]> {
+        self.clear();
+        let octets = self.max_frame_octets;
+        let stride = self.stride();
+        self.arena
+            .chunks_exact_mut(stride)
+            .take(count)
+            .filter_map(move |slot| slot.get_mut(HEADROOM..HEADROOM + octets))
+    }
+
+    /// Makes frames of the octets `range` of vacancy `index` among [`vacancies`](Self::vacancies):
+    /// one frame, or with `segment_octets` a train of datagrams of that size each but for a shorter
+    /// last one (what `UDP_GRO` gives). Returns how many.
+    ///
+    /// The frames of a train lie side by side without headroom or tailroom: enough for
+    /// decapsulation, which only pulls. Datagrams that do not fit the batch are left out.
+    pub fn commit_vacancy(
+        &mut self,
+        index: usize,
+        range: Range<usize>,
+        segment_octets: Option<NonZeroU16>,
+        link: Link,
+    ) -> usize {
+        let stride = self.stride();
+        let base = index * stride;
+        if base + stride > self.arena.len() || range.end > self.max_frame_octets {
+            return 0;
+        }
+        // No single vacancy follows until the batch is cleared.
+        self.next = self.arena.len();
+        let before = self.frames.len();
+        let whole = range.len().max(1);
+        let step = segment_octets.map_or(whole, |octets| usize::from(octets.get()));
+        if step >= whole {
+            if !self.is_full() {
+                self.frames.push(Meta {
+                    slot: base..base + stride,
+                    head: HEADROOM + range.start,
+                    ..Meta::new(range.len(), link)
+                });
+            }
+            return self.frames.len() - before;
+        }
+        let end = base + HEADROOM + range.end;
+        for start in (base + HEADROOM + range.start..end).step_by(step) {
+            if self.is_full() {
+                break;
+            }
+            let len = step.min(end - start);
+            self.frames.push(Meta {
+                slot: start..start + len,
+                ..Meta::new(len, link)
+            });
+        }
+        self.frames.len() - before
     }
 
     /// Makes a frame of the first `len_octets` of the last [`vacancy`](Self::vacancy).
     ///
     /// Returns the frame, or `None` when there was no room for it.
     pub fn commit(&mut self, len_octets: usize, link: Link) -> Option<Frame<'_>> {
-        if self.is_full() || len_octets > self.max_frame_octets {
+        let slot = self.next..self.next + HEADROOM + len_octets + TAILROOM;
+        if self.is_full() || len_octets > self.max_frame_octets || slot.end > self.arena.len() {
             return None;
         }
-        let slot = self.next..self.next + HEADROOM + len_octets + TAILROOM;
         self.next = slot.end;
         self.frames.push(Meta {
             slot,
             head: HEADROOM,
-            len: len_octets,
-            link,
-            offload: Offload::NONE,
-            verdict: Verdict::Undecided,
+            ..Meta::new(len_octets, link)
         });
         self.frame_mut(self.frames.len() - 1)
     }
 
-    /// Makes frames of the first `len_octets` of the last [`vacancy`](Self::vacancy), which are a
-    /// train of datagrams of `segment_octets` each but for a shorter last one (what `UDP_GRO`
-    /// gives), and returns how many.
-    ///
-    /// The frames lie side by side without headroom or tailroom: enough for decapsulation, which
-    /// only pulls. Datagrams that do not fit the batch any more are left out.
-    pub fn commit_train(&mut self, len_octets: usize, segment_octets: usize, link: Link) -> usize {
-        let whole = len_octets <= segment_octets || segment_octets == 0;
-        if whole || len_octets > self.max_frame_octets {
-            return usize::from(self.commit(len_octets, link).is_some());
-        }
-        let before = self.frames.len();
-        let first = self.next + HEADROOM;
-        for start in (0..len_octets).step_by(segment_octets) {
-            if self.is_full() {
-                break;
-            }
-            let len = segment_octets.min(len_octets - start);
-            let slot = first + start..first + start + len;
-            self.frames.push(Meta {
-                slot,
-                head: 0,
-                len,
-                link,
-                offload: Offload::NONE,
-                verdict: Verdict::Undecided,
-            });
-        }
-        self.next = first + len_octets + TAILROOM;
-        self.frames.len() - before
+    /// Forgets all frames but the first `count`. Their room is not given back before
+    /// [`clear`](Self::clear).
+    pub fn truncate(&mut self, count: usize) {
+        self.frames.truncate(count);
     }
 
     /// Copies `bytes` into a new frame: the convenient way in for tests and slow paths.
@@ -143,6 +183,7 @@ impl Batch {
         let bytes = self.arena.get(start..start + meta.len)?;
         Some(FrameRef {
             bytes,
+            pushed: meta.pushed,
             link: &meta.link,
             offload: meta.offload,
             verdict: meta.verdict,
@@ -170,6 +211,10 @@ impl Batch {
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.frames.len() >= self.max_frames
+    }
+
+    const fn stride(&self) -> usize {
+        HEADROOM + self.max_frame_octets + TAILROOM
     }
 }
 
@@ -204,6 +249,27 @@ impl Link {
         hop_limit: 0,
         dont_fragment: false,
     };
+
+    /// The same as the other end sees it: addresses and ports change places.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        let transport = match self.transport {
+            Transport::Udp {
+                local_port,
+                remote_port,
+            } => Transport::Udp {
+                local_port: remote_port,
+                remote_port: local_port,
+            },
+            Transport::Ip { protocol } => Transport::Ip { protocol },
+        };
+        Self {
+            local: self.remote,
+            remote: self.local,
+            transport,
+            ..self
+        }
+    }
 }
 
 /// What carries a frame over the underlay.
@@ -250,6 +316,7 @@ impl Frame<'_> {
         }
         self.meta.head += octets;
         self.meta.len -= octets;
+        self.meta.pushed = self.meta.pushed.saturating_sub(octets);
         true
     }
 
@@ -260,6 +327,7 @@ impl Frame<'_> {
         let gained = self.slot.get_mut(head..self.meta.head)?;
         self.meta.head = head;
         self.meta.len += octets;
+        self.meta.pushed += octets;
         Some(gained)
     }
 
@@ -322,6 +390,9 @@ impl Frame<'_> {
 pub struct FrameRef<'a> {
     /// The octets.
     pub bytes: &'a [u8],
+    /// How many of them, at the front, were pushed: the headers in front of what the frame was
+    /// when it came in.
+    pub pushed: usize,
     /// The underlay side.
     pub link: &'a Link,
     /// What is left to be done about the packet by whoever takes it.
@@ -335,12 +406,25 @@ struct Meta {
     slot: Range<usize>,
     head: usize,
     len: usize,
+    pushed: usize,
     link: Link,
     offload: Offload,
     verdict: Verdict,
 }
 
 impl Meta {
+    const fn new(len: usize, link: Link) -> Self {
+        Self {
+            slot: 0..0,
+            head: 0,
+            len,
+            pushed: 0,
+            link,
+            offload: Offload::NONE,
+            verdict: Verdict::Undecided,
+        }
+    }
+
     const fn range(&self) -> Range<usize> {
         self.head..self.head + self.len
     }
@@ -393,20 +477,60 @@ mod tests {
 
     #[test]
     fn a_train_becomes_frames_side_by_side() {
-        let mut batch = Batch::new(4, 100);
-        batch.vacancy().unwrap()[..25].copy_from_slice(b"aaaaaaaaaabbbbbbbbbbccccc");
-        assert_eq!(batch.commit_train(25, 10, Link::LOCAL), 3);
+        let mut batch = Batch::with_largest(4, 100, 2);
+        let mut vacancies = batch.vacancies(8);
+        vacancies.next().unwrap()[..27].copy_from_slice(b"--aaaaaaaaaabbbbbbbbbbccccc");
+        vacancies.next().unwrap()[..4].copy_from_slice(b"next");
+        assert!(vacancies.next().is_none());
+        drop(vacancies);
+        assert_eq!(
+            batch.commit_vacancy(0, 2..27, NonZeroU16::new(10), Link::LOCAL),
+            3
+        );
+        assert_eq!(
+            batch.commit_vacancy(1, 0..4, NonZeroU16::new(4), Link::LOCAL),
+            1
+        );
         let frames: Vec<_> = batch.frames().map(|frame| frame.bytes.to_vec()).collect();
-        assert_eq!(frames, [&b"aaaaaaaaaa"[..], b"bbbbbbbbbb", b"ccccc"]);
+        assert_eq!(
+            frames,
+            [&b"aaaaaaaaaa"[..], b"bbbbbbbbbb", b"ccccc", b"next"]
+        );
         assert!(
             batch.frame_mut(1).unwrap().push(1).is_none(),
             "no headroom inside a train"
         );
+        assert_eq!(batch.frame_mut(3).unwrap().headroom(), HEADROOM);
+        assert_eq!(batch.commit_vacancy(1, 0..4, None, Link::LOCAL), 0, "full");
         assert_eq!(
-            batch.push(b"next", Link::LOCAL).unwrap().headroom(),
-            HEADROOM
+            batch.commit_vacancy(2, 0..4, None, Link::LOCAL),
+            0,
+            "no such vacancy"
         );
-        assert!(batch.is_full());
-        assert_eq!(batch.commit_train(25, 10, Link::LOCAL), 0);
+        assert!(batch.vacancy().is_none());
+        batch.clear();
+        assert!(batch.vacancy().is_some());
+    }
+
+    #[test]
+    fn a_batch_with_few_large_places_is_full_when_the_arena_is() {
+        let mut batch = Batch::with_largest(100, 1000, 2);
+        let mut frames = 0;
+        while batch.push(&[7; 10], Link::LOCAL).is_some() {
+            frames += 1;
+        }
+        // 2320 octets of arena, 170 a frame, and the last must leave room for a large one.
+        assert_eq!(frames, 7);
+        assert!(batch.frames().all(|frame| frame.bytes == [7; 10]));
+    }
+
+    #[test]
+    fn knows_what_was_pushed() {
+        let mut batch = Batch::new(1, 100);
+        let mut frame = batch.push(b"vvpacket", Link::LOCAL).unwrap();
+        assert!(frame.pull(2));
+        frame.push(3).unwrap().copy_from_slice(b"hhh");
+        let frame = batch.frame(0).unwrap();
+        assert_eq!((frame.pushed, frame.bytes), (3, &b"hhhpacket"[..]));
     }
 }

@@ -199,7 +199,7 @@ impl Tables {
     /// One next hop.
     #[must_use]
     pub fn next_hop(&self, id: NextHopId) -> Option<&NextHop> {
-        self.next_hops.get(usize::from(id.0))
+        self.next_hops.get(id.index())
     }
 
     /// The IPv4 routes.
@@ -322,7 +322,7 @@ impl TableWriter {
     ///
     /// # Errors
     ///
-    /// [`TableError::Full`] beyond 65,535 next hops; [`TableError::EmptySet`];
+    /// [`TableError::Full`] beyond 32,767 next hops; [`TableError::EmptySet`];
     /// [`TableError::UnknownNumber`] when it names a peer that was not added.
     pub fn next_hop(&mut self, next_hop: NextHop) -> Result<NextHopId, TableError> {
         let tunnels = match &next_hop {
@@ -341,12 +341,12 @@ impl TableWriter {
         let index = known.unwrap_or(self.next_hops.len());
         let id = u16::try_from(index)
             .ok()
-            .filter(|index| *index < u16::MAX)
+            .and_then(NextHopId::new)
             .ok_or(TableError::Full)?;
         if known.is_none() {
             self.next_hops.push(next_hop);
         }
-        Ok(NextHopId(id))
+        Ok(id)
     }
 
     /// Routes `prefix` (host bits are cut off) to a next hop, in place of what was there.
@@ -355,7 +355,7 @@ impl TableWriter {
     ///
     /// [`TableError::UnknownNumber`]; [`TableError::Full`].
     pub fn insert(&mut self, prefix: IpNet, next_hop: NextHopId) -> Result<(), TableError> {
-        if usize::from(next_hop.0) >= self.next_hops.len() {
+        if next_hop.index() >= self.next_hops.len() {
             return Err(TableError::UnknownNumber);
         }
         match prefix {

@@ -82,16 +82,22 @@ drop_reasons! {
     SourceMulticast = "source_multicast",
     /// The inner source is unspecified.
     SourceUnspecified = "source_unspecified",
+    /// The inner source is an address that no packet comes from: in 0.0.0.0/8, or an IPv6 address
+    /// that spells an IPv4 one (mapped, RFC 4291 section 2.5.5.2, or compatible).
+    SourceReserved = "source_reserved",
     /// The inner source or destination is link-local.
     LinkLocal = "link_local",
     /// The inner destination is a multicast or broadcast address.
     DestinationMulticast = "destination_multicast",
-    /// The inner destination is loopback or unspecified.
+    /// The inner destination is loopback, unspecified or an address that no packet goes to.
     DestinationInvalid = "destination_invalid",
     /// The inner destination does not lie in this node's own prefixes, seen from outside.
     DestinationNotLocal = "destination_not_local",
     /// The destination lies in this node's own prefixes, but nothing there has it.
     DestinationUnassigned = "destination_unassigned",
+    /// The inner packet names further hops (an IPv4 source route, an IPv6 routing header with
+    /// segments left), so that its destination is not where it would go. RFC 5095, RFC 7126.
+    SourceRouted = "source_routed",
     /// The inner packet is itself a tunnel packet of this overlay.
     NestedTunnel = "nested_tunnel",
     /// The packet would enter the tunnel that carries it.

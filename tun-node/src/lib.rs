@@ -1,5 +1,30 @@
-//! One process for each host: the Warren overlay over a TUN device and UDP sockets.
+//! The Warren node as a library, so that tests and fuzzing reach every module: everything around
+//! `warren-core` that touches the host.
+//!
+//! `tun-node run` reads a [`config`], makes tables of it ([`rib`]), opens the device ([`tun`]) and the
+//! underlay ([`udp`]) and starts a [`worker`] that carries packets between them; [`node`]
+//! puts these together and watches over them. [`ctl`] and [`metrics`] tell the outside how it goes.
 
+pub mod cli;
+pub mod config;
+pub mod counters;
+pub mod ctl;
+pub mod datapath;
+pub mod demo;
+pub mod explain;
 pub mod flannel;
+pub mod metrics;
+pub mod netlink;
+pub mod node;
+pub mod output;
+pub mod raw;
 pub mod rib;
+pub mod rootless;
 pub mod source;
+pub mod sys;
+pub mod tun;
+pub mod udp;
+pub mod worker;
+
+#[cfg(test)]
+mod testing;

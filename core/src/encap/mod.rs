@@ -14,8 +14,11 @@ pub mod shim;
 
 use core::fmt;
 
-use crate::batch::HEADROOM;
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::batch::{Frame, HEADROOM};
 use crate::units::{Family, MacAddr, Mtu, Vni};
+use crate::verdict::DropReason;
 
 /// How packets are wrapped for a peer.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -81,16 +84,61 @@ impl Encapsulation {
         underlay.less(self.overhead_octets(family))
     }
 
+    /// Which encapsulation it is, without its numbers.
+    #[must_use]
+    pub const fn kind(self) -> EncapsulationKind {
+        match self {
+            Self::Vxlan { .. } => EncapsulationKind::Vxlan,
+            Self::Geneve { .. } => EncapsulationKind::Geneve,
+            Self::Ipip => EncapsulationKind::Ipip,
+            Self::Fou { .. } => EncapsulationKind::Fou,
+            Self::Gue { .. } => EncapsulationKind::Gue,
+        }
+    }
+
+    /// The name that configuration and tables use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.kind().name()
+    }
+}
+
+/// An [`Encapsulation`] without its numbers: what is counted, and what a received packet shows.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum EncapsulationKind {
+    /// VXLAN.
+    Vxlan,
+    /// Geneve.
+    Geneve,
+    /// IP directly in IP.
+    Ipip,
+    /// IP directly in UDP.
+    Fou,
+    /// Generic UDP encapsulation.
+    Gue,
+}
+
+impl EncapsulationKind {
+    /// All kinds, each at the place of its number.
+    pub const ALL: [Self; 5] = [Self::Vxlan, Self::Geneve, Self::Ipip, Self::Fou, Self::Gue];
+
     /// The name that configuration and tables use.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Vxlan { .. } => "vxlan",
-            Self::Geneve { .. } => "geneve",
+            Self::Vxlan => "vxlan",
+            Self::Geneve => "geneve",
             Self::Ipip => "ipip",
-            Self::Fou { .. } => "fou",
-            Self::Gue { .. } => "gue",
+            Self::Fou => "fou",
+            Self::Gue => "gue",
         }
+    }
+}
+
+impl fmt::Display for EncapsulationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -104,6 +152,15 @@ impl fmt::Display for Encapsulation {
             Self::Fou { port } | Self::Gue { port } => write!(f, "{} port {port}", self.name()),
         }
     }
+}
+
+/// Writes `header` in front of the frame.
+pub(crate) fn push_header<H>(frame: &mut Frame<'_>, header: &H) -> Result<(), DropReason>
+where
+    H: IntoBytes + Immutable,
+{
+    let gained = frame.push(size_of::<H>()).ok_or(DropReason::NoHeadroom)?;
+    header.write_to(gained).map_err(|_| DropReason::NoHeadroom)
 }
 
 /// The largest stack of outer headers: IPv6, UDP, VXLAN or Geneve, Ethernet.

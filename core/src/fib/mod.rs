@@ -1,109 +1,120 @@
-//! Longest-prefix match (placeholder with the final names; the real tables replace it).
-use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
-use core::fmt::Debug;
-use core::hash::Hash;
-use core::net::{Ipv4Addr, Ipv6Addr};
-use ipnet::{Ipv4Net, Ipv6Net};
+//! Longest-prefix match for IPv4 and IPv6.
+//!
+//! [`Fib`] is the writer: it owns the routes and changes them. [`FibReader`] is what workers hold: an immutable
+//! snapshot of the table, cheap to clone, `Send` and `Sync`. A reader never waits and never sees half of a batch of
+//! updates, because what it holds never changes; the next [`Fib::reader`] call publishes everything since the last.
+//!
+//! A route maps a prefix to a [`NextHopId`], an index into a list that the caller owns (the tables' next hops, where
+//! equal-cost sets live). This room knows addresses; it never sees packets or time.
+//!
+//! A prefix with host bits set stands for its network: the host bits are cleared.
+//!
+//! ```
+//! use core::net::Ipv4Addr;
+//! use ipnet::Ipv4Net;
+//! use warren_core::fib::{Fib, NextHopId};
+//!
+//! let peer = NextHopId::new(7).ok_or("too large")?;
+//! let mut fib = Fib::<Ipv4Addr>::new();
+//! fib.insert("10.0.0.0/8".parse::<Ipv4Net>()?, peer)?;
+//! let reader = fib.reader();
+//! assert_eq!(reader.lookup(Ipv4Addr::new(10, 1, 2, 3)), Some(peer));
+//! assert_eq!(reader.lookup(Ipv4Addr::new(11, 1, 2, 3)), None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-/// The number of a next hop in the [`Tables`](crate::tables::Tables).
+mod address;
+mod arena;
+mod batch;
+mod build;
+mod draft;
+mod node;
+mod reader;
+#[allow(
+    unsafe_code,
+    reason = "calls code compiled for the processor that was found"
+)]
+mod simd;
+mod table;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::Address;
+pub use reader::FibReader;
+pub use simd::SimdLevel;
+pub use table::Fib;
+pub use walk::{Covering, Routes};
+
+use core::fmt;
+use core::num::NonZeroU16;
+
+/// The index of a next hop, 0 to [`NextHopId::MAX_INDEX`], in a list that the caller owns.
+///
+/// `Option<NextHopId>` takes 2 octets, as a leaf of the table does.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct NextHopId(pub u16);
+pub struct NextHopId(NonZeroU16);
 
-/// An address family that can be looked up.
-pub trait Address: Copy + Debug + Eq + Hash + Ord + Sized {
-    /// Its prefixes.
-    type Prefix: Copy + Debug + Eq + Hash + Ord;
-    /// Bits of the address.
-    const BITS: u8;
-    /// Its bits, left-aligned.
-    fn prefix(self, len: u8) -> Self::Prefix;
-    /// The prefix without host bits.
-    fn trunc(prefix: Self::Prefix) -> Self::Prefix;
-}
-impl Address for Ipv4Addr {
-    type Prefix = Ipv4Net;
-    const BITS: u8 = 32;
-    fn prefix(self, len: u8) -> Ipv4Net {
-        Ipv4Net::new_assert(self, len).trunc()
+impl NextHopId {
+    /// The largest index: one bit of a 2-octet leaf says whether longer prefixes lie below, one value says "none".
+    pub const MAX_INDEX: u16 = 0x7ffe;
+
+    /// The identifier of the next hop at `index`; `None` above [`MAX_INDEX`](Self::MAX_INDEX).
+    #[must_use]
+    pub const fn new(index: u16) -> Option<Self> {
+        if index > Self::MAX_INDEX {
+            return None;
+        }
+        match NonZeroU16::new(index + 1) {
+            Some(code) => Some(Self(code)),
+            None => None,
+        }
     }
-    fn trunc(prefix: Ipv4Net) -> Ipv4Net {
-        prefix.trunc()
+
+    /// The index that this identifier was made from.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0.get() as usize - 1
     }
-}
-impl Address for Ipv6Addr {
-    type Prefix = Ipv6Net;
-    const BITS: u8 = 128;
-    fn prefix(self, len: u8) -> Ipv6Net {
-        Ipv6Net::new_assert(self, len).trunc()
+
+    /// What leaves hold: the index and 1; 0 means no route.
+    const fn code(self) -> u16 {
+        self.0.get()
     }
-    fn trunc(prefix: Ipv6Net) -> Ipv6Net {
-        prefix.trunc()
+
+    const fn from_code(code: u16) -> Option<Self> {
+        match NonZeroU16::new(code) {
+            Some(code) => Some(Self(code)),
+            None => None,
+        }
     }
 }
 
-/// The table is full.
+/// Why a route could not be inserted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FibError;
-
-/// Routes of one family.
-#[derive(Clone, Debug, Default)]
-pub struct Fib<A: Address> {
-    routes: BTreeMap<A::Prefix, NextHopId>,
+pub enum FibError {
+    /// The table would outgrow its 32-bit handles (about 32 GiB).
+    Full,
 }
 
-impl<A: Address> Fib<A> {
-    /// An empty table.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            routes: BTreeMap::new(),
-        }
-    }
-    /// Inserts a route and returns what it replaces.
-    ///
-    /// # Errors
-    ///
-    /// When the table is full.
-    pub fn insert(
-        &mut self,
-        prefix: A::Prefix,
-        next_hop: NextHopId,
-    ) -> Result<Option<NextHopId>, FibError> {
-        Ok(self.routes.insert(A::trunc(prefix), next_hop))
-    }
-    /// Removes a route.
-    pub fn remove(&mut self, prefix: A::Prefix) -> Option<NextHopId> {
-        self.routes.remove(&A::trunc(prefix))
-    }
-    /// A reader.
-    #[must_use]
-    pub fn reader(&self) -> FibReader<A> {
-        FibReader {
-            routes: Arc::new(self.routes.clone()),
+impl fmt::Display for FibError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the forwarding table is full: 32 GiB of routes"),
         }
     }
 }
 
-/// A handle for lookups.
-#[derive(Clone, Debug)]
-pub struct FibReader<A: Address> {
-    routes: Arc<BTreeMap<A::Prefix, NextHopId>>,
-}
+impl core::error::Error for FibError {}
 
-impl<A: Address> FibReader<A> {
-    /// The next hop of the longest prefix that holds `address`.
-    #[must_use]
-    pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        self.lookup_prefix(address).map(|(_, next_hop)| next_hop)
-    }
-    /// The longest prefix too.
-    #[must_use]
-    pub fn lookup_prefix(&self, address: A) -> Option<(A::Prefix, NextHopId)> {
-        (0..=A::BITS).rev().find_map(|len| {
-            self.routes
-                .get_key_value(&address.prefix(len))
-                .map(|(prefix, id)| (*prefix, *id))
-        })
-    }
+/// The octets that a table takes, as [`Fib::memory`] reports them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FibMemory {
+    /// What lookups read: octets in use by the lookup structure of the routes as they are.
+    pub lookup_octets: usize,
+    /// The routes themselves, as the writer and questions about prefixes need them: octets in use.
+    pub route_octets: usize,
+    /// Everything that was allocated: lookup part, route lists, free and retired memory.
+    pub total_octets: usize,
 }

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Offload, PartialChecksum, SegmentKind};
+use super::{ChecksumState, Offload, PartialChecksum, SegmentKind};
 use crate::packet::{Fragment, Packet};
 use crate::units::Family;
 use crate::wire::checksum::Sum;
@@ -319,15 +319,7 @@ impl Candidate {
             _ => return None,
         };
         // A merged packet gets a fresh checksum, which would hide that this one is wrong.
-        let length = u32::try_from(transport.len()).ok()?;
-        let sum = Sum::ZERO
-            .octets(&head.addresses)
-            .word(u16::from(read.flow.protocol));
-        if !sum
-            .word(u16::try_from(length).ok()?)
-            .octets(transport)
-            .is_valid()
-        {
+        if super::transport_checksum(packet, &read) != ChecksumState::Complete {
             return None;
         }
         Some(Self {

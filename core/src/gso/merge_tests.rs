@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::gso::split::{Splitter, tests::split_all};
+use crate::gso::transport_checksum;
 
 #[derive(Clone, Debug)]
 struct Segment {
@@ -306,5 +307,31 @@ proptest! {
             if let Some(protocol) = row.get_mut(9) { *protocol = if udp { 17 } else { 6 } }
             let _ = merge.offer(&row);
         }
+    }
+}
+
+#[test]
+fn tells_complete_partial_and_wrong_checksums_apart() {
+    for v6 in [false, true] {
+        let mut packet = Segment {
+            v6,
+            ..plain(0, 100, 1)
+        }
+        .bytes();
+        let read = Packet::parse(&packet).unwrap();
+        assert_eq!(transport_checksum(&packet, &read), ChecksumState::Complete);
+        let at = read.transport_offset + 16;
+        let addresses = if v6 { &packet[8..40] } else { &packet[12..20] };
+        let length = u16::try_from(packet.len() - read.transport_offset).unwrap();
+        let pseudo = Sum::ZERO.octets(addresses).word(6).word(length).partial();
+        let complete = packet.clone();
+        packet[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
+        let ChecksumState::Partial(partial) = transport_checksum(&packet, &read) else {
+            panic!("not seen as partial")
+        };
+        assert!(partial.complete(&mut packet));
+        assert_eq!(packet, complete);
+        packet[at] ^= 1;
+        assert_eq!(transport_checksum(&packet, &read), ChecksumState::Wrong);
     }
 }

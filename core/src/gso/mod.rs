@@ -12,6 +12,11 @@
 pub mod merge;
 pub mod split;
 
+use crate::packet::{Fragment, Packet};
+use crate::units::Family;
+use crate::wire::checksum::Sum;
+use crate::wire::ip_protocol;
+
 pub use merge::{Merge, MergeRun, Offer};
 pub use split::{MAX_HEADER_OCTETS, SplitError, Splitter};
 
@@ -43,6 +48,66 @@ impl Offload {
     };
 }
 
+/// The state of a transport checksum, as [`transport_checksum`] finds it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ChecksumState {
+    /// It is right, or absent where it may be.
+    Complete,
+    /// It holds the pseudo-header sum only: the sender left the rest to a device that did not do it
+    /// (packets between two interfaces of one host).
+    Partial(PartialChecksum),
+    /// It is neither.
+    Wrong,
+    /// There is none to look at: another protocol, or a fragment.
+    Unknown,
+}
+
+/// Adds up the TCP or UDP checksum of the IP packet `packet`, which was read as `read`.
+#[must_use]
+pub fn transport_checksum(packet: &[u8], read: &Packet) -> ChecksumState {
+    const TCP_OFFSET: u16 = 16;
+    const UDP_OFFSET: u16 = 6;
+    let offset = match read.flow.protocol {
+        ip_protocol::TCP => TCP_OFFSET,
+        ip_protocol::UDP => UDP_OFFSET,
+        _ => return ChecksumState::Unknown,
+    };
+    let transport = packet
+        .get(read.transport_offset..read.total_octets)
+        .unwrap_or_default();
+    let field = transport
+        .get(usize::from(offset)..)
+        .and_then(|rest| rest.first_chunk());
+    let addresses = match read.family() {
+        Family::V4 => packet.get(12..20),
+        Family::V6 => packet.get(8..40),
+    };
+    let (Some(addresses), Some(field), Ok(length), Ok(start), Fragment::Whole) = (
+        addresses,
+        field,
+        u16::try_from(transport.len()),
+        u16::try_from(read.transport_offset),
+        read.fragment,
+    ) else {
+        return ChecksumState::Unknown;
+    };
+    let field = u16::from_be_bytes(*field);
+    if field == 0 && read.flow.protocol == ip_protocol::UDP && read.family() == Family::V4 {
+        return ChecksumState::Complete;
+    }
+    let pseudo = Sum::ZERO
+        .octets(addresses)
+        .word(u16::from(read.flow.protocol))
+        .word(length);
+    if pseudo.octets(transport).is_valid() {
+        ChecksumState::Complete
+    } else if field == pseudo.partial() {
+        ChecksumState::Partial(PartialChecksum { start, offset })
+    } else {
+        ChecksumState::Wrong
+    }
+}
+
 /// Where a checksum is still to be completed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartialChecksum {
@@ -59,9 +124,7 @@ impl PartialChecksum {
         let Some(covered) = packet.get_mut(start..) else {
             return false;
         };
-        let sum = crate::wire::checksum::Sum::ZERO
-            .octets(covered)
-            .finish_udp();
+        let sum = Sum::ZERO.octets(covered).finish_udp();
         let Some(field) = covered.get_mut(offset..offset + 2) else {
             return false;
         };

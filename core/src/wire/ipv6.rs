@@ -186,6 +186,9 @@ pub struct UpperLayer {
     /// The fragment header, if one was met; an unfragmented "atomic fragment" (RFC 6946) has
     /// offset 0 and no more fragments.
     pub fragment: Option<FragmentHeader>,
+    /// Whether a routing header with segments left was met: the destination of the IPv6 header is
+    /// a stop on the way. RFC 8200 section 4.4, RFC 5095.
+    pub source_routed: bool,
 }
 
 impl UpperLayer {
@@ -208,6 +211,7 @@ impl UpperLayer {
             protocol: next_header,
             offset_octets: 0,
             fragment: None,
+            source_routed: false,
         };
         for position in 0..=Self::MAX_EXTENSIONS {
             let rest = payload
@@ -231,6 +235,9 @@ impl UpperLayer {
             };
             if rest.len() < octets {
                 return Err(ParseError::truncated(LAYER));
+            }
+            if upper.protocol == ip_protocol::ROUTING {
+                upper.source_routed |= rest.get(3).is_some_and(|segments_left| *segments_left > 0);
             }
             upper.protocol = rest.first().copied().unwrap_or(ip_protocol::NO_NEXT);
             upper.offset_octets += octets;
@@ -284,7 +291,8 @@ mod tests {
             UpperLayer {
                 protocol: ip_protocol::UDP,
                 offset_octets: 24,
-                fragment: None
+                fragment: None,
+                source_routed: false,
             }
         );
         assert_eq!(
@@ -303,6 +311,18 @@ mod tests {
             UpperLayer::walk(ip_protocol::DESTINATION_OPTIONS, chain.as_flattened()),
             Err(ParseError::invalid(Layer::Ipv6Extension))
         );
+    }
+
+    #[test]
+    fn tells_a_routing_header_with_segments_left() {
+        for segments_left in 0..3 {
+            let routing = [ip_protocol::UDP, 0, 0, segments_left, 0, 0, 0, 0];
+            let upper = UpperLayer::walk(ip_protocol::ROUTING, &routing).unwrap();
+            assert_eq!(
+                (upper.source_routed, upper.offset_octets),
+                (segments_left > 0, 8)
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What sources say, and what comes of it.
 
+use std::net::IpAddr;
+
 use warren_core::encap::Encapsulation;
-use warren_core::units::Vni;
+use warren_core::units::{MacAddr, Vni};
 
 use super::*;
 use crate::rib::update::{Remote, RemoteRoute, Via};

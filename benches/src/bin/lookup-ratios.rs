@@ -1,0 +1,172 @@
+//! Longest-prefix match, ours and its peers, taking turns: nanoseconds a lookup, and ratios.
+//!
+//! ```text
+//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-ratios [-- WORD...]
+//! WARREN_DPDK=1 ...                                  beside rte_fib and rte_fib6 too (libdpdk-dev, huge pages)
+//! ```
+//!
+//! Words choose: `ipv4 ipv6 full cluster uniform matched zipf dep one b8 b32 b256`; none of a kind means all.
+//! `rounds=N` (3) sets the rounds, `json=FILE` writes the medians, `crates=no` leaves the Rust peers out.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "measurements of known sizes"
+)]
+#![allow(clippy::print_stdout, reason = "the output is the product")]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+use std::{env, fs};
+
+use warren_benches::routes::{self, Family};
+use warren_benches::tables::{Poptrie, PrefixTrie, Table, TreeBitmap, Warren};
+
+fn main() {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let mut json = String::from("[\n");
+    for set in ["full", "cluster"] {
+        if wanted(&words, set, &["full", "cluster"]) && wanted(&words, "ipv4", &["ipv4", "ipv6"]) {
+            let routes = if set == "full" {
+                routes::full::<Ipv4Addr>()
+            } else {
+                routes::cluster::<Ipv4Addr>()
+            };
+            let (ours, fib) = Warren::new(&routes);
+            println!("\n{set} ipv4: {} routes, {:?}", routes.len(), fib.memory());
+            let portable = ours.portable();
+            let mut tables: Vec<Box<dyn Table<Ipv4Addr>>> =
+                vec![Box::new(ours), Box::new(portable)];
+            #[cfg(warren_dpdk)]
+            match warren_benches::dpdk::RteFib::new(&routes) {
+                Some(table) => tables.push(Box::new(table)),
+                None => println!("rte_fib: could not be set up (huge pages? permissions?)"),
+            }
+            if !words.iter().any(|word| word == "crates=no") {
+                tables.push(Box::new(TreeBitmap::new(&routes)));
+                tables.push(Box::new(PrefixTrie::new(&routes)));
+                tables.push(Box::new(Poptrie::new(&routes)));
+            }
+            compare(set, &routes, &tables, &words, &mut json);
+        }
+        if wanted(&words, set, &["full", "cluster"]) && wanted(&words, "ipv6", &["ipv4", "ipv6"]) {
+            let routes = if set == "full" {
+                routes::full::<Ipv6Addr>()
+            } else {
+                routes::cluster::<Ipv6Addr>()
+            };
+            let (ours, fib) = Warren::new(&routes);
+            println!("\n{set} ipv6: {} routes, {:?}", routes.len(), fib.memory());
+            let portable = ours.portable();
+            let mut tables: Vec<Box<dyn Table<Ipv6Addr>>> =
+                vec![Box::new(ours), Box::new(portable)];
+            #[cfg(warren_dpdk)]
+            match warren_benches::dpdk::RteFib6::new(&routes) {
+                Some(table) => tables.push(Box::new(table)),
+                None => println!("rte_fib6: could not be set up (huge pages? permissions?)"),
+            }
+            if !words.iter().any(|word| word == "crates=no") {
+                tables.push(Box::new(TreeBitmap::new(&routes)));
+                tables.push(Box::new(PrefixTrie::new(&routes)));
+                tables.push(Box::new(Poptrie::new(&routes)));
+            }
+            compare(set, &routes, &tables, &words, &mut json);
+        }
+    }
+    json.truncate(json.trim_end_matches([',', '\n']).len());
+    json.push_str("\n]\n");
+    if let Some(path) = words.iter().find_map(|word| word.strip_prefix("json=")) {
+        fs::write(path, json).expect("the file named by json= can be written");
+    }
+}
+
+fn wanted(words: &[String], word: &str, kind: &[&str]) -> bool {
+    !words.iter().any(|given| kind.contains(&given.as_str()))
+        || words.iter().any(|given| given == word)
+}
+
+fn compare<A: Family>(
+    set: &str,
+    routes: &[(A::Prefix, u16)],
+    tables: &[Box<dyn Table<A>>],
+    words: &[String],
+    json: &mut String,
+) {
+    let rounds = words
+        .iter()
+        .find_map(|word| word.strip_prefix("rounds=")?.parse().ok())
+        .unwrap_or(3);
+    let traces = [
+        ("uniform", routes::uniform()),
+        ("matched", routes::matched(routes)),
+        ("zipf", routes::zipf(routes)),
+    ];
+    for table in &tables[1..] {
+        let wrong = |trace: &[A]| {
+            let differ = |address: &&A| tables[0].single(**address) != table.single(**address);
+            trace.iter().step_by(7).filter(differ).count()
+        };
+        let wrong: usize = traces.iter().map(|(_, trace)| wrong(trace)).sum();
+        if wrong > 0 {
+            println!("{}: {wrong} answers differ from ours", table.name());
+        }
+    }
+    print!("{:16}", "ns (ratio)");
+    for table in tables {
+        print!("{:>22}", table.name());
+    }
+    println!();
+    for (name, trace) in &traces {
+        if !wanted(words, name, &["uniform", "matched", "zipf"]) {
+            continue;
+        }
+        for mode in ["dep", "one", "b8", "b32", "b256"] {
+            if !wanted(words, mode, &["dep", "one", "b8", "b32", "b256"]) {
+                continue;
+            }
+            let mut times = vec![Vec::new(); tables.len()];
+            for _ in 0..rounds {
+                for (table, times) in tables.iter().zip(&mut times) {
+                    let mut passes: Vec<f64> =
+                        (0..3).map(|_| pass(table.as_ref(), trace, mode)).collect();
+                    times.push(median(&mut passes));
+                }
+            }
+            let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+            print!("{name:8}{mode:8}");
+            for ((table, ns), times) in tables.iter().zip(&medians).zip(&times) {
+                let ratio = format!("{ns:.2} ({:.2}x)", ns / medians[0]);
+                print!("{ratio:>22}");
+                let (low, high) = (times[0], times[times.len() - 1]);
+                let _ = writeln!(
+                    json,
+                    "{{\"set\":\"{set}\",\"family\":\"{}\",\"routes\":{},\"trace\":\"{name}\",\"mode\":\"{mode}\",\
+                     \"table\":\"{}\",\"ns\":{ns:.3},\"low\":{low:.3},\"high\":{high:.3}}},",
+                    A::NAME,
+                    routes.len(),
+                    table.name()
+                );
+            }
+            println!();
+        }
+    }
+}
+
+fn pass<A: Family>(table: &dyn Table<A>, trace: &[A], mode: &str) -> f64 {
+    let trace = black_box(trace);
+    let start = Instant::now();
+    black_box(match mode {
+        "dep" => table.dependents(trace),
+        "one" => table.singles(trace),
+        "b8" => table.batches(trace, 8),
+        "b32" => table.batches(trace, 32),
+        _ => table.batches(trace, 256),
+    });
+    start.elapsed().as_nanos() as f64 / trace.len() as f64
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

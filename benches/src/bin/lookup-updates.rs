@@ -1,0 +1,193 @@
+//! Updates of the forwarding table: how long one takes, how many a second while another core looks up, what the
+//! reader notices, and how long a build takes.
+//!
+//! ```text
+//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-updates
+//! ```
+//!
+//! The reader takes the newest snapshot the way a worker does: an atomic epoch once a batch, the handle under a lock
+//! when the epoch moved. The writer removes and inserts random routes of the table.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "measurements of known sizes"
+)]
+#![allow(clippy::print_stdout, reason = "the output is the product")]
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use warren_benches::routes::{self, Family, Rng};
+use warren_benches::tables::{Warren, id};
+use warren_core::fib::Fib;
+
+fn main() {
+    report::<Ipv4Addr>(&routes::full::<Ipv4Addr>());
+    report::<Ipv6Addr>(&routes::full::<Ipv6Addr>());
+}
+
+fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
+    println!("\n{}: {} routes", A::NAME, routes.len());
+    build::<A>(routes);
+    let (_, mut fib) = Warren::<A>::new(routes);
+    let memory = fib.memory();
+    let per_route = |octets: usize| octets as f64 / routes.len() as f64;
+    println!(
+        "octets a route: lookup part {:.2}, everything {:.2}",
+        per_route(memory.lookup_octets),
+        per_route(memory.total_octets)
+    );
+    single::<A>(&mut fib, routes);
+    let trace = routes::matched::<A>(routes);
+    for (name, batch, rate) in [
+        ("idle", 0, 0.0),
+        ("100,000/s in batches of 100", 100, 100_000.0),
+        ("as fast as it goes, batches of 64", 64, 0.0),
+        ("as fast as it goes, batches of 1,024", 1024, 0.0),
+        ("idle again", 0, 0.0),
+    ] {
+        beside_a_reader(&mut fib, routes, &trace, name, batch, rate);
+    }
+    println!("after all: {:?}", fib.memory());
+}
+
+fn build<A: Family>(routes: &[(A::Prefix, u16)]) {
+    let sorted: Vec<_> = routes
+        .iter()
+        .map(|(prefix, next_hop)| (*prefix, id(*next_hop)))
+        .collect();
+    let mut shuffled = sorted.clone();
+    let mut rng = Rng(5);
+    for at in (1..shuffled.len()).rev() {
+        shuffled.swap(at, rng.below(at + 1));
+    }
+    for (name, set) in [("sorted", &sorted), ("shuffled", &shuffled)] {
+        let mut times: Vec<_> = (0..5)
+            .map(|_| {
+                let start = Instant::now();
+                let fib = Fib::<A>::from_routes(set.iter().copied()).expect("far below the limit");
+                let time = start.elapsed();
+                drop(fib);
+                time
+            })
+            .collect();
+        times.sort();
+        println!(
+            "build from {name} routes: {:.1} ms",
+            times[2].as_secs_f64() * 1e3
+        );
+    }
+    let start = Instant::now();
+    let mut fib = Fib::<A>::new();
+    for (prefix, next_hop) in &shuffled {
+        fib.insert(*prefix, *next_hop).expect("far below the limit");
+    }
+    println!("one by one: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+}
+
+/// Times each update by itself, published at once.
+fn single<A: Family>(fib: &mut Fib<A>, routes: &[(A::Prefix, u16)]) {
+    let mut rng = Rng(11);
+    let mut changes = Vec::new();
+    let mut publishes = Vec::new();
+    let mut held = fib.reader();
+    for _ in 0..50_000 {
+        let (prefix, next_hop) = routes[rng.below(routes.len())];
+        let start = Instant::now();
+        fib.remove(prefix);
+        changes.push(start.elapsed());
+        let start = Instant::now();
+        fib.insert(prefix, id(next_hop))
+            .expect("far below the limit");
+        changes.push(start.elapsed());
+        let start = Instant::now();
+        held = fib.reader();
+        publishes.push(start.elapsed());
+    }
+    drop(held);
+    for (name, times) in [
+        ("one change after a publication", &mut changes),
+        ("one publication", &mut publishes),
+    ] {
+        times.sort();
+        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_nanos();
+        println!(
+            "{name}: median {} ns, 99 % {} ns, 99.9 % {} ns, most {} ns",
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            at(1.0)
+        );
+    }
+}
+
+fn beside_a_reader<A: Family>(
+    fib: &mut Fib<A>,
+    routes: &[(A::Prefix, u16)],
+    trace: &[A],
+    name: &str,
+    batch: usize,
+    rate: f64,
+) {
+    let published = Mutex::new(fib.reader());
+    let epoch = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    let (mut updates, mut longest) = (0_u64, Duration::ZERO);
+    let mut busy = Duration::ZERO;
+    let ns = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut table = published.lock().expect("no holder panics").clone();
+            let (mut seen, mut lookups, mut answers) = (0, 0_u64, [None; 32]);
+            let start = Instant::now();
+            while !done.load(Ordering::Relaxed) {
+                for addresses in trace.chunks(32) {
+                    let now = epoch.load(Ordering::Acquire);
+                    if now != seen {
+                        seen = now;
+                        table = published.lock().expect("no holder panics").clone();
+                    }
+                    table.lookup_batch(addresses, &mut answers);
+                }
+                lookups += trace.len() as u64;
+            }
+            start.elapsed().as_nanos() as f64 / lookups as f64
+        });
+        let mut rng = Rng(17);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(2_000) {
+            if batch == 0 {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+            if rate > 0.0 && updates as f64 > start.elapsed().as_secs_f64() * rate {
+                std::thread::sleep(Duration::from_micros(100));
+                continue;
+            }
+            let began = Instant::now();
+            for _ in 0..batch / 2 {
+                let (prefix, next_hop) = routes[rng.below(routes.len())];
+                fib.remove(prefix);
+                fib.insert(prefix, id(next_hop))
+                    .expect("far below the limit");
+            }
+            let next = fib.reader();
+            *published.lock().expect("no holder panics") = next;
+            epoch.fetch_add(1, Ordering::Release);
+            updates += batch as u64 / 2 * 2;
+            longest = longest.max(began.elapsed() / batch as u32);
+            busy += began.elapsed();
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().expect("the reader does not panic")
+    });
+    let rate = if busy.is_zero() {
+        0.0
+    } else {
+        updates as f64 / busy.as_secs_f64() / 1e6
+    };
+    println!(
+        "{name}: reader {ns:.2} ns a lookup; {updates} updates, {rate:.2} M/s of writer time, slowest batch {longest:?} an update"
+    );
+}

@@ -1,0 +1,209 @@
+//! From the underlay to the local device.
+//!
+//! What arrives was written by anybody. A packet is delivered only when its outer source is a
+//! configured peer, its inner source lies behind that peer by the same table that routes to it,
+//! and its destination is here; one decapsulation each, never a second. Nothing is ever answered:
+//! an error about a spoofed packet would go to its victim (RFC 4213 section 3.6 asks for silence).
+//!
+//! A frame that is dropped keeps its octets as they came, for whoever wants to look at it.
+
+use core::net::IpAddr;
+
+use super::lookups::{CHUNK, Hops};
+use super::{Engine, Rules, check, drop_frame, undecided};
+use crate::batch::{Batch, Frame, Link};
+use crate::encap::ecn;
+use crate::encap::shim::{self, Opened};
+use crate::packet::Packet;
+use crate::policy::Permit;
+use crate::tables::{NextHop, PeerId};
+use crate::units::Time;
+use crate::verdict::{Direction, DropReason, Verdict};
+
+/// A frame that was read and needs its addresses looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admitted {
+    pub(super) peer: PeerId,
+    pub(super) opened: Opened,
+}
+
+/// A packet that passes: its traffic class behind the tunnel.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    permit: Permit,
+    traffic_class: u8,
+    anomalous: bool,
+}
+
+impl Engine {
+    /// Decapsulates the frames of a batch that came from the underlay: each is the payload of the
+    /// [`Transport`](crate::batch::Transport) that its [`Link`] names.
+    ///
+    /// Every frame that is [`Verdict::Undecided`] gets a verdict; the others are left alone, so
+    /// that no frame is decapsulated twice.
+    pub fn decap(&mut self, batch: &mut Batch, _now: Time) {
+        for start in (0..batch.len()).step_by(CHUNK) {
+            self.decap_chunk(batch, start);
+        }
+    }
+
+    fn decap_chunk(&mut self, batch: &mut Batch, start: usize) {
+        let rules = Rules {
+            tables: &self.tables,
+            config: &self.config,
+            policy: self.policy,
+        };
+        self.lookups.clear();
+        for (index, slot) in (start..batch.len()).zip(&mut self.opened) {
+            *slot = None;
+            let Some(mut frame) = undecided(batch, index) else {
+                continue;
+            };
+            self.decap.received.count(frame.bytes().len());
+            let peer = match rules.peer(frame.link()) {
+                Ok(peer) => peer,
+                Err(reason) => {
+                    drop_frame(&mut frame, reason, &mut self.decap);
+                    continue;
+                }
+            };
+            match rules.open(frame.bytes(), frame.link()) {
+                Ok(opened) => {
+                    self.lookups.ask(&opened.packet);
+                    *slot = Some(Admitted { peer, opened });
+                }
+                Err(reason) => {
+                    drop_frame(&mut frame, reason, &mut self.decap);
+                    if let Some(counters) = self.peers.get_mut(peer.index()) {
+                        counters.refused += 1;
+                    }
+                }
+            }
+        }
+        self.lookups.resolve(rules.tables);
+        for (index, slot) in (start..batch.len()).zip(&self.opened) {
+            let (Some(admitted), Some(mut frame)) = (slot, batch.frame_mut(index)) else {
+                continue;
+            };
+            let hops = self.lookups.answer(admitted.opened.packet.family());
+            let counters = self.peers.get_mut(admitted.peer.index());
+            match rules.arrive(admitted, frame.link(), hops) {
+                Ok(arrival) => {
+                    self.decap.ecn_anomalies += u64::from(arrival.anomalous);
+                    deliver(&mut frame, &admitted.opened, arrival);
+                    let octets = frame.bytes().len();
+                    self.decap.forwarded.count(octets);
+                    if let Some(counters) = counters {
+                        counters.count_received(admitted.opened.kind, octets);
+                    }
+                }
+                Err(reason) => {
+                    drop_frame(&mut frame, reason, &mut self.decap);
+                    if let Some(counters) = counters {
+                        counters.refused += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Rules<'_> {
+    /// The peer that sent a frame.
+    pub(super) fn peer(&self, link: &Link) -> Result<PeerId, DropReason> {
+        // A packet from this node's own address was made by somebody else.
+        if self.tables.local().underlay.contains(&link.remote) {
+            return Err(DropReason::UnknownPeer);
+        }
+        self.tables
+            .peer_by_underlay(link.remote)
+            .ok_or(DropReason::UnknownPeer)
+    }
+
+    /// Reads the shim and the inner packet and checks what needs no lookup.
+    pub(super) fn open(&self, bytes: &[u8], link: &Link) -> Result<Opened, DropReason> {
+        let local = self.tables.local();
+        let opened = shim::open(bytes, link.transport, local)?;
+        let inner = bytes.get(opened.shim_octets..).unwrap_or_default();
+        self.inspect(&opened.packet, inner)?;
+        Ok(opened)
+    }
+
+    /// Checks the inner packet at `inner`.
+    pub(super) fn inspect(&self, packet: &Packet, inner: &[u8]) -> Result<(), DropReason> {
+        let local = self.tables.local();
+        check::soundness(packet, inner)?;
+        if shim::is_tunnel_packet(packet, inner, &local.receive) {
+            return Err(DropReason::NestedTunnel);
+        }
+        check::source(packet.flow.source)?;
+        if self.is_own(packet.flow.source) {
+            return Err(DropReason::SourceIsLocal);
+        }
+        check::destination(packet.flow.destination)?;
+        // RFC 2003 section 3.1: a TTL of zero is discarded behind the tunnel; others stay.
+        if packet.hop_limit == 0 {
+            return Err(DropReason::TtlExpired);
+        }
+        Ok(())
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        let local = self.tables.local();
+        local.addresses.contains(&address) || local.underlay.contains(&address)
+    }
+
+    /// Decides whether an admitted packet is delivered.
+    pub(super) fn arrive(
+        &self,
+        admitted: &Admitted,
+        link: &Link,
+        hops: Hops,
+    ) -> Result<Arrival, DropReason> {
+        let tables = self.tables;
+        let packet = &admitted.opened.packet;
+        match hops.source.and_then(|id| tables.next_hop(id)) {
+            Some(NextHop::Local) => return Err(DropReason::SourceIsLocal),
+            source_hop => {
+                if !source_hop.is_some_and(|hop| leads_to(hop, admitted.peer)) {
+                    return Err(DropReason::SourceNotOwnedByPeer);
+                }
+            }
+        }
+        let destination_hop = hops.destination.and_then(|id| tables.next_hop(id));
+        if !matches!(destination_hop, Some(NextHop::Local)) {
+            return Err(DropReason::DestinationNotLocal);
+        }
+        let permit = self.policy.decide(Direction::Decap, &packet.flow)?;
+        let dscp = tables
+            .peer(admitted.peer)
+            .ok_or(DropReason::UnknownPeer)?
+            .dscp;
+        let (traffic_class, anomalous) =
+            ecn::inner_traffic_class(packet.traffic_class, link.traffic_class, dscp)?;
+        Ok(Arrival {
+            permit,
+            traffic_class,
+            anomalous,
+        })
+    }
+}
+
+/// Whether packets to that next hop go to `peer`, so that packets from there come from it.
+fn leads_to(next_hop: &NextHop, peer: PeerId) -> bool {
+    match next_hop {
+        NextHop::Tunnel(tunnel) => tunnel.peer == peer,
+        NextHop::EqualCost(tunnels) => tunnels.iter().any(|tunnel| tunnel.peer == peer),
+        NextHop::Direct { .. } | NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => false,
+    }
+}
+
+/// Takes the headers off and hands the packet on. Uses up the permit.
+fn deliver(frame: &mut Frame<'_>, opened: &Opened, arrival: Arrival) {
+    let Permit { .. } = arrival.permit;
+    shim::strip(frame, opened);
+    if arrival.traffic_class != opened.packet.traffic_class {
+        ecn::set_traffic_class(frame.bytes_mut(), arrival.traffic_class);
+    }
+    frame.set_verdict(Verdict::Deliver);
+}

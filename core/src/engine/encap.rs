@@ -1,0 +1,365 @@
+//! From the local device to the underlay.
+//!
+//! [`Engine::encap`] walks over a batch in two passes around one gathered lookup; `Rules` decides
+//! and never changes a frame, `send` writes what was decided and never decides. The quoted packet
+//! of an ICMP error is as it came, because nothing is written before everything is decided.
+//!
+//! Obeys RFC 1812 section 5 where it forwards, RFC 2003, RFC 2473 and RFC 4213 for what enters a
+//! tunnel, RFC 6040 and RFC 2983 for the traffic class. Knowingly not RFC 1812 section 5.2.6: a
+//! packet that does not fit is answered with what would, whether it may be fragmented or not;
+//! [`fragment`](crate::fragment) has the arithmetic for a caller that would rather split it first.
+
+use core::net::IpAddr;
+
+use zerocopy::FromBytes;
+
+use super::lookups::{CHUNK, Hops};
+use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, undecided};
+use crate::batch::{Batch, Frame, Link, Transport};
+use crate::encap::shim::ip_in_ip;
+use crate::encap::{Encapsulation, ecn, shim};
+use crate::gso::{Offload, SegmentKind};
+use crate::packet::Packet;
+use crate::policy::Permit;
+use crate::tables::{NextHop, Tunnel};
+use crate::units::{Family, Mtu, Time};
+use crate::verdict::{Direction, DropReason, Verdict};
+use crate::wire::{Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
+
+/// What becomes of a packet that passes.
+#[derive(Debug)]
+pub(super) enum Way<'t> {
+    /// Into the tunnel.
+    Tunnel {
+        tunnel: &'t Tunnel,
+        link: Link,
+        permit: Permit,
+    },
+    /// Onto the underlay's own link.
+    Direct { link: Link, permit: Permit },
+}
+
+impl Engine {
+    /// Encapsulates the IP packets of a batch that came from the local device.
+    ///
+    /// Every frame that is [`Verdict::Undecided`] gets a verdict; the others are left alone.
+    pub fn encap(&mut self, batch: &mut Batch, now: Time) {
+        for start in (0..batch.len()).step_by(CHUNK) {
+            self.encap_chunk(batch, start, now);
+        }
+    }
+
+    fn encap_chunk(&mut self, batch: &mut Batch, start: usize, now: Time) {
+        let rules = Rules {
+            tables: &self.tables,
+            config: &self.config,
+            policy: self.policy,
+        };
+        self.lookups.clear();
+        for (index, slot) in (start..batch.len()).zip(&mut self.admitted) {
+            *slot = None;
+            let Some(mut frame) = undecided(batch, index) else {
+                continue;
+            };
+            self.encap.received.count(frame.bytes().len());
+            match Rules::admit(frame.bytes()) {
+                Ok(packet) => {
+                    self.lookups.ask(&packet);
+                    *slot = Some(packet);
+                }
+                Err(reason) => drop_frame(&mut frame, reason, &mut self.encap),
+            }
+        }
+        self.lookups.resolve(rules.tables);
+        for (index, slot) in (start..batch.len()).zip(&self.admitted) {
+            let (Some(packet), Some(mut frame)) = (slot, batch.frame_mut(index)) else {
+                continue;
+            };
+            let hops = self.lookups.answer(packet.family());
+            let largest = largest_octets(packet, frame.bytes(), frame.offload());
+            let way = match rules.way(packet, largest, hops) {
+                Ok(way) => way,
+                Err(refusal) => {
+                    drop_frame(&mut frame, refusal.reason, &mut self.encap);
+                    if let Some(answer) = rules.answer_to(&refusal, packet, frame.bytes()) {
+                        reply(
+                            &mut frame,
+                            packet,
+                            answer,
+                            refusal.reason,
+                            &mut self.encap,
+                            &mut self.limiter,
+                            now,
+                        );
+                    }
+                    continue;
+                }
+            };
+            match rules.send(&mut frame, packet, way) {
+                Ok(tunnel) => {
+                    let octets = frame.bytes().len();
+                    self.encap.forwarded.count(octets);
+                    if let Some(tunnel) = tunnel
+                        && let Some(peer) = self.peers.get_mut(tunnel.peer.index())
+                    {
+                        peer.count_sent(tunnel.encapsulation.kind(), octets);
+                    }
+                }
+                Err(reason) => drop_frame(&mut frame, reason, &mut self.encap),
+            }
+        }
+    }
+}
+
+impl<'t> Rules<'t> {
+    /// Reads a packet and checks what needs no lookup.
+    pub(super) fn admit(bytes: &[u8]) -> Result<Packet, DropReason> {
+        let packet = Packet::parse(bytes).map_err(|_| DropReason::MalformedPacket)?;
+        check::soundness(&packet, bytes)?;
+        check::source(packet.flow.source)?;
+        check::destination(packet.flow.destination)?;
+        Ok(packet)
+    }
+
+    /// Decides where an admitted packet goes, or why it does not; `largest` are the octets of the
+    /// largest packet that it is split into.
+    pub(super) fn way(
+        &self,
+        packet: &Packet,
+        largest: usize,
+        hops: Hops,
+    ) -> Result<Way<'t>, Refusal> {
+        let tables = self.tables;
+        let source_hop = hops.source.and_then(|id| tables.next_hop(id));
+        if !matches!(source_hop, Some(NextHop::Local)) {
+            return Err(DropReason::SourceNotLocal.into());
+        }
+        // RFC 1812 section 5.3.1; RFC 2003 section 3.1: a TTL of zero never enters a tunnel.
+        if packet.hop_limit <= u8::from(self.config.decrement_ttl) {
+            return Err(Refusal::answered(
+                DropReason::TtlExpired,
+                Answer::TimeExceeded,
+            ));
+        }
+        let permit = self
+            .policy
+            .decide(Direction::Encap, &packet.flow)
+            .map_err(|reason| Refusal::answered(reason, Answer::Prohibited))?;
+        let no_route = Refusal::answered(DropReason::NoRoute, Answer::NoRoute);
+        match hops.destination.and_then(|id| tables.next_hop(id)) {
+            None => Err(no_route),
+            Some(NextHop::Blackhole) => Err(DropReason::Blackhole.into()),
+            Some(NextHop::Prohibit) => Err(Refusal::answered(
+                DropReason::Prohibited,
+                Answer::Prohibited,
+            )),
+            Some(NextHop::Local) => Err(Refusal::answered(
+                DropReason::DestinationUnassigned,
+                Answer::HostUnreachable,
+            )),
+            Some(NextHop::Direct { gateway }) => Ok(Way::Direct {
+                link: Link {
+                    remote: gateway.unwrap_or(packet.flow.destination),
+                    traffic_class: packet.traffic_class,
+                    dont_fragment: packet.dont_fragment,
+                    ..Link::LOCAL
+                },
+                permit,
+            }),
+            Some(next_hop @ (NextHop::Tunnel(_) | NextHop::EqualCost(_))) => {
+                let tunnel = self.tunnel(packet, next_hop).ok_or(no_route)?;
+                self.enter(packet, largest, tunnel, permit)
+            }
+        }
+    }
+
+    /// The tunnel that the packet takes to a next hop, where there is one.
+    pub(super) fn tunnel(&self, packet: &Packet, next_hop: &'t NextHop) -> Option<&'t Tunnel> {
+        match next_hop {
+            NextHop::Tunnel(tunnel) => Some(tunnel),
+            NextHop::EqualCost(tunnels) => self.choose(packet, tunnels),
+            NextHop::Direct { .. } | NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => {
+                None
+            }
+        }
+    }
+
+    /// The member of an equal-cost set that the packet's flow takes: always the same.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the low half of the hash is wanted; the entropy port is made of the high one"
+    )]
+    fn choose(&self, packet: &Packet, tunnels: &'t [Tunnel]) -> Option<&'t Tunnel> {
+        let hash = packet.flow.symmetric_hash(self.config.seed) as u32;
+        // The hash as a fraction of the set: no division, and no bias that could be seen.
+        let index = (u64::from(hash) * tunnels.len() as u64) >> 32;
+        tunnels.get(index as usize)
+    }
+
+    fn enter(
+        &self,
+        packet: &Packet,
+        largest: usize,
+        tunnel: &'t Tunnel,
+        permit: Permit,
+    ) -> Result<Way<'t>, Refusal> {
+        let destination = packet.flow.destination;
+        // RFC 2003 section 3: what goes to a tunnel's end does not go through a tunnel, else its
+        // outer packet comes back for another round.
+        let loops = destination == tunnel.remote
+            || packet.flow.source == tunnel.remote
+            || self.is_underlay(destination);
+        if loops {
+            return Err(DropReason::TunnelLoop.into());
+        }
+        let mtu = path_mtu(tunnel, packet.family());
+        if largest > usize::from(mtu.octets()) {
+            return Err(Refusal::answered(
+                DropReason::TooBig,
+                Answer::TooBig { mtu },
+            ));
+        }
+        Ok(Way::Tunnel {
+            tunnel,
+            link: self.link(packet, largest, tunnel),
+            permit,
+        })
+    }
+
+    fn is_underlay(&self, address: IpAddr) -> bool {
+        self.tables.local().underlay.contains(&address)
+            || self.tables.peer_by_underlay(address).is_some()
+    }
+
+    fn link(&self, packet: &Packet, largest: usize, tunnel: &Tunnel) -> Link {
+        let transport = match tunnel.encapsulation {
+            Encapsulation::Ipip => Transport::Ip {
+                protocol: ip_in_ip(packet.family()),
+            },
+            Encapsulation::Vxlan { port, .. }
+            | Encapsulation::Geneve { port, .. }
+            | Encapsulation::Fou { port }
+            | Encapsulation::Gue { port } => Transport::Udp {
+                local_port: packet.flow.entropy_port(self.config.seed),
+                remote_port: port,
+            },
+        };
+        Link {
+            local: tunnel.local,
+            remote: tunnel.remote,
+            transport,
+            traffic_class: ecn::outer_traffic_class(packet.traffic_class, tunnel.dscp, tunnel.ecn),
+            hop_limit: tunnel.hop_limit,
+            dont_fragment: dont_fragment(packet, largest, tunnel),
+        }
+    }
+
+    /// Writes what was decided: the TTL, the shim, the link, the verdict. Returns the tunnel.
+    fn send(
+        &self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        way: Way<'t>,
+    ) -> Result<Option<&'t Tunnel>, DropReason> {
+        frame.truncate(packet.total_octets);
+        if self.config.decrement_ttl {
+            set_hop_limit(frame.bytes_mut(), packet.hop_limit.saturating_sub(1));
+        }
+        match way {
+            Way::Direct { link, permit } => {
+                let Permit { .. } = permit;
+                frame.set_link(link);
+                frame.set_verdict(Verdict::Direct);
+                Ok(None)
+            }
+            Way::Tunnel {
+                tunnel,
+                link,
+                permit,
+            } => {
+                let vtep_mac = self.tables.local().vtep_mac;
+                shim::push(
+                    frame,
+                    packet.family(),
+                    tunnel.encapsulation,
+                    vtep_mac,
+                    permit,
+                )?;
+                frame.set_link(link);
+                frame.set_verdict(Verdict::Transmit);
+                Ok(Some(tunnel))
+            }
+        }
+    }
+}
+
+/// Octets of the largest packet that `packet` is split into: itself, unless it is a super-packet.
+fn largest_octets(packet: &Packet, bytes: &[u8], offload: Offload) -> usize {
+    let Some((kind, segment_octets)) = offload.segments else {
+        return packet.total_octets;
+    };
+    let transport_octets = match kind {
+        SegmentKind::Udp => size_of::<UdpHeader>(),
+        SegmentKind::Tcp => bytes
+            .get(packet.transport_offset..)
+            .and_then(|segment| TcpHeader::parse(segment).ok())
+            .map_or(size_of::<TcpHeader>(), |(tcp, ..)| tcp.header_octets()),
+    };
+    let headers = packet.transport_offset + transport_octets;
+    packet
+        .total_octets
+        .min(headers + usize::from(segment_octets))
+}
+
+/// The largest inner packet of `family` that enters the tunnel.
+///
+/// IPv6 packets of up to 1280 octets always do: where the path carries less, their outer packet
+/// is fragmented (RFC 2473 section 7.1, RFC 4213 section 3.2). No packet enters that would make an
+/// outer packet beyond 65,535 octets.
+pub(super) fn path_mtu(tunnel: &Tunnel, family: Family) -> Mtu {
+    let mtu = match family {
+        Family::V4 => tunnel.mtu,
+        Family::V6 => tunnel.mtu.max(Mtu::MIN_V6),
+    };
+    let overhead = tunnel
+        .encapsulation
+        .overhead_octets(tunnel.underlay_family());
+    mtu.min(Mtu::new(u16::MAX).less(overhead))
+}
+
+/// Whether the outer packet may not be fragmented.
+fn dont_fragment(packet: &Packet, largest: usize, tunnel: &Tunnel) -> bool {
+    if largest > usize::from(tunnel.mtu.octets()) {
+        return false;
+    }
+    match (tunnel.encapsulation, packet.family()) {
+        // RFC 7348 section 4.3: a VTEP does not fragment; the others are treated alike.
+        (
+            Encapsulation::Vxlan { .. }
+            | Encapsulation::Geneve { .. }
+            | Encapsulation::Fou { .. }
+            | Encapsulation::Gue { .. },
+            _,
+        ) => true,
+        // RFC 2003 section 3.1: DF inside means DF outside.
+        (Encapsulation::Ipip, Family::V4) => packet.dont_fragment,
+        // RFC 4213 section 3.2.1: with a static tunnel MTU, DF is not set.
+        (Encapsulation::Ipip, Family::V6) => tunnel.underlay_family() == Family::V6,
+    }
+}
+
+fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => {
+            if let Ok((header, _)) = Ipv4Header::mut_from_prefix(packet) {
+                header.set_ttl(hop_limit);
+            }
+        }
+        Some(6) => {
+            if let Ok((header, _)) = Ipv6Header::mut_from_prefix(packet) {
+                header.set_hop_limit(hop_limit);
+            }
+        }
+        _ => {}
+    }
+}

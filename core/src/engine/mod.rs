@@ -1,0 +1,222 @@
+//! The engine: batches of frames in, the same frames with headers and verdicts out.
+//!
+//! [`Engine::encap`] takes what the local device sent, [`Engine::decap`] what the underlay
+//! brought. Both work in passes over a chunk of frames: read and check every packet, look all
+//! addresses up at once, then decide and write headers frame by frame. What is decided lies in
+//! pure functions of the tables (`Rules`), which [`Engine::explain`] asks too, so that an
+//! explanation can not differ from what happens.
+//!
+//! The engine owns its counters, its rate limiter and its scratch space: no lock is taken and
+//! nothing is allocated per packet. It asks the world for nothing; time enters as an argument.
+//! The only room that knows the others.
+
+mod check;
+mod decap;
+mod encap;
+mod explain;
+mod limiter;
+mod lookups;
+mod peers;
+mod reply;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+pub use explain::{Explanation, Route};
+pub use peers::PeerCounters;
+pub use reply::Answer;
+
+use crate::batch::{Batch, Frame};
+use crate::packet::Packet;
+use crate::policy::Policy;
+use crate::tables::Tables;
+use crate::units::Time;
+use crate::verdict::{Counters, Direction, DropReason, Verdict};
+use limiter::Limiter;
+use lookups::{CHUNK, Lookups};
+
+/// What an [`Engine`] is told once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EngineConfig {
+    /// The seed of the flow hash: outer source ports and equal-cost choices follow from it. Random
+    /// per node, so that nobody outside can choose flows that share a path; the same for all
+    /// engines of a node, so that a flow keeps its port whichever worker carries it.
+    pub seed: u64,
+    /// Whether the node is a hop that counts: packets into a tunnel lose one from their TTL.
+    pub decrement_ttl: bool,
+    /// ICMP errors per second, at most; zero for none.
+    pub icmp_per_second: u32,
+    /// ICMP errors that may follow each other at once.
+    pub icmp_burst: u32,
+}
+
+impl Default for EngineConfig {
+    /// A routing node that sends up to 1000 ICMP errors a second, the limit that Linux has too,
+    /// and 50 at once.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            decrement_ttl: true,
+            icmp_per_second: 1000,
+            icmp_burst: 50,
+        }
+    }
+}
+
+/// Encapsulates and decapsulates batches; one for each worker. See the [module](self).
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    tables: Arc<Tables>,
+    policy: Policy,
+    encap: Counters,
+    decap: Counters,
+    peers: Vec<PeerCounters>,
+    limiter: Limiter,
+    lookups: Lookups,
+    admitted: [Option<Packet>; CHUNK],
+    opened: [Option<decap::Admitted>; CHUNK],
+}
+
+impl Engine {
+    /// Makes an engine that works by `tables`.
+    #[must_use]
+    pub fn new(config: EngineConfig, tables: Arc<Tables>) -> Self {
+        Self {
+            config,
+            policy: Policy::AllowAll,
+            encap: Counters::ZERO,
+            decap: Counters::ZERO,
+            peers: peers::carry_over(&[], &[], tables.peers()),
+            limiter: Limiter::new(config.icmp_per_second, config.icmp_burst),
+            lookups: Lookups::new(),
+            admitted: [const { None }; CHUNK],
+            opened: [const { None }; CHUNK],
+            tables,
+        }
+    }
+
+    /// Works by other tables from here on. Peers are known again by their names and keep their
+    /// counters.
+    ///
+    /// To be called between batches; allocates.
+    pub fn set_tables(&mut self, tables: Arc<Tables>) {
+        self.peers = peers::carry_over(self.tables.peers(), &self.peers, tables.peers());
+        self.tables = tables;
+    }
+
+    /// The tables that it works by.
+    #[must_use]
+    pub const fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// What it was told.
+    #[must_use]
+    pub const fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The counts of one direction.
+    #[must_use]
+    pub const fn counters(&self, direction: Direction) -> &Counters {
+        match direction {
+            Direction::Encap => &self.encap,
+            Direction::Decap => &self.decap,
+        }
+    }
+
+    /// The counts of every peer, each at the [index](crate::tables::PeerId::index) of its number
+    /// in [`tables`](Self::tables).
+    #[must_use]
+    pub fn peer_counters(&self) -> &[PeerCounters] {
+        &self.peers
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules {
+            tables: &self.tables,
+            config: &self.config,
+            policy: self.policy,
+        }
+    }
+}
+
+/// The pure half of the engine: what is decided, and from what.
+#[derive(Clone, Copy)]
+struct Rules<'t> {
+    tables: &'t Tables,
+    config: &'t EngineConfig,
+    policy: Policy,
+}
+
+/// A packet that does not pass: why, and what its sender is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Refusal {
+    reason: DropReason,
+    answer: Option<Answer>,
+}
+
+impl Refusal {
+    const fn answered(reason: DropReason, answer: Answer) -> Self {
+        Self {
+            reason,
+            answer: Some(answer),
+        }
+    }
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self {
+            reason,
+            answer: None,
+        }
+    }
+}
+
+impl Rules<'_> {
+    /// The answer that a refusal of `packet` gets, and the address that it comes from; `None` for
+    /// silence.
+    fn answer_to(
+        &self,
+        refusal: &Refusal,
+        packet: &Packet,
+        bytes: &[u8],
+    ) -> Option<(Answer, IpAddr)> {
+        let answer = refusal.answer?;
+        let source = reply::source_of_error(packet, bytes, self.tables.local())?;
+        Some((answer, source))
+    }
+}
+
+/// The frame at `index` if the engine has to look at it.
+fn undecided(batch: &mut Batch, index: usize) -> Option<Frame<'_>> {
+    batch
+        .frame_mut(index)
+        .filter(|frame| frame.verdict() == Verdict::Undecided)
+}
+
+fn drop_frame(frame: &mut Frame<'_>, reason: DropReason, counters: &mut Counters) {
+    counters.count_drop(reason);
+    frame.set_verdict(Verdict::Drop(reason));
+}
+
+/// Puts an ICMP error in the place of a frame that was dropped, if the rate allows.
+fn reply(
+    frame: &mut Frame<'_>,
+    packet: &Packet,
+    (answer, source): (Answer, IpAddr),
+    reason: DropReason,
+    counters: &mut Counters,
+    limiter: &mut Limiter,
+    now: Time,
+) {
+    if !limiter.take(now) {
+        counters.replies_suppressed += 1;
+    } else if reply::write(frame, packet, source, answer).is_ok() {
+        counters.replies += 1;
+        frame.set_verdict(Verdict::Reply(reason));
+    }
+}

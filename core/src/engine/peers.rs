@@ -1,0 +1,96 @@
+//! What each peer sent and was sent.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::encap::EncapsulationKind;
+use crate::tables::Peer;
+use crate::verdict::Tally;
+
+/// The counts of one peer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PeerCounters {
+    /// Packets that were encapsulated for the peer, with the shim, by encapsulation.
+    sent: [Tally; EncapsulationKind::ALL.len()],
+    /// Packets of the peer that were delivered, as delivered, by encapsulation.
+    received: [Tally; EncapsulationKind::ALL.len()],
+    /// Packets of the peer that were dropped, for whatever reason.
+    pub refused: u64,
+}
+
+impl PeerCounters {
+    /// Packets that were encapsulated for the peer with `kind`; octets include the shim and not
+    /// the outer headers.
+    #[must_use]
+    pub fn sent_by(&self, kind: EncapsulationKind) -> Tally {
+        self.sent.get(kind as usize).copied().unwrap_or_default()
+    }
+
+    /// Packets of the peer that came with `kind` and were delivered; octets are those of the inner
+    /// packets.
+    #[must_use]
+    pub fn received_by(&self, kind: EncapsulationKind) -> Tally {
+        self.received
+            .get(kind as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Packets that were encapsulated for the peer.
+    #[must_use]
+    pub fn sent(&self) -> Tally {
+        total(&self.sent)
+    }
+
+    /// Packets of the peer that were delivered.
+    #[must_use]
+    pub fn received(&self) -> Tally {
+        total(&self.received)
+    }
+
+    /// Adds the counts of another worker.
+    pub fn add(&mut self, other: &Self) {
+        let mine = self.sent.iter_mut().chain(&mut self.received);
+        let theirs = other.sent.iter().chain(&other.received);
+        for (mine, theirs) in mine.zip(theirs) {
+            mine.add(*theirs);
+        }
+        self.refused += other.refused;
+    }
+
+    pub(super) fn count_sent(&mut self, kind: EncapsulationKind, octets: usize) {
+        if let Some(tally) = self.sent.get_mut(kind as usize) {
+            tally.count(octets);
+        }
+    }
+
+    pub(super) fn count_received(&mut self, kind: EncapsulationKind, octets: usize) {
+        if let Some(tally) = self.received.get_mut(kind as usize) {
+            tally.count(octets);
+        }
+    }
+}
+
+/// The counters for `new` peers: those of the `old` one of the same name, or zero.
+pub(super) fn carry_over(
+    old: &[Peer],
+    counters: &[PeerCounters],
+    new: &[Peer],
+) -> Vec<PeerCounters> {
+    let by_name: BTreeMap<&str, PeerCounters> = old
+        .iter()
+        .map(|peer| peer.name.as_str())
+        .zip(counters.iter().copied())
+        .collect();
+    new.iter()
+        .map(|peer| by_name.get(peer.name.as_str()).copied().unwrap_or_default())
+        .collect()
+}
+
+fn total(tallies: &[Tally]) -> Tally {
+    let mut total = Tally::default();
+    for tally in tallies {
+        total.add(*tally);
+    }
+    total
+}

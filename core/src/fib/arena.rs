@@ -1,0 +1,268 @@
+//! The memory that every node of a table lives in: 64-bit cells in segments that never move.
+//!
+//! The writer allocates blocks of cells, fills them, and links them below a root. Once a snapshot that reaches a block
+//! is published, the block is not written again until every such snapshot is gone (`table.rs` keeps the books), so a
+//! reader's relaxed loads are of memory at rest. Cells are atomic because a cell is written again in its next life,
+//! through a shared reference; no reader can tell.
+//!
+//! A handle is a block's first cell: segment number in the upper bits, offset in the lower [`OFFSET_BITS`]. Freed
+//! blocks are kept in lists by size class, the link in the block's own first cell.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A run of cells that is allocated at once and freed with the last table or snapshot that knows it.
+pub(super) type Segment = Arc<[AtomicU64]>;
+
+/// The block at `handle`, from its first cell to the end of its segment; empty for a handle never given out.
+#[inline(always)]
+pub(super) fn block(segments: &[Segment], handle: u32) -> &[AtomicU64] {
+    let segment = segments.get((handle >> OFFSET_BITS) as usize);
+    segment
+        .and_then(|cells| cells.get((handle & OFFSET_MASK) as usize..))
+        .unwrap_or_default()
+}
+
+/// Cell `at` of the block at `handle`.
+#[inline(always)]
+pub(super) fn cell(segments: &[Segment], handle: u32, at: usize) -> Option<&AtomicU64> {
+    let (segment, offset) = place(handle);
+    segments.get(segment)?.get(offset + at)
+}
+
+/// The segment and the offset that `handle` names.
+#[inline(always)]
+pub(super) const fn place(handle: u32) -> (usize, usize) {
+    (
+        (handle >> OFFSET_BITS) as usize,
+        (handle & OFFSET_MASK) as usize,
+    )
+}
+
+/// Cell `at` of `block`; 0 past its end.
+#[inline(always)]
+pub(super) fn load(block: &[AtomicU64], at: usize) -> u64 {
+    block.get(at).map_or(0, |cell| cell.load(Ordering::Relaxed))
+}
+
+/// Writes cell `at` of `block`, which no snapshot may reach.
+#[inline]
+pub(super) fn store(block: &[AtomicU64], at: usize, value: u64) {
+    if let Some(cell) = block.get(at) {
+        cell.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Copies the first `count` cells of a block to another, which no snapshot may reach.
+pub(super) fn copy_cells(from: &[AtomicU64], to: &[AtomicU64], count: usize) {
+    for (from, to) in from.iter().zip(to).take(count) {
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// The allocator of a table's blocks.
+#[derive(Debug)]
+pub(super) struct Arena {
+    segments: Arc<[Segment]>,
+    /// The first free block of each size class, [`NIL`] when there is none.
+    free: [u32; CLASSES],
+    /// Which lists of `free` have something.
+    filled: u128,
+    /// Cells never used yet: the next one's handle, and how many there are in its segment.
+    fresh: u32,
+    fresh_cells: usize,
+    /// Cells in all segments.
+    cells: usize,
+    max_segments: usize,
+}
+
+impl Arena {
+    pub(super) fn new() -> Self {
+        Self {
+            segments: Arc::new([]),
+            free: [NIL; CLASSES],
+            filled: 0,
+            fresh: NIL,
+            fresh_cells: 0,
+            cells: 0,
+            max_segments: MAX_SEGMENTS,
+        }
+    }
+
+    pub(super) fn segments(&self) -> &Arc<[Segment]> {
+        &self.segments
+    }
+
+    pub(super) fn block(&self, handle: u32) -> &[AtomicU64] {
+        block(&self.segments, handle)
+    }
+
+    /// Whether one more change fits for certain: it rewrites at most one block per level.
+    pub(super) fn has_room(&self) -> bool {
+        self.segments.len() + CHANGE_SEGMENTS <= self.max_segments
+    }
+
+    /// Octets of all segments and of the list of them.
+    pub(super) fn octets(&self) -> usize {
+        self.cells * size_of::<AtomicU64>()
+            + self.segments.len() * (size_of::<Segment>() + 2 * size_of::<usize>())
+    }
+
+    /// A block of at least `cells` cells, whose content is arbitrary.
+    ///
+    /// The caller has asked [`has_room`](Self::has_room).
+    pub(super) fn allocate(&mut self, cells: usize) -> u32 {
+        let class = class_above(cells);
+        let size = class_cells(class);
+        if let Some(handle) = self.pop(class) {
+            return handle;
+        }
+        if self.fresh_cells >= size {
+            return self.take_fresh(size);
+        }
+        let larger = self.filled & (u128::MAX << class);
+        if larger != 0 {
+            let from = larger.trailing_zeros() as usize;
+            if let Some(handle) = self.pop(from) {
+                self.push_pieces(handle + to_u32(size), class_cells(from) - size);
+                return handle;
+            }
+        }
+        self.push_pieces(self.fresh, self.fresh_cells);
+        self.grow(size);
+        self.take_fresh(size)
+    }
+
+    /// Takes back the block at `handle`, allocated for `cells` cells.
+    pub(super) fn free(&mut self, handle: u32, cells: usize) {
+        let class = class_above(cells);
+        self.push(handle, class);
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_segments(&mut self, max: usize) {
+        self.max_segments = max;
+    }
+
+    fn take_fresh(&mut self, size: usize) -> u32 {
+        let handle = self.fresh;
+        self.fresh += to_u32(size);
+        self.fresh_cells -= size;
+        handle
+    }
+
+    fn grow(&mut self, size: usize) {
+        let step = match self.cells {
+            0..SMALL_TABLE_CELLS => SMALL_SEGMENT_CELLS,
+            SMALL_TABLE_CELLS..MEDIUM_TABLE_CELLS => MEDIUM_SEGMENT_CELLS,
+            MEDIUM_TABLE_CELLS.. => SEGMENT_CELLS,
+        };
+        let step = step.max(size);
+        let segment: Segment = (0..step).map(|_| AtomicU64::new(0)).collect();
+        self.fresh = to_u32(self.segments.len()) << OFFSET_BITS;
+        self.fresh_cells = step;
+        self.cells += step;
+        self.segments = self
+            .segments
+            .iter()
+            .cloned()
+            .chain([segment])
+            .collect::<Vec<_>>()
+            .into();
+    }
+
+    /// Frees a stretch of cells that need not be one block's: cut into the largest blocks that fit.
+    fn push_pieces(&mut self, mut handle: u32, mut cells: usize) {
+        while cells > 0 {
+            let class = class_below(cells);
+            self.push(handle, class);
+            handle += to_u32(class_cells(class));
+            cells -= class_cells(class);
+        }
+    }
+
+    fn push(&mut self, handle: u32, class: usize) {
+        if let Some(head) = self.free.get_mut(class) {
+            store(block(&self.segments, handle), 0, u64::from(*head));
+            *head = handle;
+            self.filled |= 1 << class;
+        }
+    }
+
+    fn pop(&mut self, class: usize) -> Option<u32> {
+        let head = self.free.get_mut(class).filter(|head| **head != NIL)?;
+        let handle = *head;
+        *head = (load(block(&self.segments, handle), 0) & 0xffff_ffff) as u32;
+        if *head == NIL {
+            self.filled &= !(1 << class);
+        }
+        Some(handle)
+    }
+}
+
+/// The cells of a block of size class `class`: 1 to 16 one by one, then eight classes to each doubling.
+const fn class_cells(class: usize) -> usize {
+    if class < 16 {
+        class + 1
+    } else {
+        (9 + (class & 7)) << (class / 8 - 1)
+    }
+}
+
+/// The smallest class that holds `cells` cells.
+const fn class_above(cells: usize) -> usize {
+    if cells <= 16 {
+        return cells.saturating_sub(1);
+    }
+    // Eighths of the power of two below `cells`.
+    let doubling = (cells - 1).ilog2() as usize - 3;
+    (doubling << 3) + ((cells - 1) >> doubling)
+}
+
+/// The largest class that `cells` cells hold; `cells` is not 0.
+const fn class_below(cells: usize) -> usize {
+    let class = class_above(cells);
+    if class_cells(class) > cells {
+        class - 1
+    } else {
+        class
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "cells of a segment and segments of an arena fit 18 bits"
+)]
+const fn to_u32(cells: usize) -> u32 {
+    cells as u32
+}
+
+/// Bits of a handle that count cells within a segment.
+const OFFSET_BITS: u32 = 14;
+const OFFSET_MASK: u32 = (1 << OFFSET_BITS) - 1;
+const MAX_SEGMENTS: usize = 1 << (32 - OFFSET_BITS);
+
+/// 128 KiB: setting one up takes about 20 microseconds, which is inside the bound of one update.
+const SEGMENT_CELLS: usize = 1 << OFFSET_BITS;
+/// Small tables grow by 4 KiB, so that a hundred routes do not pay for a thousand.
+const SMALL_SEGMENT_CELLS: usize = 512;
+const SMALL_TABLE_CELLS: usize = 16 * SMALL_SEGMENT_CELLS;
+const MEDIUM_SEGMENT_CELLS: usize = 2048;
+const MEDIUM_TABLE_CELLS: usize = 64 * MEDIUM_SEGMENT_CELLS;
+
+/// More segments than one change can fill: 16 levels of at most a quarter segment each, and what splitting leaves.
+const CHANGE_SEGMENTS: usize = 16;
+
+const CLASSES: usize = 120;
+const NIL: u32 = u32::MAX;
+
+const _: () = assert!(class_above(SEGMENT_CELLS) < CLASSES);
+const _: () = {
+    let mut cells = 1;
+    while cells <= SEGMENT_CELLS {
+        assert!(class_cells(class_above(cells)) >= cells);
+        assert!(class_cells(class_below(cells)) <= cells);
+        cells += 1;
+    }
+};

@@ -1,0 +1,409 @@
+//! One node of the trie: its layout in cells. `draft.rs` is how it is changed.
+//!
+//! A node at depth d with stride s decides on bits d..d+s of an address: 2^s slots. Neighbouring slots with the same
+//! answer form a run, and only runs are stored: one bit for each slot says whether a run starts there, and the leaf of
+//! a slot is found by counting the bits up to it. 48 such bits and the count before them share a cell, so that a
+//! node's answer costs two loads: the cell, the leaf.
+//!
+//! Cells of a node, in order:
+//!
+//! | cells | content |
+//! |-------|---------|
+//! | 1 | routes (bits 0..14), skip in octets (14..18), handle of the cold block (32..64) |
+//! | 1, wide nodes only | the octets that `skip` skips, right-aligned |
+//! | words | 48 run starts (bits 0..48), index of the leaf before the first of them (48..64) |
+//! | entries, narrow nodes only | one [`Entry`] for each child, in slot order |
+//! | leaves | wide: one [`Entry`] a cell. Narrow: four 16-bit leaves a cell, low bits first |
+//!
+//! The cold block is in an arena of its own, so that what lookups read lies close together (half the pages):
+//!
+//! | cells | content |
+//! |-------|---------|
+//! | 1 | epoch: the number of snapshots made before the node was written |
+//! | routes | two 32-bit [`RouteCell`]s a cell, in order of key |
+//!
+//! The index of a leaf counts leaves from the node's first cell (in cells when wide, in quarter cells when narrow). A
+//! narrow leaf is a next hop code, or, with its top bit set, the number of an entry. IPv4 nodes below the root are
+//! narrow (few of them have children), all others wide.
+//!
+//! Lookups read words, entries and leaves. Routes are for the writer and for questions about prefixes. A route is kept
+//! by the node whose bits its length ends in, so a leaf is the longest match *within its node* and a lookup keeps the
+//! last one that it met: a change rewrites one node, never those below it.
+
+use core::sync::atomic::AtomicU64;
+
+use super::arena::{Segment, block, load, store};
+
+/// What a slot says: the next hop of the longest route of this node (0 when none), and the child below.
+///
+/// Bits 0..16 next hop code, 16..24 octets that the child skips, 32..64 the child's handle (0 when none).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Entry(pub(super) u64);
+
+impl Entry {
+    pub(super) const fn child(handle: u32, skip: u8) -> Self {
+        Self((handle as u64) << 32 | (skip as u64) << 16)
+    }
+
+    pub(super) const fn code(self) -> u16 {
+        (self.0 & 0xffff) as u16
+    }
+
+    pub(super) const fn skip(self) -> u8 {
+        (self.0 >> 16 & 0xff) as u8
+    }
+
+    pub(super) const fn handle(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(super) const fn has_child(self) -> bool {
+        self.handle() != 0
+    }
+
+    /// The same child under another next hop.
+    pub(super) const fn with_code(self, code: u16) -> Self {
+        Self(self.0 & !0xffff | code as u64)
+    }
+
+    /// The same next hop over the child of `child`.
+    pub(super) const fn with_child_of(self, child: Self) -> Self {
+        Self(child.0 & !0xffff | self.code() as u64)
+    }
+}
+
+/// A route as its node keeps it: first slot (bits 19..32), length within the node (15..19), next hop code (0..15).
+///
+/// In order of cells, a route comes before those that it covers.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct RouteCell(pub(super) u32);
+
+impl RouteCell {
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest 13 bits")]
+    pub(super) const fn new(slot: usize, len: u8, code: u16) -> Self {
+        let slot = (slot & 0x1fff) as u32;
+        Self(slot << 19 | (len as u32) << 15 | code as u32)
+    }
+
+    pub(super) const fn key(self) -> u32 {
+        self.0 >> 15
+    }
+
+    pub(super) const fn slot(self) -> usize {
+        (self.0 >> 19) as usize
+    }
+
+    pub(super) const fn len(self) -> u8 {
+        (self.0 >> 15 & 0xf) as u8
+    }
+
+    pub(super) const fn code(self) -> u16 {
+        (self.0 & 0x7fff) as u16
+    }
+
+    /// The last slot that this route covers in a node of `stride` bits.
+    pub(super) const fn last_slot(self, stride: u8) -> usize {
+        self.slot() | ((1 << (stride - self.len())) - 1)
+    }
+}
+
+/// Where a node sits and how it is laid out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Shape {
+    /// Bits before those that the node decides on, skipped ones included.
+    pub(super) depth: u8,
+    /// Bits that it decides on.
+    pub(super) stride: u8,
+    pub(super) narrow: bool,
+}
+
+impl Shape {
+    /// The node that starts at `depth` (0, 13, or 24 and a multiple of 8) in a family of `bits`-bit addresses.
+    pub(super) const fn at(depth: u8, bits: u8) -> Self {
+        let stride = match depth {
+            0 => ROOT_STRIDE,
+            1..=ROOT_STRIDE => CHUNK_STRIDE,
+            _ => TAIL_STRIDE,
+        };
+        Self {
+            depth,
+            stride,
+            narrow: bits == 32 && depth > 0,
+        }
+    }
+
+    /// The depth below the node.
+    pub(super) const fn end(self) -> u8 {
+        self.depth + self.stride
+    }
+
+    pub(super) const fn slots(self) -> usize {
+        1 << self.stride
+    }
+
+    pub(super) const fn words(self) -> usize {
+        self.slots().div_ceil(WORD_SLOTS)
+    }
+
+    /// Cells before the words.
+    pub(super) const fn header(self) -> usize {
+        if self.narrow { 1 } else { 2 }
+    }
+
+    /// The slot that `key` falls into.
+    pub(super) const fn slot(self, key: u128) -> usize {
+        let slot = (key << self.depth) >> (128 - self.stride as u32);
+        (slot & 0x1fff) as usize
+    }
+
+    /// The key bits of `slot`.
+    pub(super) const fn slot_key(self, slot: usize) -> u128 {
+        (slot as u128) << (128 - self.end() as u32)
+    }
+}
+
+/// A node in its cells.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node<'a> {
+    pub(super) cells: &'a [AtomicU64],
+    /// Where cold blocks are.
+    pub(super) cold: &'a [Segment],
+    pub(super) shape: Shape,
+}
+
+/// The cells of a node, by the block that they are in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Extent {
+    /// Header, words, entries, leaves.
+    pub(super) lookup: usize,
+    pub(super) routes: usize,
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn epoch(self) -> u64 {
+        load(self.cold_cells(), 0)
+    }
+
+    pub(super) fn skip(self) -> u8 {
+        (load(self.cells, 0) >> 14 & 0xf) as u8
+    }
+
+    pub(super) fn expected(self) -> u64 {
+        if self.shape.narrow {
+            0
+        } else {
+            load(self.cells, 1)
+        }
+    }
+
+    pub(super) fn route_count(self) -> usize {
+        (load(self.cells, 0) & 0x3fff) as usize
+    }
+
+    pub(super) fn extent(self) -> Extent {
+        let end = self.leaf_end();
+        let lookup = if self.shape.narrow {
+            end.div_ceil(4)
+        } else {
+            end
+        };
+        Extent {
+            lookup,
+            routes: 1 + self.route_count().div_ceil(2),
+        }
+    }
+
+    /// What `slot` says.
+    pub(super) fn entry(self, slot: usize) -> Entry {
+        let (place, in_entry) = self.place(slot);
+        if self.shape.narrow && !in_entry {
+            return Entry(load(self.cells, place / 4) >> (place % 4 * 16) & 0xffff);
+        }
+        Entry(load(self.cells, place))
+    }
+
+    /// Writes the entry of `slot`, which has a child before and after.
+    pub(super) fn set_child(self, slot: usize, entry: Entry) {
+        store(self.cells, self.place(slot).0, entry.0);
+    }
+
+    /// The first slot at or after `from` that has a child, and what it says.
+    pub(super) fn next_child(self, from: usize) -> Option<(usize, Entry)> {
+        let mut slot = from;
+        while slot < self.shape.slots() {
+            let entry = self.entry(slot);
+            if entry.has_child() {
+                return Some((slot, entry));
+            }
+            slot = self.next_start(slot + 1)?;
+        }
+        None
+    }
+
+    /// The cells of the cold block.
+    pub(super) fn cold_cells(self) -> &'a [AtomicU64] {
+        block(self.cold, self.cold_handle())
+    }
+
+    pub(super) fn cold_handle(self) -> u32 {
+        (load(self.cells, 0) >> 32) as u32
+    }
+
+    /// The routes of the node, for asking about prefixes.
+    pub(super) fn routes(self) -> impl RouteList {
+        Stored {
+            cells: self.cold_cells(),
+            count: self.route_count(),
+        }
+    }
+
+    /// Where the leaf of `slot` is: its index, or the cell of the entry that it points to.
+    fn place(self, slot: usize) -> (usize, bool) {
+        let word = load(self.cells, self.shape.header() + slot / WORD_SLOTS);
+        let starts = word & ((2 << (slot % WORD_SLOTS)) - 1);
+        let leaf = (word >> 48) as usize + starts.count_ones() as usize;
+        if !self.shape.narrow {
+            return (leaf, false);
+        }
+        let code = load(self.cells, leaf / 4) >> (leaf % 4 * 16) & 0xffff;
+        if code & NARROW_CHILD == 0 {
+            return (leaf, false);
+        }
+        (
+            self.shape.header() + self.shape.words() + (code & 0x7fff) as usize,
+            true,
+        )
+    }
+
+    fn next_start(self, from: usize) -> Option<usize> {
+        let mut slot = from;
+        while slot < self.shape.slots() {
+            let word = load(self.cells, self.shape.header() + slot / WORD_SLOTS) & WORD_MASK;
+            let rest = word >> (slot % WORD_SLOTS);
+            if rest != 0 {
+                return Some(slot + rest.trailing_zeros() as usize);
+            }
+            slot = (slot / WORD_SLOTS + 1) * WORD_SLOTS;
+        }
+        None
+    }
+
+    /// The index after the last leaf.
+    pub(super) fn leaf_end(self) -> usize {
+        let word = load(self.cells, self.shape.header() + self.shape.words() - 1);
+        (word >> 48) as usize + (word & WORD_MASK).count_ones() as usize + 1
+    }
+}
+
+/// Routes of one node in order of key, wherever they are kept.
+pub(super) trait RouteList {
+    fn count(&self) -> usize;
+    fn at(&self, index: usize) -> RouteCell;
+
+    /// The number of routes whose key is below `key`.
+    fn lower_bound(&self, key: u32) -> usize {
+        let (mut low, mut high) = (0, self.count());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.at(middle).key() < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The route for exactly the first `len` bits of `slot`.
+    fn find(&self, slot: usize, len: u8) -> Option<RouteCell> {
+        let key = RouteCell::new(slot, len, 0).key();
+        Some(self.at(self.lower_bound(key))).filter(|route| route.0 != 0 && route.key() == key)
+    }
+
+    /// The longest route of at most `len` bits that covers `slot` in a node of `stride` bits.
+    fn cover(&self, slot: usize, stride: u8, len: u8) -> Option<RouteCell> {
+        (0..=len)
+            .rev()
+            .find_map(|len| self.find(slot >> (stride - len) << (stride - len), len))
+    }
+}
+
+impl RouteList for &[RouteCell] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn at(&self, index: usize) -> RouteCell {
+        self.get(index).copied().unwrap_or_default()
+    }
+}
+
+struct Stored<'a> {
+    cells: &'a [AtomicU64],
+    count: usize,
+}
+
+impl RouteList for Stored<'_> {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn at(&self, index: usize) -> RouteCell {
+        if index >= self.count {
+            return RouteCell::default();
+        }
+        RouteCell((load(self.cells, 1 + index / 2) >> (index % 2 * 32) & 0xffff_ffff) as u32)
+    }
+}
+
+/// Walks the slots of a route in order and tells those that no longer route of the same node covers.
+pub(super) struct Gaps<'a> {
+    routes: &'a [RouteCell],
+    stride: u8,
+    next: usize,
+    covered_to: usize,
+}
+
+impl<'a> Gaps<'a> {
+    /// `first` is the index in `routes` of the first route after the one in question.
+    pub(super) fn new(routes: &'a [RouteCell], first: usize, stride: u8) -> Self {
+        Self {
+            routes,
+            stride,
+            next: first,
+            covered_to: 0,
+        }
+    }
+
+    /// Whether `slot` is in a gap. Slots must come in ascending order.
+    pub(super) fn holds(&mut self, slot: usize) -> bool {
+        if slot < self.covered_to {
+            return false;
+        }
+        while let Some(route) = self.routes.get(self.next) {
+            if route.slot() > slot {
+                break;
+            }
+            self.next += 1;
+            if route.slot() == slot {
+                self.covered_to = route.last_slot(self.stride) + 1;
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Bits that the root decides on: 8,192 slots, 64 KiB when they are laid out one by one.
+pub(super) const ROOT_STRIDE: u8 = 13;
+/// Bits that the second level decides on, so that it ends where most IPv4 routes do: at /24.
+pub(super) const CHUNK_STRIDE: u8 = 11;
+/// Bits that every further level decides on.
+pub(super) const TAIL_STRIDE: u8 = 8;
+/// Slots whose run starts share a cell with their count: 48 + 16 bits.
+pub(super) const WORD_SLOTS: usize = 48;
+/// The bit of a narrow leaf that says that the rest is the number of an entry.
+pub(super) const NARROW_CHILD: u64 = 0x8000;
+
+pub(super) const ROOT_WORDS: usize = (1_usize << ROOT_STRIDE).div_ceil(WORD_SLOTS);
+pub(super) const WORD_MASK: u64 = (1 << WORD_SLOTS) - 1;

@@ -1,0 +1,140 @@
+//! What workers hold: an immutable snapshot of a table.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+
+use super::NextHopId;
+use super::address::Address;
+use super::arena::Segment;
+use super::node::RouteCell;
+use super::simd::{Level, SimdLevel};
+use super::walk::{Covering, Routes, View};
+
+/// An immutable snapshot of a [`Fib`](super::Fib), for workers.
+///
+/// Lookups never wait and never see a half-made change: a snapshot does not change. A clone is one reference count.
+/// Dropping one frees nothing but the last one of a dropped table: the writer takes memory back. A snapshot that is
+/// kept keeps the memory of everything that was replaced after it.
+#[derive(Clone, Debug)]
+pub struct FibReader<A> {
+    snapshot: Arc<Snapshot>,
+    level: Level,
+    family: PhantomData<A>,
+}
+
+/// The root of a published table, and the segments that its nodes are in.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) root: Root,
+    pub(super) segments: Arc<[Segment]>,
+    pub(super) cold: Arc<[Segment]>,
+    pub(super) routes: usize,
+}
+
+/// The root of a snapshot: a node, or all slots and the routes that end in the root.
+#[derive(Debug)]
+pub(super) enum Root {
+    Node(u32),
+    Slots {
+        slots: Box<[u64]>,
+        routes: Arc<Vec<RouteCell>>,
+    },
+}
+
+impl<A: Address> FibReader<A> {
+    pub(super) fn new(snapshot: Arc<Snapshot>, level: Level) -> Self {
+        Self {
+            snapshot,
+            level,
+            family: PhantomData,
+        }
+    }
+
+    /// The same snapshot, looked up with no more than `level` of the machine's instructions: for tests and
+    /// comparisons. A level that the machine lacks gives the highest that it has.
+    #[must_use]
+    pub fn with_simd_level(self, level: SimdLevel) -> Self {
+        Self {
+            level: Level::new(level),
+            ..self
+        }
+    }
+
+    /// The instructions that lookups use.
+    #[must_use]
+    pub fn simd_level(&self) -> SimdLevel {
+        self.level.get()
+    }
+
+    /// The next hop of the longest prefix that holds `address`.
+    #[must_use]
+    pub fn lookup(&self, address: A) -> Option<NextHopId> {
+        NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), address.to_key()))
+    }
+
+    /// Looks up each of `addresses` and writes the answer to the same place in `next_hops`.
+    ///
+    /// When the two differ in length, only as many as the shorter holds are done. Batches of 32 to 256 keep several
+    /// memory accesses in flight at once: a lookup then costs a fraction of a single one.
+    pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+        self.level.lookup(&self.view(), addresses, next_hops);
+    }
+
+    /// The longest prefix that holds `address`, and its next hop.
+    #[must_use]
+    pub fn lookup_prefix(&self, address: A) -> Option<(A::Prefix, NextHopId)> {
+        self.view().longest::<A>(address.to_key())
+    }
+
+    /// The next hop of the route for exactly `prefix`.
+    #[must_use]
+    pub fn exact(&self, prefix: A::Prefix) -> Option<NextHopId> {
+        self.view().exact::<A>(prefix)
+    }
+
+    /// The routes whose prefix holds `prefix` (itself included), shortest first.
+    #[must_use]
+    pub fn covering(&self, prefix: A::Prefix) -> Covering<A> {
+        self.view().covering::<A>(prefix)
+    }
+
+    /// The routes whose prefix lies in `prefix` (itself included), in order of address, then length.
+    #[must_use]
+    pub fn covered(&self, prefix: A::Prefix) -> Routes<'_, A> {
+        self.view().covered(prefix)
+    }
+
+    /// All routes, in order of address, then length.
+    #[must_use]
+    pub fn iter(&self) -> Routes<'_, A> {
+        self.covered(A::join(0, 0))
+    }
+
+    /// The number of routes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.snapshot.routes
+    }
+
+    /// Whether there is no route.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.snapshot.routes == 0
+    }
+
+    fn view(&self) -> View<'_> {
+        let (slots, routes, node): (&[u64], &[RouteCell], u32) = match &self.snapshot.root {
+            Root::Node(handle) => (&[], &[], *handle),
+            Root::Slots { slots, routes } => (slots, routes, 0),
+        };
+        View {
+            slots,
+            routes,
+            node,
+            segments: &self.snapshot.segments,
+            cold: &self.snapshot.cold,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What the machine has beyond portable code, found at run time: the one module of the crate with `unsafe`.
+//!
+//! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
+//! one instruction. `unsafe` is for three things: calling a function that was compiled for such a processor, after it
+//! was found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
+//! without asking whether the handle is in bounds, which the portable twin asks each time.
+//!
+//! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
+//! checked.
+
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64;
+
+#[cfg(target_arch = "x86_64")]
+use core::sync::atomic::AtomicU64;
+
+use super::NextHopId;
+use super::address::Address;
+#[cfg(target_arch = "x86_64")]
+use super::arena::{self, Segment};
+use super::batch::{self, Portable};
+use super::walk::View;
+
+/// The instructions that lookups use.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum SimdLevel {
+    /// Only what every processor of the architecture has.
+    #[default]
+    Portable,
+    /// x86-64 with POPCNT, BMI1 and BMI2 (every server processor since 2013), and prefetch.
+    Bmi2,
+}
+
+impl SimdLevel {
+    /// Every level, lowest first.
+    pub const ALL: [Self; 2] = [Self::Portable, Self::Bmi2];
+
+    /// The highest level that this machine has.
+    #[must_use]
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let (most, _) = x86_64::__get_cpuid_max(0);
+            let popcnt = x86_64::__cpuid(1).ecx >> 23 & 1 == 1;
+            let extended = if most >= 7 {
+                x86_64::__cpuid_count(7, 0).ebx
+            } else {
+                0
+            };
+            let (bmi1, bmi2) = (extended >> 3 & 1 == 1, extended >> 8 & 1 == 1);
+            if popcnt && bmi1 && bmi2 {
+                return Self::Bmi2;
+            }
+        }
+        Self::Portable
+    }
+}
+
+/// A level that the machine has; only [`Level::new`] makes one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Level(SimdLevel);
+
+impl Level {
+    /// `wanted`, or the highest level that the machine has when that is lower.
+    pub(super) fn new(wanted: SimdLevel) -> Self {
+        Self(wanted.min(SimdLevel::detect()))
+    }
+
+    pub(super) fn get(self) -> SimdLevel {
+        self.0
+    }
+
+    #[inline]
+    pub(super) fn lookup<A: Address>(
+        self,
+        view: &View<'_>,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        match self.0 {
+            SimdLevel::Portable => batch::lookup(Portable, view, addresses, next_hops),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Bmi2` exists only where these instructions were found.
+            SimdLevel::Bmi2 => unsafe { lookup_bmi2(view, addresses, next_hops) },
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 => batch::lookup(Portable, view, addresses, next_hops),
+        }
+    }
+
+    #[inline]
+    pub(super) fn lookup_one<A: Address>(self, view: &View<'_>, key: u128) -> u16 {
+        match self.0 {
+            SimdLevel::Portable => batch::lookup_one::<A>(Portable, view, key),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Bmi2` exists only where these instructions were found.
+            SimdLevel::Bmi2 => unsafe { lookup_one_bmi2::<A>(view, key) },
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 => batch::lookup_one::<A>(Portable, view, key),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,bmi1,bmi2")]
+fn lookup_bmi2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    batch::lookup(Native, view, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,bmi1,bmi2")]
+fn lookup_one_bmi2<A: Address>(view: &View<'_>, key: u128) -> u16 {
+    batch::lookup_one::<A>(Native, view, key)
+}
+
+/// Prefetches by instruction, which every x86-64 has, and takes handles at their word.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+struct Native;
+
+#[cfg(target_arch = "x86_64")]
+impl batch::Machine for Native {
+    #[inline(always)]
+    fn prefetch(self, cell: &AtomicU64) {
+        // SAFETY: a prefetch of any address is harmless, and this one is a reference's.
+        unsafe {
+            x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(cell).cast())
+        };
+    }
+
+    #[inline(always)]
+    fn cell(self, segments: &[Segment], handle: u32, at: usize) -> &AtomicU64 {
+        debug_assert!(
+            arena::cell(segments, handle, at).is_some(),
+            "{handle:#x} + {at}"
+        );
+        let (segment, offset) = arena::place(handle);
+        // SAFETY: `lookup` and `lookup_one` follow handles and leaf indexes that the writer put into the blocks of
+        // this very view, each block whole within one segment of it: a root slot or an entry holds 0, the handle of
+        // the empty chunk in segment 0, or a block that `Arena::allocate` gave out; a word's count and bits lead to
+        // a leaf that `Draft::write` wrote into the same block. A block that a snapshot reaches is not written again.
+        unsafe { segments.get_unchecked(segment).get_unchecked(offset + at) }
+    }
+}

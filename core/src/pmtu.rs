@@ -1,0 +1,285 @@
+//! Path MTU discovery for one tunnel: a search by probes, as packetization-layer discovery for
+//! datagrams does it (RFC 8899), pure and without a clock.
+//!
+//! The owner asks [`PathMtu::poll_probe`] when to send a probe and how large, sends it through the
+//! tunnel in question, and reports [`handle_answer`](PathMtu::handle_answer) when the other end
+//! saw it. An ICMP "too big" that was validated is reported by
+//! [`handle_too_big`](PathMtu::handle_too_big). All sizes are octets of the *outer* IP packet, so
+//! that one value serves every encapsulation on the path; what is left for the inner packet is
+//! [`Encapsulation::inner_mtu`](crate::encap::Encapsulation::inner_mtu).
+//!
+//! States, RFC 8899 section 5.2: *searching* between the largest size confirmed and the smallest
+//! refused; *complete*, when they are neighbours, until the raise timer; *base*, when nothing
+//! larger than the base is confirmed any more.
+
+use core::time::Duration;
+
+use crate::units::{Family, Mtu, Time};
+
+/// How long to wait, how often to try.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PmtuTimers {
+    /// An unanswered probe is lost after this. RFC 8899 section 5.1.1, PROBE_TIMER.
+    pub probe_timeout: Duration,
+    /// A size is refused after so many lost probes. RFC 8899 section 5.1.2, MAX_PROBES.
+    pub max_probes: u8,
+    /// A found value is confirmed again this often; losing it is how a black hole shows. RFC 8899
+    /// section 5.1.1, CONFIRMATION_TIMER.
+    pub confirm_interval: Duration,
+    /// A larger value is tried again this long after a search ended. RFC 8899 section 5.1.1,
+    /// PMTU_RAISE_TIMER.
+    pub raise_interval: Duration,
+}
+
+impl Default for PmtuTimers {
+    /// A black hole is noticed within 3.5 s (a confirmation every 2 s, three probes of 500 ms), a
+    /// raised path within 60 s.
+    fn default() -> Self {
+        Self {
+            probe_timeout: Duration::from_millis(500),
+            max_probes: 3,
+            confirm_interval: Duration::from_secs(2),
+            raise_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How the current value was learned.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum PmtuOrigin {
+    /// Assumed: the MTU of the underlay device; nothing was confirmed.
+    Assumed,
+    /// A probe of that size was answered.
+    Probe,
+    /// A router on the path said so.
+    Icmp,
+    /// Probes at the former value were lost.
+    BlackHole,
+}
+
+/// What the search knows about one path.
+#[derive(Clone, Debug)]
+pub struct PathMtu {
+    timers: PmtuTimers,
+    floor: u16,
+    ceiling: u16,
+    /// What senders may use.
+    current: u16,
+    origin: PmtuOrigin,
+    /// The largest size that was answered in this search.
+    confirmed: u16,
+    /// The smallest size that was refused in this search; above the ceiling when none was.
+    refused: u16,
+    probe: Option<Probe>,
+    next_probe: Time,
+    phase: Phase,
+    since_raise: Time,
+    ignored_too_big: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    octets: u16,
+    sent: u8,
+    deadline: Time,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    Searching,
+    Complete,
+}
+
+/// What became of a reported "too big".
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TooBig {
+    /// It lowered the value.
+    Lowered,
+    /// It says nothing new.
+    Unchanged,
+    /// It names less than a path may have and was ignored; a forgery or a broken router.
+    BelowMinimum,
+}
+
+/// The search is over when the bounds are this close, in octets: one word of an IP header.
+const GRANULARITY_OCTETS: u16 = 4;
+
+impl PathMtu {
+    /// Starts a search on a path whose first link has `device` octets, at the time `now`.
+    ///
+    /// Until something is known, `device` is assumed.
+    #[must_use]
+    pub fn new(underlay: Family, device: Mtu, timers: PmtuTimers, now: Time) -> Self {
+        let floor = match underlay {
+            Family::V4 => Mtu::MIN_V4.octets(),
+            Family::V6 => Mtu::MIN_V6.octets(),
+        };
+        let ceiling = device.octets().max(floor);
+        Self {
+            timers,
+            floor,
+            ceiling,
+            current: ceiling,
+            origin: PmtuOrigin::Assumed,
+            confirmed: floor,
+            refused: ceiling.saturating_add(1),
+            probe: None,
+            next_probe: now,
+            phase: Phase::Searching,
+            since_raise: now,
+            ignored_too_big: 0,
+        }
+    }
+
+    /// The largest outer packet that senders may use now.
+    #[must_use]
+    pub const fn current(&self) -> Mtu {
+        Mtu::new(self.current)
+    }
+
+    /// How [`current`](Self::current) was learned.
+    #[must_use]
+    pub const fn origin(&self) -> PmtuOrigin {
+        self.origin
+    }
+
+    /// How many "too big" messages were ignored because they named less than the minimum.
+    #[must_use]
+    pub const fn ignored_too_big(&self) -> u64 {
+        self.ignored_too_big
+    }
+
+    /// The size of the probe to send now, if one is due. Call again after
+    /// [`poll_timeout`](Self::poll_timeout).
+    pub fn poll_probe(&mut self, now: Time) -> Option<u16> {
+        self.handle_timeout(now);
+        if let Some(probe) = &mut self.probe {
+            // Lost, but not often enough to say so.
+            if now < probe.deadline {
+                return None;
+            }
+            probe.sent += 1;
+            probe.deadline = now.after(self.timers.probe_timeout);
+            return Some(probe.octets);
+        }
+        if now < self.next_probe {
+            return None;
+        }
+        let octets = self.next_size();
+        self.probe = Some(Probe {
+            octets,
+            sent: 1,
+            deadline: now.after(self.timers.probe_timeout),
+        });
+        Some(octets)
+    }
+
+    /// When [`poll_probe`](Self::poll_probe) has something to do next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Time {
+        self.probe.map_or(self.next_probe, |probe| probe.deadline)
+    }
+
+    /// The other end answered a probe of `octets`. Returns whether the value changed.
+    pub fn handle_answer(&mut self, octets: u16, now: Time) -> bool {
+        let Some(probe) = self.probe.filter(|probe| probe.octets == octets) else {
+            return false;
+        };
+        self.probe = None;
+        let before = self.current;
+        self.confirmed = self.confirmed.max(probe.octets);
+        if self.confirmed >= self.current
+            || self.phase == Phase::Searching && self.origin == PmtuOrigin::BlackHole
+        {
+            self.current = self.confirmed;
+            self.origin = PmtuOrigin::Probe;
+        }
+        self.go_on(now);
+        self.current != before
+    }
+
+    /// A validated ICMP message says that outer packets above `octets` do not pass.
+    ///
+    /// Validation (that the message quotes something sent on this path) is the caller's. A value
+    /// below 576 (IPv4) or 1280 (IPv6) is ignored and counted.
+    pub fn handle_too_big(&mut self, octets: u16, now: Time) -> TooBig {
+        if octets < self.floor {
+            self.ignored_too_big += 1;
+            return TooBig::BelowMinimum;
+        }
+        if octets >= self.current {
+            return TooBig::Unchanged;
+        }
+        self.current = octets;
+        self.origin = PmtuOrigin::Icmp;
+        self.refused = octets + 1;
+        self.confirmed = self.floor;
+        self.probe = None;
+        self.phase = Phase::Searching;
+        // The router's word is tried at once: it is the likely answer.
+        self.next_probe = now;
+        TooBig::Lowered
+    }
+
+    fn handle_timeout(&mut self, now: Time) {
+        let Some(probe) = self.probe else { return };
+        if now < probe.deadline || probe.sent < self.timers.max_probes {
+            return;
+        }
+        self.probe = None;
+        self.refused = self.refused.min(probe.octets);
+        if probe.octets <= self.current && self.origin != PmtuOrigin::Assumed
+            || self.refused <= self.current
+        {
+            // What was in use does not pass (any more): down to what is known to, and search.
+            let lost_confirmed = probe.octets <= self.confirmed;
+            if lost_confirmed {
+                self.confirmed = self.floor;
+            }
+            self.current = self.confirmed;
+            self.origin = PmtuOrigin::BlackHole;
+            self.phase = Phase::Searching;
+        }
+        self.go_on(now);
+    }
+
+    /// Chooses the phase and the time of the next probe.
+    fn go_on(&mut self, now: Time) {
+        let open = self.refused.saturating_sub(self.confirmed) > GRANULARITY_OCTETS;
+        if self.phase == Phase::Searching && open && self.confirmed < self.ceiling {
+            self.next_probe = now;
+            return;
+        }
+        if self.phase == Phase::Searching {
+            self.phase = Phase::Complete;
+            self.since_raise = now;
+            self.current = self.confirmed;
+        }
+        self.next_probe = now.after(self.timers.confirm_interval);
+        let raise = now.since(self.since_raise) >= self.timers.raise_interval;
+        if raise && self.confirmed < self.ceiling {
+            self.phase = Phase::Searching;
+            self.refused = self.ceiling.saturating_add(1);
+            self.next_probe = now;
+        }
+    }
+
+    /// The size that tells most: what is in use, then the ceiling, then halfway.
+    const fn next_size(&self) -> u16 {
+        match self.phase {
+            Phase::Complete => self.current,
+            Phase::Searching if self.refused > self.ceiling => self.ceiling,
+            // An ICMP message named the size just below the refused one.
+            Phase::Searching
+                if matches!(self.origin, PmtuOrigin::Icmp) && self.confirmed < self.current =>
+            {
+                self.current
+            }
+            Phase::Searching => self.confirmed + (self.refused - self.confirmed) / 2,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pmtu_tests.rs"]
+mod tests;

@@ -1,0 +1,317 @@
+//! Writes the committed seeds: `cargo run -p warren-fuzz --example seeds` from the top of the
+//! checkout. A finding is added to its folder by hand, under a name that says what it found.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "run by hand on packets that are built here; a mistake may stop it"
+)]
+
+use std::fs;
+use std::path::Path;
+
+use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
+use warren_core::units::{MacAddr, Vni};
+use warren_core::wire::{
+    ArpPacket, EthernetHeader, GeneveHeader, GueHeader, VlanTag, VxlanHeader, ether_type,
+};
+use zerocopy::IntoBytes;
+
+const A: [u8; 4] = [10, 244, 1, 1];
+const B: [u8; 4] = [10, 244, 2, 1];
+const A6: [u8; 16] = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const B6: [u8; 16] = [0xfd, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+fn main() {
+    let packets = packets();
+    let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
+    let vni = Vni::new(1).expect("below 2^24");
+    let ethernet = |ether_type, behind: &[u8]| {
+        joined(&[EthernetHeader::new(mac, mac, ether_type).as_bytes(), behind])
+    };
+    let udp4 = &packets[0].1;
+    let framed = ethernet(ether_type::IPV4, udp4);
+
+    let arp = ArpPacket::new(ArpPacket::REQUEST, (mac, A.into()), (mac, B.into()));
+    let tag = VlanTag::new(42, 3, ether_type::VLAN);
+    let inner_tag = VlanTag::new(7, 0, ether_type::ARP);
+    write("ethernet", "ipv4", &framed);
+    write(
+        "ethernet",
+        "arp",
+        &ethernet(ether_type::ARP, arp.as_bytes()),
+    );
+    write(
+        "ethernet",
+        "two-tags-arp",
+        &ethernet(
+            ether_type::SERVICE_VLAN,
+            &joined(&[tag.as_bytes(), inner_tag.as_bytes(), arp.as_bytes()]),
+        ),
+    );
+
+    for (name, packet) in &packets {
+        write("packet", name, packet);
+        let v4 = packet[0] >> 4 == 4;
+        write(if v4 { "ipv4" } else { "ipv6" }, name, packet);
+        let transport = &packet[if v4 { 20 } else { 40 }..];
+        let target = name.split('-').next().unwrap_or_default();
+        if ["udp", "tcp", "icmp", "icmpv6"].contains(&target) {
+            write(target, name, transport);
+        }
+    }
+    write("icmpv6", "neighbour-solicitation", &neighbour(135));
+    write("icmpv6", "neighbour-advertisement", &neighbour(136));
+
+    let vxlan = joined(&[VxlanHeader::new(vni).as_bytes(), &framed]);
+    write("vxlan", "flannel", &vxlan);
+    let mut reserved = vxlan;
+    reserved[7] = 1;
+    write("vxlan", "reserved-bit", &reserved);
+
+    scripts();
+    write(
+        "gue",
+        "ipv4",
+        &joined(&[GueHeader::new(4).as_bytes(), udp4]),
+    );
+    write("gue", "optional-field", &[0x01, 41, 0, 0, 9, 9, 9, 9, 0x60]);
+    write(
+        "geneve",
+        "ethernet",
+        &joined(&[
+            GeneveHeader::new(vni, ether_type::ETHERNET).as_bytes(),
+            &framed,
+        ]),
+    );
+    write(
+        "geneve",
+        "options",
+        &[
+            0x03, 0, 0x65, 0x58, 0, 0, 5, 0, 0xff, 0xff, 0, 1, 0, 0, 0, 0x64, 0, 1, 2, 0, 0xaa,
+        ],
+    );
+}
+
+/// Scripts for the engine target; see `src/engine/script.rs` for what the octets mean.
+fn scripts() {
+    // family, source, destination, TTL, class; payload: protocol, octets, value, ports; no damage.
+    let packet = |family: u8, source: u8, destination: u8| {
+        vec![family, source, destination, 0, 0x02, 0, 20, 0xaa, 0, 1]
+    };
+    let encap = |packets: &[Vec<u8>]| {
+        let mut step = vec![6, u8::try_from(packets.len() - 1).expect("up to four")];
+        for packet in packets {
+            step.extend(packet);
+            step.push(0);
+        }
+        step
+    };
+    // outer source, packet, shim, outer class; no damage.
+    let decap = |remote: u8, packet: Vec<u8>, shim: &[u8]| {
+        joined(&[&[11, 0, remote], &packet, shim, &[0x02, 0]])
+    };
+    let to_every_peer: Vec<Vec<u8>> = (0..4).map(|to| packet(0, 0, to)).collect();
+    write("engine", "encap-v4", &encap(&to_every_peer));
+    write(
+        "engine",
+        "encap-v6",
+        &encap(&[packet(1, 0, 1), packet(1, 0, 3)]),
+    );
+    write(
+        "engine",
+        "ttl-expires",
+        &encap(&[vec![0, 0, 1, 3, 0, 0, 20, 0, 0, 1]]),
+    );
+    write(
+        "engine",
+        "too-big",
+        &encap(&[vec![1, 0, 1, 0, 0, 0, 255, 7, 0x60, 0xaa, 0, 1]]),
+    );
+    for (name, shim) in [
+        ("vxlan", &[0, 0x80][..]),
+        ("geneve", &[3, 0]),
+        ("fou", &[4]),
+        ("gue", &[5]),
+        ("ipip", &[6]),
+    ] {
+        write(
+            "engine",
+            &format!("decap-{name}"),
+            &decap(1, packet(0, 1, 0), shim),
+        );
+        write(
+            "engine",
+            &format!("decap-{name}-v6"),
+            &decap(6, packet(1, 1, 0), shim),
+        );
+    }
+    write("engine", "spoofed", &decap(2, packet(0, 1, 0), &[4]));
+    // A tunnel prefix over the underlay: the peer sends as this node; and this node's own prefix
+    // over it: a packet from the far end of the tunnel that it enters.
+    write(
+        "engine",
+        "own-underlay-source",
+        &joined(&[&[0, 9, 4, 3], &decap(1, packet(0, 6, 0), &[4])]),
+    );
+    write(
+        "engine",
+        "source-is-tunnel-end",
+        &joined(&[&[0, 9, 0, 3], &encap(&[packet(0, 7, 1)])]),
+    );
+    for (name, protocol) in [("ipv4", 0), ("ipv6", 1)] {
+        let nested = vec![0, 1, 0, 0, 0x02, 7, 20, 0xaa, protocol];
+        write("engine", &format!("nested-{name}"), &decap(1, nested, &[4]));
+    }
+    let nested = vec![0, 1, 0, 0, 0x02, 0, 20, 0x48, 0, 2];
+    write("engine", "nested-vxlan", &decap(1, nested, &[4]));
+    let at_the_mtu = |word: u8| vec![0, 0, 1, 0, 0, 0, 254, 0, word, 0xaa, 0, 1];
+    write(
+        "engine",
+        "at-the-mtu",
+        &encap(&[at_the_mtu(0), at_the_mtu(1), at_the_mtu(2)]),
+    );
+    write(
+        "engine",
+        "routes-change",
+        &joined(&[
+            &encap(&[packet(0, 0, 1)]),
+            &[0, 6, 1, 3],
+            &encap(&[packet(0, 0, 1)]),
+            &[2, 6, 3, 5, 4, 0],
+            &encap(&[packet(0, 0, 1)]),
+        ]),
+    );
+}
+
+/// IP packets of every kind that the engine looks into.
+fn packets() -> Vec<(&'static str, Vec<u8>)> {
+    let v4 = || PacketBuilder::ipv4(A, B, 64);
+    let v6 = || PacketBuilder::ipv6(A6, B6, 64);
+    let written = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = Vec::new();
+        write(&mut bytes);
+        bytes
+    };
+    let udp4 = written(&|to| v4().udp(5000, 53).write(to, b"question").expect("fits"));
+    let mut options = Ipv4Header::new(8, 64, IpNumber::UDP, A, B).expect("fits");
+    options.options = [0x94, 4, 0, 0].into(); // router alert
+    let options = written(&|to| {
+        PacketBuilder::ip(etherparse::IpHeaders::Ipv4(
+            options.clone(),
+            Default::default(),
+        ))
+        .udp(5000, 53)
+        .write(to, b"question")
+        .expect("fits");
+    });
+    let udp6 = written(&|to| v6().udp(5000, 53).write(to, b"question").expect("fits"));
+    let mut first = udp4.clone();
+    first[6] = 0x20;
+    let mut later = udp4.clone();
+    later[7] = 9;
+    vec![
+        ("udp-v4", udp4),
+        ("udp-v6", udp6.clone()),
+        (
+            "tcp-v4",
+            written(&|to| {
+                v4().tcp(40000, 443, 1, 1024)
+                    .syn()
+                    .options_raw(&[2, 4, 5, 180, 1, 1, 1, 0])
+                    .expect("at most 40 octets")
+                    .write(to, b"")
+                    .expect("fits");
+            }),
+        ),
+        (
+            "tcp-v6",
+            written(&|to| {
+                v6().tcp(40000, 443, 1, 1024)
+                    .ack(7)
+                    .write(to, b"data")
+                    .expect("fits");
+            }),
+        ),
+        (
+            "icmp-echo",
+            written(&|to| {
+                v4().icmpv4_echo_request(7, 1)
+                    .write(to, b"ping")
+                    .expect("fits");
+            }),
+        ),
+        (
+            "icmpv6-echo",
+            written(&|to| {
+                v6().icmpv6_echo_request(7, 1)
+                    .write(to, b"ping")
+                    .expect("fits");
+            }),
+        ),
+        ("options-v4", options),
+        ("first-fragment-v4", first),
+        ("later-fragment-v4", later),
+        (
+            "hop-by-hop-routing-v6",
+            extended(&udp6, &[(0, &[0; 8]), (43, &[0; 16])]),
+        ),
+        (
+            "first-fragment-v6",
+            extended(&udp6, &[(44, &[0, 0, 0, 1, 0, 0, 0, 5])]),
+        ),
+        (
+            "later-fragment-v6",
+            extended(&udp6, &[(60, &[0; 8]), (44, &[0, 0, 0, 9, 0, 0, 0, 5])]),
+        ),
+        (
+            "authentication-v6",
+            extended(
+                &udp6,
+                &[(
+                    51,
+                    &[
+                        0, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                    ],
+                )],
+            ),
+        ),
+    ]
+}
+
+/// The IPv6 packet with extension headers of these protocols put in; their first two octets are
+/// filled in, except the second of a fragment or authentication header.
+fn extended(packet: &[u8], extensions: &[(u8, &[u8])]) -> Vec<u8> {
+    let (header, payload) = packet.split_at(40);
+    let (mut header, last) = (header.to_vec(), header[6]);
+    let mut chain = Vec::new();
+    for (position, (protocol, octets)) in extensions.iter().enumerate() {
+        let mut octets = octets.to_vec();
+        octets[0] = extensions.get(position + 1).map_or(last, |next| next.0);
+        if ![44, 51].contains(protocol) {
+            octets[1] = u8::try_from(octets.len() / 8 - 1).expect("short");
+        }
+        chain.extend(octets);
+    }
+    header[6] = extensions.first().map_or(last, |first| first.0);
+    let length = u16::try_from(chain.len() + payload.len()).expect("short");
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    joined(&[&header, &chain, payload])
+}
+
+fn neighbour(kind: u8) -> Vec<u8> {
+    joined(&[
+        &[kind, 0, 0, 0, 0x60, 0, 0, 0],
+        &B6,
+        &[1, 1, 2, 0, 0, 0, 0, 1],
+    ])
+}
+
+fn joined(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) {
+    let folder = Path::new("fuzz/seeds").join(target);
+    fs::create_dir_all(&folder).expect("run it from the top of the checkout");
+    fs::write(folder.join(name), bytes).expect("a writable checkout");
+}

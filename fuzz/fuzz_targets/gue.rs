@@ -1,0 +1,4 @@
+//! See [`warren_fuzz::wire::gue`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| warren_fuzz::wire::gue(bytes));

@@ -1,0 +1,262 @@
+//! What the values of a file come to: every default filled in, and the [`Config`] made of them.
+//!
+//! `validate.rs` asks here what is in effect where nothing was written, so that what is checked and
+//! what is built cannot differ.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use warren_core::tables::{EcnMode, Receive};
+use warren_core::units::{Family, MacAddr, Mtu, Vni};
+
+use super::encap::Encap;
+use super::error::At;
+use super::format::{Draft, EncapDraft, PeerDraft};
+use super::{Config, Device, Node, Peer, Route, RouteNext, VtepMac, Worker};
+
+/// Makes the values of a draft in which nothing was found wrong; `None` if something is missing.
+pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
+    let index_of = peer_indices(draft);
+    let node = build_node(draft)?;
+    let peers: Option<Vec<Peer>> = draft.peers.iter().map(|p| build_peer(draft, p)).collect();
+    let routes = draft.routes.iter().map(|route| {
+        let next = match route.action {
+            Some(action) => RouteNext::Action(action.value),
+            None => {
+                let via = route.via.iter();
+                let via = via.map(|peer| index_of.get(peer.value.as_str()).copied());
+                RouteNext::Via(via.collect::<Option<Vec<usize>>>()?)
+            }
+        };
+        let prefix = route.prefix?.value;
+        Some(Route { prefix, next })
+    });
+    let device = &draft.device;
+    let worker = &draft.worker;
+    Some(Config {
+        node,
+        device: Device {
+            name: device
+                .name
+                .as_ref()
+                .map_or_else(|| DEVICE_NAME.to_owned(), |name| name.value.clone()),
+            addresses: device.addresses.iter().map(|a| a.value).collect(),
+            mtu: device_mtu?,
+            mtu_computed: device.mtu.is_none(),
+            underlay_mtu: underlay_mtu(draft),
+            mode: device.mode.map(|mode| mode.value).unwrap_or_default(),
+        },
+        receive: build_receive(draft)?,
+        peers: peers?,
+        routes: routes.collect::<Option<Vec<Route>>>()?,
+        control_socket: draft.control_socket.as_ref().map(|path| path.value.clone()),
+        metrics_listen: draft.metrics_listen.map(|listen| listen.value),
+        log_level: draft.log_level.map(|level| level.value).unwrap_or_default(),
+        worker: Worker {
+            source_ports: worker.source_ports.map_or(SOURCE_PORTS, |n| n.value),
+            batch: worker.batch.map_or(BATCH_FRAMES, |n| n.value),
+            receive_buffer_octets: worker.receive_buffer_octets.map(|n| n.value),
+            send_buffer_octets: worker.send_buffer_octets.map(|n| n.value),
+            gso: worker.gso.is_none_or(|on| on.value),
+            gro: worker.gro.is_none_or(|on| on.value),
+            uso: worker.uso.is_none_or(|on| on.value),
+            vnet_header: worker.vnet_header.is_none_or(|on| on.value),
+            busy_poll_us: worker.busy_poll_us.map_or(0, |n| n.value),
+        },
+    })
+}
+
+fn build_node(draft: &Draft) -> Option<Node> {
+    let node = &draft.node;
+    let mut underlay_v4 = None;
+    let mut underlay_v6 = None;
+    for address in &node.underlay {
+        match address.value {
+            IpAddr::V4(v4) => underlay_v4 = Some(v4),
+            IpAddr::V6(v6) => underlay_v6 = Some(v6),
+        }
+    }
+    Some(Node {
+        name: node.name.as_ref()?.value.clone(),
+        underlay_v4,
+        underlay_v6,
+        vtep_mac: own_vtep_mac(draft)?,
+        prefixes: node.prefixes.iter().map(|net| net.value).collect(),
+    })
+}
+
+fn build_receive(draft: &Draft) -> Option<Receive> {
+    let received = |encap: &Encap| is_received(draft, *encap);
+    let ports = |encaps: &[Encap]| -> Vec<u16> {
+        let encaps = encaps.iter().filter(|encap| received(encap));
+        let ports: BTreeSet<u16> = encaps
+            .filter_map(|&encap| received_port(draft, encap))
+            .collect();
+        ports.into_iter().collect()
+    };
+    let with_vni = Encap::ALL.into_iter().filter(|encap| encap.has_vtep());
+    let own_vnis = with_vni
+        .filter(received)
+        .map(|encap| section_vni(draft, encap));
+    let peers = draft.peers.iter();
+    let peers = peers.filter(|peer| peer_encap(peer).is_some_and(Encap::has_vtep));
+    let peer_vnis = peers.map(|peer| peer_vni(draft, peer));
+    let vnis: Option<BTreeSet<Vni>> = own_vnis.chain(peer_vnis).collect();
+    Some(Receive {
+        vxlan: ports(&[Encap::Vxlan]),
+        geneve: ports(&[Encap::Geneve]),
+        fou_gue: ports(&[Encap::Fou, Encap::Gue]),
+        ipip: received(&Encap::Ipip),
+        vnis: vnis?.into_iter().collect(),
+        strict_vxlan: draft
+            .vxlan
+            .strict_reserved_bits
+            .is_some_and(|strict| strict.value),
+    })
+}
+
+fn build_peer(draft: &Draft, peer: &PeerDraft) -> Option<Peer> {
+    let (encap, over) = encap_and_family(peer)?;
+    let port = match peer.port {
+        Some(port) => port.value,
+        None => received_port(draft, encap).unwrap_or_default(),
+    };
+    let mac = if encap.has_vtep() {
+        peer_vtep_mac(peer)?
+    } else {
+        MacAddr::default()
+    };
+    Some(Peer {
+        name: peer.name.as_ref()?.value.clone(),
+        address: peer.address?.value,
+        encapsulation: encap.with(peer_vni(draft, peer)?, port, mac),
+        prefixes: peer.prefixes.iter().map(|net| net.value).collect(),
+        mtu: peer.mtu.map_or_else(
+            || encap.inner_mtu(over, underlay_mtu(draft)),
+            |mtu| Mtu::new(mtu.value),
+        ),
+        dscp: peer.dscp.clone(),
+        ecn: peer.ecn.map_or(EcnMode::Normal, |ecn| ecn.value),
+    })
+}
+
+pub(super) fn peer_indices(draft: &Draft) -> HashMap<&str, usize> {
+    let peers = draft.peers.iter().enumerate();
+    peers
+        .filter_map(|(index, peer)| Some((peer.name.as_ref()?.value.as_str(), index)))
+        .collect()
+}
+
+/// What the peer is sent; VXLAN if nothing was written.
+pub(super) fn peer_encap(peer: &PeerDraft) -> Option<Encap> {
+    match peer.encap {
+        Some(encap) => Some(encap.value),
+        None => peer.encap_absent.then_some(Encap::Vxlan),
+    }
+}
+
+pub(super) fn encap_and_family(peer: &PeerDraft) -> Option<(Encap, Family)> {
+    Some((peer_encap(peer)?, Family::of(peer.address?.value)))
+}
+
+pub(super) fn peer_vtep_mac(peer: &PeerDraft) -> Option<MacAddr> {
+    let name = &peer.name.as_ref()?.value;
+    let family = Family::of(peer.address?.value);
+    Some(peer.vtep_mac?.value.of(name, family))
+}
+
+pub(super) fn own_vtep_mac(draft: &Draft) -> Option<MacAddr> {
+    let node = &draft.node;
+    let rule = node.vtep_mac.map_or(VtepMac::Warren, |mac| mac.value);
+    let only_v6 = !node.underlay.iter().any(|own| own.value.is_ipv4());
+    let family = if only_v6 { Family::V6 } else { Family::V4 };
+    Some(rule.of(&node.name.as_ref()?.value, family))
+}
+
+/// The VNI that a section has for the node and for peers without their own.
+fn section_vni(draft: &Draft, encap: Encap) -> Option<Vni> {
+    Vni::new(section(draft, encap).vni.map_or(VNI, |vni| vni.value))
+}
+
+fn peer_vni(draft: &Draft, peer: &PeerDraft) -> Option<Vni> {
+    match peer.vni {
+        Some(vni) => Vni::new(vni.value),
+        None => section_vni(draft, peer_encap(peer)?),
+    }
+}
+
+pub(super) fn section(draft: &Draft, encap: Encap) -> &EncapDraft {
+    match encap {
+        Encap::Vxlan => &draft.vxlan,
+        Encap::Geneve => &draft.geneve,
+        Encap::Ipip => &draft.ipip,
+        Encap::Fou => &draft.fou,
+        Encap::Gue => &draft.gue,
+    }
+}
+
+/// Whether the node takes packets in this encapsulation: it has a section without
+/// `enabled = false`, or a peer uses it, or, for VXLAN, nothing else was asked for.
+pub(super) fn is_received(draft: &Draft, encap: Encap) -> bool {
+    if let Some(enabled) = section(draft, encap).enabled {
+        return enabled.value;
+    }
+    let nothing_else = draft.peers.is_empty()
+        && Encap::ALL
+            .iter()
+            .all(|&other| !section(draft, other).present);
+    section(draft, encap).present
+        || draft.peers.iter().any(|p| peer_encap(p) == Some(encap))
+        || (encap == Encap::Vxlan && nothing_else)
+}
+
+/// The UDP port that this node receives at and expects its peers to; `None` for IP in IP.
+pub(super) fn received_port(draft: &Draft, encap: Encap) -> Option<u16> {
+    let default = encap.default_port()?;
+    Some(
+        section(draft, encap)
+            .port
+            .map_or(default, |port| port.value),
+    )
+}
+
+pub(super) fn underlay_mtu(draft: &Draft) -> Mtu {
+    let written = draft.device.underlay_mtu;
+    written.map_or(Mtu::ETHERNET, |mtu| Mtu::new(mtu.value))
+}
+
+/// The encapsulation and underlay family with the largest overhead that a peer is reached by;
+/// without peers, of those received over the node's own families.
+pub(super) fn largest_overhead(draft: &Draft) -> Option<(Encap, Family)> {
+    let by_peers = draft.peers.iter().filter_map(encap_and_family);
+    let overhead = |&(encap, over): &(Encap, Family)| encap.overhead_octets(over);
+    if !draft.peers.is_empty() {
+        return by_peers.max_by_key(overhead);
+    }
+    let received = Encap::ALL
+        .into_iter()
+        .filter(|&encap| is_received(draft, encap));
+    let families = draft.node.underlay.iter().map(|own| Family::of(own.value));
+    received
+        .flat_map(|encap| families.clone().map(move |over| (encap, over)))
+        .max_by_key(overhead)
+}
+
+/// Whether any prefix, route or device address is IPv6.
+pub(super) fn has_v6_inside(draft: &Draft) -> bool {
+    let is_v6 = |net: &At<IpNet>| matches!(net.value, IpNet::V6(_));
+    draft.node.prefixes.iter().any(is_v6)
+        || draft.device.addresses.iter().any(is_v6)
+        || draft.peers.iter().any(|p| p.prefixes.iter().any(is_v6))
+        || draft
+            .routes
+            .iter()
+            .any(|r| r.prefix.as_ref().is_some_and(is_v6))
+}
+
+const DEVICE_NAME: &str = "warren0";
+/// flannel's.
+const VNI: u32 = 1;
+const SOURCE_PORTS: u16 = 64;
+const BATCH_FRAMES: u16 = 64;

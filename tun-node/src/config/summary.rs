@@ -1,0 +1,109 @@
+//! What `tun-node check` says about a file in which nothing is wrong.
+
+use std::fmt::Write as _;
+
+use ipnet::IpNet;
+use warren_core::units::{Family, Vni};
+
+use super::{Config, Dscp, Peer, RouteNext};
+
+impl Config {
+    /// The configuration in a few lines for people, with every default filled in.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        let underlay: Vec<String> = [Family::V4, Family::V6]
+            .into_iter()
+            .filter_map(|family| self.node.underlay(family))
+            .map(|address| address.to_string())
+            .collect();
+        let mtu = if self.device.mtu_computed {
+            format!(
+                "{} (computed from underlay-mtu {})",
+                self.device.mtu, self.device.underlay_mtu
+            )
+        } else {
+            self.device.mtu.to_string()
+        };
+        let mut rows = vec![
+            ("node", self.node.name.clone()),
+            ("underlay", underlay.join(", ")),
+            ("vtep mac", self.node.vtep_mac.to_string()),
+            ("prefixes", nets(&self.node.prefixes)),
+            (
+                "device",
+                format!("{} ({})", self.device.name, self.device.mode),
+            ),
+            ("addresses", nets(&self.device.addresses)),
+            ("mtu", mtu),
+            ("receives", self.received()),
+        ];
+        for peer in &self.peers {
+            rows.push(("peer", peer_line(peer)));
+        }
+        for route in &self.routes {
+            let next = match &route.next {
+                RouteNext::Action(action) => action.to_string(),
+                RouteNext::Via(peers) => {
+                    let names = peers.iter().filter_map(|&index| self.peers.get(index));
+                    let names: Vec<&str> = names.map(|peer| peer.name.as_str()).collect();
+                    format!("via {}", names.join(", "))
+                }
+            };
+            rows.push(("route", format!("{} {next}", route.prefix)));
+        }
+        if let Some(path) = &self.control_socket {
+            rows.push(("control", path.display().to_string()));
+        }
+        if let Some(listen) = self.metrics_listen {
+            rows.push(("metrics", listen.to_string()));
+        }
+        rows.push(("log", self.log_level.to_string()));
+        for (name, content) in rows {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{name:<10}{content}");
+        }
+        text
+    }
+
+    fn received(&self) -> String {
+        let receive = &self.receive;
+        let ports = [
+            ("vxlan", &receive.vxlan),
+            ("geneve", &receive.geneve),
+            ("fou and gue", &receive.fou_gue),
+        ];
+        let mut received = Vec::new();
+        for (name, ports) in ports {
+            received.extend(ports.iter().map(|port| format!("{name} on UDP {port}")));
+        }
+        if receive.ipip {
+            received.push("ipip".to_owned());
+        }
+        if !receive.vnis.is_empty() {
+            let vnis: Vec<String> = receive.vnis.iter().map(Vni::to_string).collect();
+            received.push(format!("VNI {}", vnis.join(", ")));
+        }
+        received.join("; ")
+    }
+}
+
+fn peer_line(peer: &Peer) -> String {
+    let dscp = match &peer.dscp {
+        Dscp::Pipe(0) => String::new(),
+        Dscp::Pipe(value) => format!(", dscp {value}"),
+        Dscp::Uniform => ", dscp uniform".to_owned(),
+        Dscp::Map(_) => ", dscp map".to_owned(),
+    };
+    let (name, address, encapsulation) = (&peer.name, peer.address, peer.encapsulation);
+    let (mtu, prefixes) = (peer.mtu, nets(&peer.prefixes));
+    format!("{name} {address} by {encapsulation}, mtu {mtu}{dscp}: {prefixes}")
+}
+
+fn nets(nets: &[IpNet]) -> String {
+    if nets.is_empty() {
+        return "none".to_owned();
+    }
+    let nets: Vec<String> = nets.iter().map(IpNet::to_string).collect();
+    nets.join(", ")
+}

@@ -1,0 +1,222 @@
+//! What is asked and what is answered.
+//!
+//! The same types make the machine output (`--json`), so their field names are a promise to
+//! scripts; a change of their order or kind is a new [`frame::VERSION`](super::frame::VERSION).
+
+use std::net::IpAddr;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::counters::{PeerTallyReport, WorkerReport};
+
+/// A question.
+#[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
+pub enum Request {
+    /// How the node is: [`Response::Status`].
+    Status,
+    /// Its routes from number `first` on, as many as fit: [`Response::Routes`].
+    Routes {
+        /// Rows to pass over.
+        first: u32,
+    },
+    /// Its peers: [`Response::Peers`].
+    Peers,
+    /// What every worker counted: [`Response::Counters`].
+    Counters,
+    /// What would happen to a packet: [`Response::Explain`].
+    Explain(Flow),
+    /// Makes a worker misbehave, for tests: [`Response::Done`], or no answer at all. Refused by
+    /// a node that was built without fault injection.
+    Fault(Fault),
+}
+
+/// An answer.
+#[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<StatusReport>),
+    /// To [`Request::Routes`].
+    Routes {
+        /// Rows of one generation of the tables.
+        routes: Vec<RouteReport>,
+        /// The generation; another one than before means: begin again.
+        epoch: u64,
+        /// How many rows there are in all.
+        total: u32,
+    },
+    /// To [`Request::Peers`].
+    Peers(Vec<PeerReport>),
+    /// To [`Request::Counters`].
+    Counters(Box<CountersReport>),
+    /// To [`Request::Explain`].
+    Explain(Box<ExplainReport>),
+    /// Done, and nothing to tell.
+    Done,
+    /// The question cannot be answered; a sentence says why.
+    Error(String),
+}
+
+/// A fault to inject.
+#[derive(Clone, Copy, Debug, Decode, Encode, Eq, PartialEq)]
+pub enum Fault {
+    /// The worker stops answering.
+    Hang,
+    /// The worker panics.
+    Panic,
+}
+
+/// A packet to explain.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct Flow {
+    /// Inner source.
+    pub source: IpAddr,
+    /// Inner destination; of the same family.
+    pub destination: IpAddr,
+    /// Transport protocol number.
+    pub protocol: u8,
+    /// Source port, where the protocol has ports.
+    pub source_port: u16,
+    /// Destination port, where the protocol has ports.
+    pub destination_port: u16,
+    /// Octets of the whole packet; as many as the headers need, at least.
+    pub octets: u16,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct StatusReport {
+    /// The node's name.
+    pub node: String,
+    /// The version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Whether the data path works: the workers answer and a probe has passed lately.
+    pub ready: bool,
+    /// Why it is not ready; empty when it is.
+    pub not_ready_because: String,
+    /// The overlay device.
+    pub device: DeviceStatus,
+    /// Its addresses on the underlay.
+    pub underlay: Vec<IpAddr>,
+    /// What it receives: `vxlan 8472`, `ipip`.
+    pub receives: Vec<String>,
+    /// The generation of its tables.
+    pub epoch: u64,
+    /// Routes.
+    pub routes: u32,
+    /// Peers.
+    pub peers: u32,
+    /// Worker threads.
+    pub workers: u32,
+    /// Whether the device is in a namespace of an ordinary user.
+    pub rootless: bool,
+    /// The address of the metrics page.
+    pub metrics: Option<String>,
+}
+
+/// The overlay device.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// The largest inner packet in octets.
+    pub mtu: u16,
+    /// Its addresses with their lengths.
+    pub addresses: Vec<String>,
+    /// `create`, `persistent` or `attach`.
+    pub mode: String,
+}
+
+/// A route.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct RouteReport {
+    /// The prefix.
+    pub prefix: String,
+    /// Who says so: `node`, `peer` or `static`.
+    pub origin: String,
+    /// What happens: `local`, `tunnel`, `equal-cost`, `direct`, `blackhole` or `prohibit`.
+    pub action: String,
+    /// The tunnels; none for the other actions.
+    pub tunnels: Vec<TunnelReport>,
+}
+
+/// A way to a peer.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct TunnelReport {
+    /// The peer.
+    pub peer: String,
+    /// The outer source.
+    pub local: IpAddr,
+    /// The outer destination.
+    pub remote: IpAddr,
+    /// `vxlan`, `ipip`, `fou` or `gue`.
+    pub encapsulation: String,
+    /// The peer's UDP port; none for `ipip`.
+    pub port: Option<u16>,
+    /// The network, for `vxlan`.
+    pub vni: Option<u32>,
+    /// The peer's VTEP, for `vxlan`.
+    pub vtep_mac: Option<String>,
+    /// The largest inner packet in octets.
+    pub mtu: u16,
+}
+
+/// A peer.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct PeerReport {
+    /// Its name.
+    pub name: String,
+    /// The way to it.
+    pub tunnel: TunnelReport,
+    /// What it owns.
+    pub prefixes: Vec<String>,
+    /// What passed, over all workers.
+    pub tally: PeerTallyReport,
+}
+
+/// What was counted.
+#[derive(Clone, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct CountersReport {
+    /// The sum.
+    pub total: WorkerReport,
+    /// Each worker.
+    pub workers: Vec<WorkerReport>,
+}
+
+/// What would happen to a packet.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct ExplainReport {
+    /// The packet.
+    pub flow: Flow,
+    /// Which way it goes through the engine: `encap` or `decap`.
+    pub direction: String,
+    /// What the engine decides: `transmit`, `deliver`, `direct` or `drop`.
+    pub verdict: String,
+    /// Why it is dropped; none for the other verdicts.
+    pub reason: Option<String>,
+    /// The route that holds the source.
+    pub source_route: Option<RouteReport>,
+    /// The route that holds the destination.
+    pub route: Option<RouteReport>,
+    /// The peer at the other end of the tunnel.
+    pub peer: Option<String>,
+    /// What it is or would be wrapped in: `vxlan`, `ipip`, ...
+    pub encapsulation: Option<String>,
+    /// The tunnel that it would take, for `encap`.
+    pub tunnel: Option<TunnelReport>,
+    /// The largest packet that the way carries, for `encap`.
+    pub mtu: Option<u16>,
+    /// The outer UDP source port that the engine computes for the flow; the node sends from the
+    /// socket of its pool that stands for it.
+    pub outer_source_port: Option<u16>,
+    /// Octets that the outer headers add, for `encap`.
+    pub overhead_octets: Option<u16>,
+    /// The ICMP error that the sender gets.
+    pub answer: Option<String>,
+    /// All of it in a few sentences.
+    pub text: String,
+}

@@ -1,0 +1,446 @@
+//! A whole node: opening what it needs, in order, watching over it, taking it down.
+//!
+//! ```text
+//!  main thread: signals, heartbeats, COMMAND ──┬── worker-N   the data path
+//!                                              ├── control    tunnel for `tun-node status`, ...
+//!                                              ├── metrics    HTTP, if configured
+//!                                              └── signals    SIGTERM, SIGINT
+//! ```
+//!
+//! The main thread asks every worker four times a second whether it is there. One that has not
+//! answered for 1.5 s, has panicked or failed ends the process, within 2 s of the fault, with exit
+//! code [`EXIT_INTERNAL`] and one line that says why: a node whose data path is dead must not look
+//! alive.
+//!
+//! Everything is opened before the first packet, and everything opened is held by a value whose
+//! end undoes it, so that an error halfway leaves as little behind as a clean end.
+
+mod device;
+mod state;
+
+use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, never, select, tick};
+use mio::unix::SourceFd;
+use nix::sys::signal::Signal;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::ctl::path::default_path;
+use crate::ctl::server::{Server, ServerError};
+use crate::metrics::{MetricsError, MetricsServer};
+use crate::rib::{Rib, RibError};
+use crate::rootless::{self, Launch, Rootless};
+use crate::tun::Tun;
+use crate::worker::{Command, WorkerError, WorkerHandle, WorkerParts};
+use device::Undo;
+
+pub use device::DeviceError;
+pub use state::NodeState;
+
+/// What a node is to be, apart from its configuration file.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// The configuration.
+    pub config: Config,
+    /// Whether the device is made in a namespace of this user's own.
+    pub rootless: bool,
+    /// What to run in that namespace; the node ends with it. Empty for nothing.
+    pub command: Vec<OsString>,
+    /// The control socket, where it is not the configuration's or the default one.
+    pub socket: Option<PathBuf>,
+}
+
+/// Runs a node until a signal or COMMAND ends it, and returns the code to exit with.
+///
+/// To be called on the main thread. The process is to exit with that code at once: a thread that
+/// hangs is not waited for.
+///
+/// # Errors
+///
+/// [`NodeError`] when the node does not come up; nothing is left behind then.
+pub fn run(options: RunOptions) -> Result<u8, NodeError> {
+    let signals = SignalThread::start()?;
+    let rib = Rib::new(&options.config)?;
+    let snapshot = rib.reader().snapshot();
+    let config = options.config;
+    let path = options
+        .socket
+        .or_else(|| config.control_socket.clone())
+        .unwrap_or_else(|| default_path(&config.node.name));
+    let state = Arc::new(NodeState::new(
+        config.clone(),
+        options.rootless,
+        rib.reader(),
+    ));
+    // First, because a node of this name that runs is found out here.
+    let control = Server::start(&path, Arc::<NodeState>::clone(&state))?;
+    let ends_with_command = !options.command.is_empty();
+    let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
+        let launch = Launch::this_program(options.command);
+        let (rootless, tun) = device::open_rootless(&config, &snapshot, &launch)?;
+        (tun, Some(rootless), Undo::default())
+    } else {
+        let opened = device::open(&config, &snapshot)?;
+        (opened.tun, None, opened.undo)
+    };
+    let (alive, ended) = crossbeam_channel::bounded(0);
+    let parts = WorkerParts {
+        number: 0,
+        config: &config,
+        tables: rib.reader(),
+        seed: random(),
+    };
+    state.add_worker(WorkerHandle::start(parts, tun, alive)?);
+    let metrics = match config.metrics_listen {
+        Some(listen) => Some(MetricsServer::start(listen, Arc::clone(&state))?),
+        None => None,
+    };
+    let child_ended = match &mut child {
+        Some(child) => {
+            child.go().map_err(DeviceError::Rootless)?;
+            watch(child)?
+        }
+        None => never(),
+    };
+    info!(node = %config.node.name, device = %config.device.name, "running");
+    let mut supervisor = Supervisor {
+        state: &state,
+        child: child.as_mut(),
+        ends_with_command,
+        heartbeats: Vec::new(),
+        ticks: 0,
+        was_ready: false,
+    };
+    let end = supervisor.watch(&signals.received, &ended, &child_ended);
+    drop(metrics);
+    drop(control);
+    let code = match end {
+        End::Signal => finish(&state, child.as_mut(), 0),
+        End::Child(status) => finish(&state, None, rootless::exit_code(status)),
+        End::Worker(sentence) => {
+            eprintln_line(&sentence);
+            EXIT_INTERNAL
+        }
+    };
+    // After the last packet, and before the process ends.
+    drop(child);
+    drop(undo);
+    drop(signals);
+    Ok(code)
+}
+
+/// The exit code of a node whose inside failed: a worker hung, panicked or lost its device.
+/// `EX_SOFTWARE` of sysexits.h.
+pub const EXIT_INTERNAL: u8 = 70;
+
+/// Why a node did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The tables.
+    #[error(transparent)]
+    Rib(#[from] RibError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ServerError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The underlay or the event loop.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The metrics page.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The signals could not be taken over.
+    #[error("taking over {what}")]
+    Process {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Why a running node ends.
+enum End {
+    Signal,
+    Child(ExitStatus),
+    /// A worker failed; the sentence says how.
+    Worker(String),
+}
+
+/// Watches over workers and COMMAND.
+struct Supervisor<'n> {
+    state: &'n NodeState,
+    child: Option<&'n mut Rootless>,
+    ends_with_command: bool,
+    heartbeats: Vec<Heartbeat>,
+    ticks: u64,
+    was_ready: bool,
+}
+
+/// A question to a worker that is under way.
+struct Heartbeat {
+    worker: Arc<WorkerHandle>,
+    pending: Option<Receiver<()>>,
+    /// Ticks for which it has not been answered. Ticks, not time: a process that was stopped and
+    /// goes on again has not waited.
+    unanswered: u32,
+}
+
+impl Supervisor<'_> {
+    fn watch(
+        &mut self,
+        signals: &Receiver<i32>,
+        ended: &Receiver<()>,
+        child_ended: &Receiver<()>,
+    ) -> End {
+        let ticker = tick(TICK);
+        self.heartbeats = self
+            .state
+            .workers()
+            .into_iter()
+            .map(Heartbeat::new)
+            .collect();
+        self.probe();
+        loop {
+            select! {
+                recv(signals) -> signal => {
+                    if self.ends_by(signal.unwrap_or(SIGTERM)) {
+                        return End::Signal;
+                    }
+                }
+                recv(ended) -> _ => return End::Worker(self.how_worker_ended()),
+                recv(child_ended) -> _ => {
+                    if let Some(status) = self.child_status() {
+                        return End::Child(status);
+                    }
+                }
+                recv(ticker) -> _ => {
+                    if let Some(sentence) = self.tick() {
+                        return End::Worker(sentence);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the node ends by this signal itself. With COMMAND it ends with it: SIGINT comes
+    /// from the terminal to both, SIGTERM is passed on.
+    fn ends_by(&self, signal: i32) -> bool {
+        let Some(child) = self.child.as_ref().filter(|_| self.ends_with_command) else {
+            return true;
+        };
+        if signal == SIGINT {
+            return false;
+        }
+        if let Err(error) = child.signal(Signal::SIGTERM) {
+            warn!("passing SIGTERM on: {error}");
+        }
+        false
+    }
+
+    /// Asks after every worker; the sentence when one is to be given up.
+    fn tick(&mut self) -> Option<String> {
+        self.ticks += 1;
+        for heartbeat in &mut self.heartbeats {
+            if heartbeat.beat() > TICKS_UNANSWERED_MAX {
+                return Some(format!(
+                    "worker {} has not answered for 1.5 s: the node ends rather than look alive",
+                    heartbeat.worker.number()
+                ));
+            }
+        }
+        let is_ready = self.probe_is_fresh();
+        if is_ready != self.was_ready {
+            self.was_ready = is_ready;
+            info!(ready = is_ready, "data path");
+        }
+        if !is_ready || self.ticks.is_multiple_of(TICKS_PER_PROBE) {
+            self.probe();
+        }
+        None
+    }
+
+    fn probe(&self) {
+        for heartbeat in &self.heartbeats {
+            let _ = heartbeat.worker.command(Command::Probe { seed: random() });
+        }
+    }
+
+    fn probe_is_fresh(&self) -> bool {
+        let workers = self.heartbeats.iter().map(|heartbeat| &heartbeat.worker);
+        let mut probes = workers.map(|worker| worker.last_probe());
+        probes.all(|passed| passed.is_some_and(|at| at.elapsed() < state::PROBE_FRESH / 2))
+    }
+
+    fn how_worker_ended(&mut self) -> String {
+        self.heartbeats.clear();
+        let mut sentences = Vec::new();
+        for worker in self.state.take_workers() {
+            let number = worker.number();
+            match Arc::into_inner(worker).map(WorkerHandle::join) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => sentences.push(format!("worker {number} ended: {error}")),
+                // A client of the control socket still holds it.
+                None => sentences.push(format!("worker {number} ended")),
+            }
+        }
+        sentences.join("; ")
+    }
+
+    fn child_status(&mut self) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        child.try_wait().ok().flatten()
+    }
+}
+
+impl Heartbeat {
+    const fn new(worker: Arc<WorkerHandle>) -> Self {
+        Self {
+            worker,
+            pending: None,
+            unanswered: 0,
+        }
+    }
+
+    /// Looks for an answer, asks again if there is one, and returns how many ticks have passed
+    /// without.
+    fn beat(&mut self) -> u32 {
+        let is_answered = match &self.pending {
+            Some(pending) => pending.try_recv().is_ok(),
+            None => true,
+        };
+        if is_answered {
+            self.unanswered = 0;
+            let (sender, receiver) = crossbeam_channel::bounded(1);
+            self.pending = Some(receiver);
+            let _ = self.worker.command(Command::Ping(sender));
+        } else {
+            self.unanswered += 1;
+        }
+        self.unanswered
+    }
+}
+
+/// Ends the workers and COMMAND and returns `code`, or [`EXIT_INTERNAL`] where a worker fails at
+/// the last moment.
+fn finish(state: &NodeState, child: Option<&mut Rootless>, code: u8) -> u8 {
+    if let Some(child) = child {
+        let _ = child.signal(Signal::SIGTERM);
+    }
+    let mut code = code;
+    for worker in state.take_workers() {
+        let number = worker.number();
+        let _ = worker.command(Command::Stop);
+        let deadline = Instant::now() + END_TIMEOUT;
+        while !worker.has_ended() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !worker.has_ended() {
+            eprintln_line(&format!("worker {number} does not end"));
+            code = EXIT_INTERNAL;
+        } else if let Some(Err(sentence)) = Arc::into_inner(worker).map(WorkerHandle::join) {
+            eprintln_line(&format!("worker {number} ended: {sentence}"));
+            code = EXIT_INTERNAL;
+        }
+    }
+    code
+}
+
+/// A channel that hears when the child ends.
+fn watch(child: &Rootless) -> Result<Receiver<()>, NodeError> {
+    let failed = |source| NodeError::Process {
+        what: "the child's end",
+        source,
+    };
+    let pidfd = child.as_fd().try_clone_to_owned().map_err(failed)?;
+    let mut poll = mio::Poll::new().map_err(failed)?;
+    let raw = pidfd.as_raw_fd();
+    poll.registry()
+        .register(&mut SourceFd(&raw), mio::Token(0), mio::Interest::READABLE)
+        .map_err(failed)?;
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::Builder::new()
+        .name("child".to_owned())
+        .spawn(move || {
+            let _open = pidfd;
+            let mut events = mio::Events::with_capacity(1);
+            while events.is_empty() {
+                if poll.poll(&mut events, None).is_err() && events.is_empty() {
+                    continue;
+                }
+            }
+            let _ = sender.send(());
+        })
+        .map_err(failed)?;
+    Ok(receiver)
+}
+
+/// SIGTERM and SIGINT as messages.
+struct SignalThread {
+    received: Receiver<i32>,
+    handle: Handle,
+}
+
+impl SignalThread {
+    fn start() -> Result<Self, NodeError> {
+        let failed = |source| NodeError::Process {
+            what: "SIGTERM and SIGINT",
+            source,
+        };
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
+        let handle = signals.handle();
+        let (sender, received) = crossbeam_channel::bounded(8);
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    // Further ones than the node has looked at change nothing.
+                    let _ = sender.try_send(signal);
+                }
+            })
+            .map_err(failed)?;
+        Ok(Self { received, handle })
+    }
+}
+
+impl Drop for SignalThread {
+    fn drop(&mut self) {
+        self.handle.close();
+    }
+}
+
+/// Sixty-four bits that nobody outside can guess: the standard library seeds its hash maps from
+/// the kernel.
+fn random() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// The one line that a failing node says.
+fn eprintln_line(sentence: &str) {
+    use std::io::Write;
+    let _ = writeln!(io::stderr().lock(), "tun-node: {sentence}");
+}
+
+/// How often workers are asked.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Ticks without an answer that are borne: 1.5 s.
+const TICKS_UNANSWERED_MAX: u32 = 5;
+
+/// A probe every 2 s while the data path works; at every tick while it does not.
+const TICKS_PER_PROBE: u64 = 8;
+
+/// How long a worker may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(1);

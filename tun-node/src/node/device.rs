@@ -1,0 +1,257 @@
+//! The overlay device of a running node: opening it, routing the overlay's prefixes to it, and
+//! taking back at the end what would stay.
+//!
+//! A device that the node made goes with its last descriptor, and its addresses and routes with
+//! it, even after `kill -9`. On a device that stays (`persistent`, `attach`) the node's routes and
+//! addresses carry its own protocol number; at its end it removes what it added, and at its start
+//! what a dead predecessor left. The device keeps its MTU and stays up.
+
+use std::os::fd::AsFd;
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+use warren_core::tables::NextHop;
+
+use crate::config::{Config, DeviceMode};
+use crate::netlink::{self, Netlink, NetlinkError, Route};
+use crate::rib::Snapshot;
+use crate::rootless::{ChildSpec, Launch, Rootless, RootlessError};
+use crate::sys;
+use crate::tun::{DeviceName, InvalidDeviceName, Offload, Tun, TunConfig, TunError};
+
+/// An open device and what is to be undone when it is closed.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) tun: Tun,
+    pub(super) undo: Undo,
+}
+
+/// Why the device could not be opened or routed to.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The configured name is none.
+    #[error(transparent)]
+    Name(#[from] InvalidDeviceName),
+    /// The device.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The kernel refused an address or a route.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The overlay in a namespace of an ordinary user.
+    #[error(transparent)]
+    Rootless(#[from] RootlessError),
+    /// The host sends an overlay prefix elsewhere.
+    #[error(
+        "this host has a route to {prefix} already, through another device: remove it, or take \
+         the prefix out of the configuration"
+    )]
+    RouteTaken {
+        /// The prefix.
+        prefix: IpNet,
+    },
+    /// A persistent device could not be made so.
+    #[error("device {name}: making it persistent")]
+    Persist {
+        /// The device.
+        name: DeviceName,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Rootless mode makes a device of its own.
+    #[error("--rootless makes a device of its own: remove `device.mode = \"{mode}\"`")]
+    RootlessMode {
+        /// The configured mode.
+        mode: DeviceMode,
+    },
+}
+
+/// Opens the device in this namespace, configures it and routes the overlay to it.
+pub(super) fn open(config: &Config, snapshot: &Snapshot) -> Result<Device, DeviceError> {
+    let name: DeviceName = config.device.name.parse()?;
+    let mut wanted = TunConfig::new(name);
+    wanted.mtu = Some(config.device.mtu.octets());
+    wanted.addresses.clone_from(&config.device.addresses);
+    (wanted.vnet_header, wanted.offload) = offloads(config);
+    let mut undo = Undo::default();
+    let tun = match config.device.mode {
+        DeviceMode::Create => Tun::create(&wanted)?,
+        DeviceMode::Attach => {
+            let tun = Tun::attach(name, wanted.vnet_header, wanted.offload)?;
+            undo.stays = true;
+            tun
+        }
+        DeviceMode::Persistent => {
+            undo.stays = true;
+            match Tun::attach(name, wanted.vnet_header, wanted.offload) {
+                Ok(tun) => tun,
+                Err(TunError::NoSuchDevice { .. }) => {
+                    let tun = Tun::open_unconfigured(&wanted)?;
+                    sys::tun::set_persist(tun.as_fd(), true)
+                        .map_err(|source| DeviceError::Persist { name, source })?;
+                    tun
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    let mut netlink = Netlink::open()?;
+    undo.index = netlink.link_index(tun.name().as_str())?;
+    let configured = if undo.stays {
+        undo.adopt(&mut netlink, config)
+    } else {
+        Ok(())
+    };
+    match configured.and_then(|()| undo.add_routes(&mut netlink, config, snapshot)) {
+        Ok(()) => {}
+        // The device's owner, who may configure it, has done so.
+        Err(DeviceError::Netlink(error))
+            if config.device.mode == DeviceMode::Attach && error.is_not_permitted() =>
+        {
+            info!(device = %name, "left as it is configured: {error}");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(Device { tun, undo })
+}
+
+/// Opens the device in a namespace of its own, where COMMAND will run.
+pub(super) fn open_rootless(
+    config: &Config,
+    snapshot: &Snapshot,
+    launch: &Launch,
+) -> Result<(Rootless, Tun), DeviceError> {
+    if config.device.mode != DeviceMode::Create {
+        return Err(DeviceError::RootlessMode {
+            mode: config.device.mode,
+        });
+    }
+    let (vnet_header, offload) = offloads(config);
+    let spec = ChildSpec {
+        device: config.device.name.clone(),
+        mtu: config.device.mtu.octets(),
+        addresses: config.device.addresses.clone(),
+        routes: routes(config, snapshot),
+        queues: 1,
+        vnet_header,
+    };
+    let mut rootless = Rootless::start(&spec, offload, launch)?;
+    let tun = rootless
+        .take_tuns()
+        .pop()
+        .ok_or(RootlessError::ChildEnded)?;
+    Ok((rootless, tun))
+}
+
+/// Whether the device is to have a virtio header, and what it may leave undone.
+const fn offloads(config: &Config) -> (bool, Offload) {
+    match (config.worker.vnet_header, config.worker.uso) {
+        (false, _) => (false, Offload::NONE),
+        (true, false) => (true, Offload::TCP),
+        (true, true) => (true, Offload::TCP_UDP),
+    }
+}
+
+/// What the node added to a device that outlives it. Dropping it takes that away again.
+#[derive(Debug, Default)]
+pub(super) struct Undo {
+    stays: bool,
+    index: u32,
+    routes: Vec<Route>,
+    addresses: Vec<IpNet>,
+}
+
+impl Undo {
+    /// Removes the routes and addresses that a dead predecessor left on a device that was there
+    /// before, and gives it the configured addresses and MTU.
+    fn adopt(&mut self, netlink: &mut Netlink, config: &Config) -> Result<(), DeviceError> {
+        for listed in netlink.routes(Some(self.index), Some(netlink::PROTOCOL))? {
+            netlink.delete_route(self.index, &listed.route)?;
+        }
+        for address in netlink.own_addresses(self.index)? {
+            netlink.delete_address(self.index, address)?;
+        }
+        netlink.set_mtu(self.index, u32::from(config.device.mtu.octets()))?;
+        let present = netlink.addresses(self.index)?;
+        for address in &config.device.addresses {
+            if !present.contains(address) {
+                netlink.add_address(self.index, *address)?;
+                self.addresses.push(*address);
+            }
+        }
+        netlink.set_up(self.index, true)?;
+        Ok(())
+    }
+
+    fn add_routes(
+        &mut self,
+        netlink: &mut Netlink,
+        config: &Config,
+        snapshot: &Snapshot,
+    ) -> Result<(), DeviceError> {
+        for route in routes(config, snapshot) {
+            match netlink.add_route(self.index, &route) {
+                Ok(()) => self.routes.push(route),
+                Err(error) if error.is_already_there() => {
+                    // The route that came with an address of the device is as good.
+                    let mut present = netlink.routes(Some(self.index), None)?.into_iter();
+                    if !present.any(|listed| listed.route.prefix == route.prefix) {
+                        return Err(DeviceError::RouteTaken {
+                            prefix: route.prefix,
+                        });
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if !self.stays || (self.routes.is_empty() && self.addresses.is_empty()) {
+            return;
+        }
+        let mut netlink = match Netlink::open() {
+            Ok(netlink) => netlink,
+            Err(error) => return warn!("the node's routes stay behind: {error}"),
+        };
+        let routes = self.routes.iter();
+        let outcomes = routes
+            .map(|route| netlink.delete_route(self.index, route))
+            .collect::<Vec<_>>();
+        let addresses = self.addresses.iter();
+        let outcomes = outcomes.into_iter().chain(
+            addresses
+                .map(|address| netlink.delete_address(self.index, *address))
+                .collect::<Vec<_>>(),
+        );
+        for error in outcomes.filter_map(Result::err) {
+            if !error.is_not_found() {
+                warn!("left behind: {error}");
+            }
+        }
+    }
+}
+
+/// The kernel routes that lead the overlay's prefixes to the device. What this node owns itself
+/// is not among them: its addresses bring their routes along, and the rest lies behind other
+/// devices.
+fn routes(config: &Config, snapshot: &Snapshot) -> Vec<Route> {
+    let leading = snapshot
+        .routes
+        .iter()
+        .filter(|route| route.leads_to_device() && route.next_hop != NextHop::Local);
+    leading
+        .map(|route| {
+            let least = route.tunnels().iter().map(|tunnel| tunnel.mtu).min();
+            Route {
+                mtu: least
+                    .filter(|mtu| *mtu < config.device.mtu)
+                    .map(|mtu| u32::from(mtu.octets())),
+                ..Route::new(route.prefix)
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,245 @@
+//! What every thread of a running node may look at, and the answers to its control socket.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use warren_core::verdict::Direction;
+
+use crate::config::Config;
+use crate::counters::{PeerTallyReport, WorkerReport};
+use crate::ctl::message::{
+    CountersReport, DeviceStatus, Fault, Flow, PeerReport, Request, Response, StatusReport,
+};
+use crate::ctl::server::Handler;
+use crate::explain;
+use crate::rib::TablesReader;
+use crate::worker::{Command, WorkerHandle};
+
+/// A running node, as its control socket and its metrics page see it.
+#[derive(Debug)]
+pub struct NodeState {
+    config: Config,
+    rootless: bool,
+    tables: TablesReader,
+    started: Instant,
+    workers: RwLock<Vec<Arc<WorkerHandle>>>,
+}
+
+impl NodeState {
+    pub(super) fn new(config: Config, rootless: bool, tables: TablesReader) -> Self {
+        Self {
+            config,
+            rootless,
+            tables,
+            started: Instant::now(),
+            workers: RwLock::default(),
+        }
+    }
+
+    pub(super) fn add_worker(&self, worker: WorkerHandle) {
+        self.workers.write().push(Arc::new(worker));
+    }
+
+    pub(super) fn take_workers(&self) -> Vec<Arc<WorkerHandle>> {
+        std::mem::take(&mut *self.workers.write())
+    }
+
+    pub(super) fn workers(&self) -> Vec<Arc<WorkerHandle>> {
+        self.workers.read().clone()
+    }
+
+    /// Whether the data path works at this moment.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says why not: a worker does not answer, or no probe has passed lately.
+    pub fn readiness(&self) -> Result<(), String> {
+        let workers = self.workers();
+        if workers.is_empty() {
+            return Err("the node is starting or ending".to_owned());
+        }
+        for worker in workers {
+            let number = worker.number();
+            if worker.ask(Command::Ping, PING_TIMEOUT).is_none() {
+                return Err(format!("worker {number} does not answer"));
+            }
+            let Some(passed) = worker.last_probe() else {
+                return Err(format!(
+                    "no probe has passed the data path of worker {number} yet"
+                ));
+            };
+            let ago = passed.elapsed();
+            if ago > PROBE_FRESH {
+                return Err(format!(
+                    "no probe has passed the data path of worker {number} for {} s",
+                    ago.as_secs()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What all workers counted.
+    ///
+    /// # Errors
+    ///
+    /// A sentence when a worker does not answer within a second.
+    pub fn counters(&self) -> Result<CountersReport, String> {
+        let mut workers = Vec::new();
+        for worker in self.workers() {
+            let report = worker.ask(Command::Report, REPORT_TIMEOUT);
+            workers
+                .push(report.ok_or_else(|| format!("worker {} does not answer", worker.number()))?);
+        }
+        Ok(CountersReport {
+            total: WorkerReport::total(&workers),
+            workers,
+        })
+    }
+
+    /// How the node is.
+    #[must_use]
+    pub fn status(&self) -> StatusReport {
+        let snapshot = self.tables.snapshot();
+        let readiness = self.readiness();
+        let config = &self.config;
+        let receive = &config.receive;
+        let mut receives = Vec::new();
+        for (name, ports) in [
+            ("vxlan", &receive.vxlan),
+            ("geneve", &receive.geneve),
+            ("fou/gue", &receive.fou_gue),
+        ] {
+            receives.extend(ports.iter().map(|port| format!("{name} {port}")));
+        }
+        if receive.ipip {
+            receives.push("ipip".to_owned());
+        }
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        StatusReport {
+            node: config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ready: readiness.is_ok(),
+            not_ready_because: readiness.err().unwrap_or_default(),
+            device: DeviceStatus {
+                name: config.device.name.clone(),
+                mtu: config.device.mtu.octets(),
+                addresses: config
+                    .device
+                    .addresses
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                mode: config.device.mode.to_string(),
+            },
+            underlay: config.local().underlay,
+            receives,
+            epoch: snapshot.tables.epoch().0,
+            routes: count(snapshot.routes.len()),
+            peers: count(snapshot.peers.len()),
+            workers: count(self.workers().len()),
+            rootless: self.rootless,
+            metrics: config.metrics_listen.map(|listen| listen.to_string()),
+        }
+    }
+
+    fn routes(&self, first: u32) -> Response {
+        let snapshot = self.tables.snapshot();
+        let rows = snapshot.routes.iter();
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        Response::Routes {
+            routes: rows
+                .skip(first)
+                .take(ROUTES_PER_ANSWER)
+                .map(|route| explain::rib_route_report(route, &snapshot.tables))
+                .collect(),
+            epoch: snapshot.tables.epoch().0,
+            total: u32::try_from(snapshot.routes.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn peers(&self) -> Result<Vec<PeerReport>, String> {
+        let snapshot = self.tables.snapshot();
+        let counted = self.counters()?.total.peers;
+        let peers = snapshot.peers.iter().map(|peer| PeerReport {
+            name: peer.name.clone(),
+            tunnel: explain::tunnel_report(&peer.tunnel, &snapshot.tables),
+            prefixes: peer.prefixes.iter().map(ToString::to_string).collect(),
+            tally: counted
+                .iter()
+                .find(|tally| tally.peer == peer.name)
+                .cloned()
+                .unwrap_or_else(|| PeerTallyReport {
+                    peer: peer.name.clone(),
+                    ..PeerTallyReport::default()
+                }),
+        });
+        Ok(peers.collect())
+    }
+
+    fn explain(&self, flow: Flow) -> Result<Response, String> {
+        if flow.source.is_ipv4() != flow.destination.is_ipv4() {
+            return Err("source and destination are of different families".to_owned());
+        }
+        let snapshot = self.tables.snapshot();
+        let direction: Direction = explain::direction(&flow, &snapshot.tables);
+        let workers = self.workers();
+        let worker = workers.first().ok_or("the node is starting or ending")?;
+        let found = worker.ask(
+            |answer| Command::Explain {
+                direction,
+                flow: explain::flow_key(&flow),
+                octets: flow.octets,
+                answer,
+            },
+            REPORT_TIMEOUT,
+        );
+        let found = found.ok_or("the worker does not answer")?;
+        let report = explain::report(flow, &found, &snapshot);
+        Ok(Response::Explain(Box::new(report)))
+    }
+
+    fn fault(&self, fault: Fault) -> Result<Response, String> {
+        if !cfg!(any(debug_assertions, feature = "fault-injection")) {
+            return Err("this node was built without fault injection".to_owned());
+        }
+        let workers = self.workers();
+        let worker = workers.first().ok_or("the node is starting or ending")?;
+        if worker.command(Command::Fault(fault)) {
+            Ok(Response::Done)
+        } else {
+            Err("the worker takes no command".to_owned())
+        }
+    }
+}
+
+impl Handler for NodeState {
+    fn answer(&self, request: Request) -> Response {
+        let answer = match request {
+            Request::Status => Ok(Response::Status(Box::new(self.status()))),
+            Request::Routes { first } => Ok(self.routes(first)),
+            Request::Peers => self.peers().map(Response::Peers),
+            Request::Counters => self
+                .counters()
+                .map(|report| Response::Counters(Box::new(report))),
+            Request::Explain(flow) => self.explain(flow),
+            Request::Fault(fault) => self.fault(fault),
+        };
+        answer.unwrap_or_else(Response::Error)
+    }
+}
+
+/// How long a worker may take to say that it is there, where someone asks about readiness.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a worker may take to report.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a probe that passed proves the data path: two may be lost, as any packet may.
+pub(super) const PROBE_FRESH: Duration = Duration::from_secs(5);
+
+/// Routes in one answer: with eight tunnels each well below a frame's limit.
+const ROUTES_PER_ANSWER: usize = 2048;

@@ -1,0 +1,566 @@
+//! The event loop: one thread that carries packets between the device and the underlay.
+//!
+//! ```text
+//!              commands (crossbeam-channel, mio::Waker)      tables (epoch, once per turn)
+//!                                 │                                │
+//!            ┌────────────────────▼────────────────────────────────▼─────────────┐
+//!  TUN ─────>│ encap turn: read <= batch ─> Engine::encap ─> send by verdict      │──> UDP pool, raw
+//!   ▲        │                                     └─ Reply ─> back to the TUN    │
+//!   └────────│ decap turn: write to TUN  <─ Engine::decap <─ receive <= batch     │<── UDP, raw
+//!            └────────────────────────────────────────────────────────────────────┘
+//!                                 thread "worker-N"
+//! ```
+//!
+//! Run to completion: a packet that was read is sent or dropped, and counted, before the next turn.
+//! Per packet there is no lock, no channel, no allocation. A turn of either direction takes at most
+//! one batch, then the other one has its turn, so that neither starves. Whoever cannot take a
+//! packet (a full socket buffer, a full or down device) loses it, counted; nobody waits.
+//!
+//! The event loop is edge triggered: an event sets a flag, and only an empty queue clears it. While
+//! a flag is set, waiting takes no time.
+//!
+//! May touch the device, the sockets, the engine. Not the sources of routes, files or HTTP.
+
+mod probe;
+mod underlay;
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use warren_core::batch::Batch;
+use warren_core::engine::{Engine, EngineConfig, Explanation};
+use warren_core::packet::FlowKey;
+use warren_core::tables::TableError;
+use warren_core::units::Time;
+use warren_core::verdict::{Direction, Tally, Verdict};
+
+use crate::config::Config;
+use crate::counters::{DeviceCounters, ErrnoCounters, PeerTallyReport, WorkerReport};
+use crate::ctl::message::Fault;
+use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
+use crate::rib::TablesReader;
+use crate::tun::Tun;
+use probe::Prober;
+use underlay::Underlay;
+pub use underlay::UnderlayError;
+
+/// What a worker is made of, apart from its device.
+#[derive(Debug)]
+pub struct WorkerParts<'c> {
+    /// Its number, from 0.
+    pub number: u32,
+    /// The node's configuration.
+    pub config: &'c Config,
+    /// Where its tables come from.
+    pub tables: TablesReader,
+    /// The seed of the node's flow hash, the same for all its workers.
+    pub seed: u64,
+}
+
+/// A question or an order to a worker; answered between two batches.
+#[derive(Debug)]
+pub enum Command {
+    /// "Are you there?"
+    Ping(Sender<()>),
+    /// "What have you counted?"
+    Report(Sender<WorkerReport>),
+    /// "What would happen to this packet?"
+    Explain {
+        /// Which way it goes.
+        direction: Direction,
+        /// The packet's flow.
+        flow: FlowKey,
+        /// Octets of the packet.
+        octets: u16,
+        /// Where the answer goes.
+        answer: Sender<Explanation>,
+    },
+    /// "Send a probe through the data path." Its passing shows in [`WorkerHandle::last_probe`].
+    Probe {
+        /// Makes its token unguessable.
+        seed: u64,
+    },
+    /// "End."
+    Stop,
+    /// "Misbehave", for tests.
+    Fault(Fault),
+}
+
+/// Why a worker could not be made, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The underlay sockets.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// The event loop.
+    #[error("worker: {what}")]
+    EventLoop {
+        /// What it was doing.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The device was deleted while it was in use.
+    #[error("the device is gone: somebody deleted it")]
+    DeviceGone,
+    /// The probe's tables.
+    #[error("tables of the probe: {0}")]
+    Probe(TableError),
+}
+
+/// A running worker, seen from other threads.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    number: u32,
+    commands: Sender<Command>,
+    waker: Waker,
+    shared: Arc<Shared>,
+    thread: JoinHandle<Result<(), WorkerError>>,
+}
+
+impl WorkerHandle {
+    /// Opens the sockets of a worker and starts its thread, which owns `device` from then on.
+    ///
+    /// `ended` is dropped when the thread ends, however it does.
+    ///
+    /// # Errors
+    ///
+    /// [`WorkerError`].
+    pub fn start(
+        parts: WorkerParts<'_>,
+        device: Tun,
+        ended: Sender<()>,
+    ) -> Result<Self, WorkerError> {
+        let number = parts.number;
+        let (sender, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);
+        let shared = Arc::new(Shared::default());
+        let worker = Worker::new(parts, device, receiver, Arc::clone(&shared))?;
+        let waker = Waker::new(worker.poll.registry(), WAKER).map_err(event_loop("waker"))?;
+        let thread = thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                let _ended = ended;
+                worker.run()
+            })
+            .map_err(event_loop("thread"))?;
+        Ok(Self {
+            number,
+            commands: sender,
+            waker,
+            shared,
+            thread,
+        })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Gives it a command, without waiting; `false` when it does not take any: it has ended, or
+    /// has not looked for a while.
+    pub fn command(&self, command: Command) -> bool {
+        self.commands.try_send(command).is_ok() && self.waker.wake().is_ok()
+    }
+
+    /// Asks it something and waits for the answer for as long as `timeout`.
+    pub fn ask<A>(
+        &self,
+        question: impl FnOnce(Sender<A>) -> Command,
+        timeout: Duration,
+    ) -> Option<A> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        self.command(question(sender)).then_some(())?;
+        receiver.recv_timeout(timeout).ok()
+    }
+
+    /// When a probe last passed; `None` when none has yet.
+    #[must_use]
+    pub fn last_probe(&self) -> Option<Instant> {
+        match self.shared.last_probe_ms.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Some(self.shared.start + Duration::from_millis(ms)),
+        }
+    }
+
+    /// Whether its thread has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the thread to end and says how it did.
+    ///
+    /// # Errors
+    ///
+    /// Its error, or the message of its panic, as a sentence.
+    pub fn join(self) -> Result<(), String> {
+        match self.thread.join() {
+            Ok(outcome) => outcome.map_err(|error| error.to_string()),
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(|message| (*message).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned());
+                Err(format!(
+                    "it panicked: {}",
+                    message.as_deref().unwrap_or("without a message")
+                ))
+            }
+        }
+    }
+}
+
+/// What the worker tells without being asked.
+#[derive(Debug)]
+struct Shared {
+    start: Instant,
+    /// Milliseconds from `start` to the last probe that passed; 0 for none.
+    last_probe_ms: AtomicU64,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            last_probe_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The worker itself; lives on its thread.
+#[derive(Debug)]
+struct Worker {
+    number: u32,
+    poll: Poll,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+    tables: TablesReader,
+    engine: Engine,
+    device: Tun,
+    device_readable: bool,
+    device_counters: DeviceCounters,
+    underlay: Underlay,
+    writer: DeviceWriter,
+    encap_batch: Batch,
+    decap_batch: Batch,
+    batch_frames: usize,
+    busy_poll: Duration,
+    prober: Option<Prober>,
+    turns: u64,
+}
+
+/// Whether the event loop goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Flow {
+    On,
+    Ends,
+}
+
+impl Worker {
+    fn new(
+        parts: WorkerParts<'_>,
+        device: Tun,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, WorkerError> {
+        let WorkerParts {
+            number,
+            config,
+            tables,
+            seed,
+        } = parts;
+        let underlay = Underlay::open(config, seed)?;
+        let poll = Poll::new().map_err(event_loop("poll"))?;
+        let register = |fd, token| {
+            poll.registry()
+                .register(&mut SourceFd(&fd), token, Interest::READABLE)
+                .map_err(event_loop("register"))
+        };
+        register(device.as_raw_fd(), DEVICE)?;
+        for (index, fd) in underlay.descriptors().enumerate() {
+            register(fd, Token(FIRST_SOCKET.0 + index))?;
+        }
+        let prober = match underlay.targets().next() {
+            Some(target) => Prober::new(config, target, seed).map_err(WorkerError::Probe)?,
+            None => None,
+        };
+        let batch_frames = usize::from(config.worker.batch);
+        let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
+        let engine_config = EngineConfig {
+            seed,
+            ..EngineConfig::default()
+        };
+        Ok(Self {
+            number,
+            poll,
+            commands,
+            shared,
+            engine: Engine::new(engine_config, tables.tables()),
+            tables,
+            device,
+            device_readable: true,
+            device_counters: DeviceCounters::default(),
+            writer,
+            underlay,
+            encap_batch: Batch::with_largest(batch_frames, FRAME_OCTETS_MAX, ENCAP_LARGEST),
+            decap_batch: Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, underlay::RECEIVES),
+            batch_frames,
+            busy_poll: Duration::from_micros(config.worker.busy_poll_us.into()),
+            prober,
+            turns: 0,
+        })
+    }
+
+    fn run(mut self) -> Result<(), WorkerError> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut last_busy = Instant::now();
+        loop {
+            let is_busy = self.device_readable || self.underlay.is_readable();
+            if is_busy && !self.busy_poll.is_zero() {
+                last_busy = Instant::now();
+            }
+            let polls =
+                is_busy || (!self.busy_poll.is_zero() && last_busy.elapsed() < self.busy_poll);
+            let timeout = polls.then_some(Duration::ZERO);
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => {
+                    return Err(event_loop("poll")(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    DEVICE => self.device_readable = true,
+                    Token(socket) => self.underlay.set_readable(socket - FIRST_SOCKET.0),
+                }
+            }
+            if self.obey() == Flow::Ends {
+                return Ok(());
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Does what the commands say.
+    fn obey(&mut self) -> Flow {
+        loop {
+            // An asker that is gone does not want the answer any more.
+            match self.commands.try_recv() {
+                Ok(Command::Ping(answer)) => drop(answer.try_send(())),
+                Ok(Command::Report(answer)) => drop(answer.try_send(self.report())),
+                Ok(Command::Explain {
+                    direction,
+                    flow,
+                    octets,
+                    answer,
+                }) => drop(answer.try_send(self.engine.explain_flow(direction, &flow, octets))),
+                Ok(Command::Probe { seed }) => self.probe(seed),
+                Ok(Command::Fault(fault)) => misbehave(fault),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Flow::Ends,
+                Err(TryRecvError::Empty) => return Flow::On,
+            }
+        }
+    }
+
+    /// One turn of each direction.
+    fn turn(&mut self) -> Result<(), WorkerError> {
+        self.turns += 1;
+        if let Some(tables) = self.tables.newer_than(self.engine.tables().epoch()) {
+            self.engine.set_tables(tables);
+        }
+        if self.device_readable {
+            self.encap_turn()?;
+        }
+        for socket in 0..self.underlay.sockets() {
+            self.decap_turn(socket);
+        }
+        Ok(())
+    }
+
+    /// From the device to the underlay.
+    fn encap_turn(&mut self) -> Result<(), WorkerError> {
+        let (batch, counters) = (&mut self.encap_batch, &mut self.device_counters);
+        batch.clear();
+        match read_batch(&self.device, batch, self.batch_frames, counters) {
+            Ok(ReadStop::Empty) => self.device_readable = false,
+            Ok(ReadStop::More) => {}
+            Err(error) => {
+                counters.read_errors.count(&error, 1);
+                self.device_readable = false;
+                if error.raw_os_error() == Some(libc::EBADFD) {
+                    return Err(WorkerError::DeviceGone);
+                }
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let now = now(&self.shared);
+        self.engine.encap(batch, now);
+        self.underlay.transmit(batch);
+        let mut replies = false;
+        for frame in batch.frames() {
+            match frame.verdict {
+                Verdict::Reply(_) => replies = true,
+                Verdict::Direct => counters.direct_drops += 1,
+                // From this side nothing is delivered, and no frame is left undecided.
+                Verdict::Deliver | Verdict::Undecided => counters.misdirected += 1,
+                Verdict::Transmit | Verdict::Drop(_) => {}
+            }
+        }
+        if replies {
+            let mut to = WriteCounters {
+                written: &mut counters.replies_written,
+                calls: &mut counters.write_calls,
+                drops: &mut counters.reply_drops,
+            };
+            let is_reply = |verdict| matches!(verdict, Verdict::Reply(_));
+            self.writer
+                .write_batch(&self.device, batch, is_reply, &mut to);
+        }
+        Ok(())
+    }
+
+    /// From one underlay socket to the device.
+    fn decap_turn(&mut self, socket: usize) {
+        let (prober, batch) = (&mut self.prober, &mut self.decap_batch);
+        self.underlay.receive(socket, batch, |octets, link| {
+            prober
+                .as_mut()
+                .is_some_and(|prober| prober.takes(octets, link))
+        });
+        if batch.is_empty() {
+            return;
+        }
+        let now = now(&self.shared);
+        self.engine.decap(batch, now);
+        let counters = &mut self.device_counters;
+        for frame in batch.frames() {
+            match frame.verdict {
+                Verdict::Deliver | Verdict::Drop(_) => {}
+                // From this side nothing goes back, and no frame is left undecided.
+                Verdict::Transmit | Verdict::Direct | Verdict::Reply(_) | Verdict::Undecided => {
+                    counters.misdirected += 1;
+                }
+            }
+        }
+        let mut to = WriteCounters {
+            written: &mut counters.written,
+            calls: &mut counters.write_calls,
+            drops: &mut counters.write_drops,
+        };
+        let is_delivered = |verdict| verdict == Verdict::Deliver;
+        self.writer
+            .write_batch(&self.device, batch, is_delivered, &mut to);
+        self.finish_probe(now);
+    }
+
+    fn probe(&mut self, seed: u64) {
+        let now = now(&self.shared);
+        if let Some(prober) = &mut self.prober {
+            self.underlay.transmit_probe(prober.send(seed, now));
+        }
+    }
+
+    /// Hands a probe that came back to the device.
+    fn finish_probe(&mut self, now: Time) {
+        let Some(prober) = &mut self.prober else {
+            return;
+        };
+        let Some(batch) = prober.arrived(now) else {
+            return;
+        };
+        let (mut written, mut drops) = (Tally::default(), ErrnoCounters::default());
+        let mut to = WriteCounters {
+            written: &mut written,
+            calls: &mut self.device_counters.write_calls,
+            drops: &mut drops,
+        };
+        let is_delivered = |verdict| verdict == Verdict::Deliver;
+        self.writer
+            .write_batch(&self.device, batch, is_delivered, &mut to);
+        if written.packets == 0 {
+            return;
+        }
+        prober.count_passed();
+        let ms = u64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.shared
+            .last_probe_ms
+            .store(ms.max(1), Ordering::Relaxed);
+    }
+
+    fn report(&self) -> WorkerReport {
+        let tables = self.engine.tables();
+        let (probes_sent, probes_passed) = self.prober.as_ref().map_or((0, 0), Prober::counts);
+        WorkerReport {
+            worker: self.number,
+            epoch: tables.epoch().0,
+            turns: self.turns,
+            encap: self.engine.counters(Direction::Encap).into(),
+            decap: self.engine.counters(Direction::Decap).into(),
+            device: (&self.device_counters).into(),
+            sockets: self.underlay.report(),
+            peers: tables
+                .peers()
+                .iter()
+                .zip(self.engine.peer_counters())
+                .map(|(peer, counters)| PeerTallyReport::new(&peer.name, counters))
+                .collect(),
+            probes_sent,
+            probes_passed,
+        }
+    }
+}
+
+/// The time since the worker was made.
+fn now(shared: &Shared) -> Time {
+    let nanos = shared.start.elapsed().as_nanos();
+    Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// Does what a test asked for. A release build has no test to ask.
+fn misbehave(fault: Fault) {
+    if !cfg!(any(debug_assertions, feature = "fault-injection")) {
+        return;
+    }
+    match fault {
+        Fault::Hang => loop {
+            thread::park();
+        },
+        Fault::Panic => panic!("asked for by the control socket"),
+    }
+}
+
+fn event_loop(what: &'static str) -> impl Fn(io::Error) -> WorkerError {
+    move |source| WorkerError::EventLoop { what, source }
+}
+
+const WAKER: Token = Token(0);
+const DEVICE: Token = Token(1);
+const FIRST_SOCKET: Token = Token(2);
+
+/// Events taken at once; the sources are fewer.
+const EVENTS_MAX: usize = 64;
+
+/// Commands that may wait. The supervisor asks twice a second.
+const COMMANDS_MAX: usize = 64;
+
+/// The largest frame: an IP packet of 65,535 octets with its virtio header, or with its shim.
+const FRAME_OCTETS_MAX: usize = 65_535 + 22;
+
+/// Uncut packets that the batch of one encap turn has room for. Reading stops behind the first.
+const ENCAP_LARGEST: usize = 4;
+
+/// Datagrams of one decap turn: what [`underlay::RECEIVES`] calls bring in trains of 64, and more
+/// where they are small.
+const DECAP_FRAMES: usize = 1024;

@@ -1,0 +1,664 @@
+//! The underlay sockets of a worker: which there are, reading them into a batch, sending a batch by
+//! its verdicts.
+//!
+//! Receiving: one UDP socket for each underlay address and encapsulation port, and one raw socket for
+//! each underlay address and protocol (4 and 41) where IP in IP is received or sent. Sending: the
+//! raw sockets, and for UDP a pool of sockets for each underlay address, each on a source port of
+//! its own, because the kernel writes the source port and the port is what spreads flows. Which one
+//! is decided by the port that the engine computed from the flow.
+//!
+//! Frames that leave by the same socket leave together, in their order ([`train`](crate::datapath::train)
+//! says how); so the frames of a flow are never reordered. What the kernel does not take is dropped and counted; nobody waits.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+
+use warren_core::batch::{Batch, Link, Transport};
+use warren_core::encap::Encapsulation;
+use warren_core::gso::{Offload, SegmentKind};
+use warren_core::units::Family;
+use warren_core::verdict::{DropReason, Tally, Verdict};
+use warren_core::wire::ip_protocol;
+
+use crate::config::{self, Config};
+use crate::counters::{SocketReport, UnderlayCounters};
+use crate::datapath::train::Trains;
+use crate::raw::{Inner, RawConfig, RawError, RawIp};
+use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig, UdpError};
+
+/// All underlay sockets of one worker.
+#[derive(Debug)]
+pub(super) struct Underlay {
+    receivers: Vec<Receiver>,
+    ways: Ways,
+    receive_ring: ReceiveRing,
+    send: Sender,
+    counters: CountersByKind,
+}
+
+impl Underlay {
+    /// Opens the sockets that `config` asks for. `seed` spreads the source ports of the pools.
+    ///
+    /// # Errors
+    ///
+    /// [`UnderlayError`]: an address is not this host's, a port is taken, a capability is missing.
+    pub(super) fn open(config: &Config, seed: u64) -> Result<Self, UnderlayError> {
+        let frames = usize::from(config.worker.batch);
+        let mut receivers = Vec::new();
+        let mut ways = Ways::default();
+        let underlay = [Family::V4, Family::V6].map(|family| config.node.underlay(family));
+        for (address, pool) in underlay.into_iter().zip(&mut ways.pools) {
+            let Some(address) = address else { continue };
+            for port in udp_ports(config) {
+                let bind = SocketAddr::new(address, port);
+                let socket =
+                    Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
+                receivers.push(Receiver::new(Socket::Udp(socket)));
+            }
+            if sends_by_udp(config) {
+                let bind = SocketAddr::new(address, 0);
+                let count = usize::from(config.worker.source_ports);
+                let opened = TransmitPool::bind(&udp_config(config, bind), count, seed);
+                *pool = Some(opened.map_err(UnderlayError::udp(bind))?);
+            }
+            if uses_ipip(config) {
+                for inner in [Inner::Ipv4, Inner::Ipv6] {
+                    let raw = RawIp::open(&raw_config(config, address, inner))?;
+                    receivers.push(Receiver::new(Socket::Raw(raw)));
+                }
+            }
+        }
+        // One answer for all sockets: segmentation is a matter of the kernel, not of the socket.
+        let pools = ways.pools.iter().flatten();
+        let segmentation = config.worker.gso
+            && pools
+                .flat_map(TransmitPool::sockets)
+                .all(Udp::has_segmentation);
+        Ok(Self {
+            receivers,
+            ways,
+            receive_ring: ReceiveRing::new(RECEIVES.min(frames)),
+            send: Sender::new(frames, segmentation),
+            counters: CountersByKind::default(),
+        })
+    }
+
+    /// The receiving sockets' descriptors; their order is that of [`Self::set_readable`].
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.receivers.iter().map(Receiver::descriptor)
+    }
+
+    /// Notes that the event loop found socket `index` readable.
+    pub(super) fn set_readable(&mut self, index: usize) {
+        if let Some(receiver) = self.receivers.get_mut(index) {
+            receiver.readable = true;
+        }
+    }
+
+    /// Whether some socket may have datagrams.
+    #[must_use]
+    pub(super) fn is_readable(&self) -> bool {
+        self.receivers.iter().any(|receiver| receiver.readable)
+    }
+
+    /// How many receiving sockets there are.
+    #[must_use]
+    pub(super) const fn sockets(&self) -> usize {
+        self.receivers.len()
+    }
+
+    /// Reads socket `index` into `batch`, whose frames are forgotten, as much as fits, if it is
+    /// readable.
+    ///
+    /// `is_probe` sees each datagram; those that it takes get a verdict at once, so that the
+    /// engine passes them over, and are not counted as received.
+    pub(super) fn receive(
+        &mut self,
+        index: usize,
+        batch: &mut Batch,
+        mut is_probe: impl FnMut(&[u8], &Link) -> bool,
+    ) {
+        batch.clear();
+        let Some(receiver) = self.receivers.get_mut(index).filter(|r| r.readable) else {
+            return;
+        };
+        let counters = self.counters.of(receiver.kind);
+        let ring = &mut self.receive_ring;
+        let slices = batch.vacancies(ring.capacity());
+        let mut network = SocketCounters::default();
+        let outcome = match &receiver.socket {
+            Socket::Udp(socket) => socket.recv_batch(ring, slices, &mut network),
+            Socket::Raw(socket) => socket.recv_batch(ring, slices, &mut network),
+        };
+        counters.network_errors += network.reported;
+        let received = match outcome {
+            Ok(received) => received,
+            Err(error) => {
+                counters.receive_errors.count(&error, 1);
+                0
+            }
+        };
+        // Fewer than asked for: the queue was seen empty, and what comes later is a new event.
+        receiver.readable = received >= ring.capacity();
+        if received == 0 {
+            return;
+        }
+        counters.receive_overflows += receiver.overflows.since(ring.dropped());
+        for (index, outcome) in ring.received().iter().enumerate() {
+            let Ok(datagram) = outcome else {
+                counters.receive_damaged += 1;
+                continue;
+            };
+            let link = Link {
+                local: datagram.local.unwrap_or_else(|| receiver.local.ip()),
+                remote: datagram.peer.ip(),
+                transport: receiver.transport(datagram.peer.port()),
+                traffic_class: datagram.tos,
+                hop_limit: datagram.ttl.unwrap_or_default(),
+                dont_fragment: false,
+            };
+            let before = batch.len();
+            let octets = datagram.range.len();
+            if batch.commit_vacancy(index, datagram.range.clone(), datagram.segment_octets, link)
+                == 0
+            {
+                counters.receive_damaged += 1;
+                continue;
+            }
+            if let Some(size) = datagram.segment_octets.filter(|_| batch.len() > before + 1)
+                && let Some(kind) = uncut_packet(first_octets(batch, before), octets)
+            {
+                // A tunnel device of this host sent one packet uncut, not a train.
+                batch.truncate(before);
+                batch.commit_vacancy(index, datagram.range.clone(), None, link);
+                if let Some(mut frame) = batch.frame_mut(before) {
+                    frame.set_offload(Offload {
+                        partial_checksum: None,
+                        segments: Some((kind, size.get())),
+                    });
+                }
+            }
+            let frames = batch.len() - before;
+            if let Some(mut frame) = batch.frame_mut(before).filter(|_| frames == 1)
+                && is_probe(frame.bytes(), &link)
+            {
+                frame.set_verdict(Verdict::Drop(DropReason::UnknownPeer));
+            } else {
+                counters.received.packets += frames as u64;
+                counters.received.octets += octets as u64;
+            }
+        }
+    }
+
+    /// Sends every frame of `batch` whose verdict is [`Verdict::Transmit`].
+    pub(super) fn transmit(&mut self, batch: &Batch) {
+        self.send.pending.clear();
+        for (index, frame) in batch.frames().enumerate() {
+            if frame.verdict != Verdict::Transmit {
+                continue;
+            }
+            match self.ways.find(&self.receivers, frame.link) {
+                Some(way) => self.send.pending.push((way, index)),
+                None => self.counters.of(Kind::of(frame.link)).no_socket += 1,
+            }
+        }
+        while let Some((way, _)) = self.send.pending.first().copied() {
+            let counters = self.counters.of(way.kind);
+            self.send
+                .all_of(way, batch, &self.receivers, &self.ways, counters);
+        }
+    }
+
+    /// Sends a probe, which is not counted as sent.
+    pub(super) fn transmit_probe(&mut self, probe: &Batch) {
+        self.send.pending.clear();
+        let Some(frame) = probe.frame(0).filter(|f| f.verdict == Verdict::Transmit) else {
+            return;
+        };
+        let Some(way) = self.ways.find(&self.receivers, frame.link) else {
+            return;
+        };
+        self.send.pending.push((way, 0));
+        let mut uncounted = UnderlayCounters::default();
+        self.send
+            .all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
+    }
+
+    /// The counts, by kind of socket; kinds that this worker has no socket for are absent.
+    #[must_use]
+    pub(super) fn report(&self) -> Vec<SocketReport> {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| self.has(*kind))
+            .map(|kind| SocketReport::new(kind.name(), self.counters.seen(kind)))
+            .collect()
+    }
+
+    /// Where this node receives: each address with its transport, remote port 0.
+    pub(super) fn targets(&self) -> impl Iterator<Item = (IpAddr, Transport)> {
+        let receivers = self.receivers.iter();
+        receivers.map(|receiver| (receiver.local.ip(), receiver.transport(0)))
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        let [pool_v4, pool_v6] = &self.ways.pools;
+        self.receivers.iter().any(|receiver| receiver.kind == kind)
+            || match kind {
+                Kind::Udp4 => pool_v4.is_some(),
+                Kind::Udp6 => pool_v6.is_some(),
+                Kind::Ip4 | Kind::Ip6 => false,
+            }
+    }
+}
+
+/// Why the underlay could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// The address is not this host's.
+    #[error(
+        "this host does not have the underlay address {address}: correct `node.underlay`, or give \
+         an interface that address"
+    )]
+    ForeignAddress {
+        /// The address.
+        address: IpAddr,
+        /// What the kernel said.
+        source: UdpError,
+    },
+    /// The encapsulation's port is taken.
+    #[error(
+        "UDP port {port} of {address} is in use: another tunnel or node receives there; stop it, \
+         or choose another port"
+    )]
+    PortInUse {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        source: UdpError,
+    },
+    /// A UDP socket could not be made for another reason.
+    #[error(transparent)]
+    Udp(UdpError),
+    /// A raw socket could not be made.
+    #[error(transparent)]
+    Raw(#[from] RawError),
+}
+
+impl UnderlayError {
+    fn udp(bind: SocketAddr) -> impl Fn(UdpError) -> Self {
+        move |source| {
+            if source.is_foreign_address() {
+                Self::ForeignAddress {
+                    address: bind.ip(),
+                    source,
+                }
+            } else if source.is_port_in_use() {
+                Self::PortInUse {
+                    address: bind.ip(),
+                    port: bind.port(),
+                    source,
+                }
+            } else {
+                Self::Udp(source)
+            }
+        }
+    }
+}
+
+/// The sockets that counters are kept for together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    Udp4,
+    Udp6,
+    Ip4,
+    Ip6,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Udp4, Self::Udp6, Self::Ip4, Self::Ip6];
+
+    /// The kind of socket that a frame with that link leaves by.
+    const fn of(link: &Link) -> Self {
+        match (link.transport, Family::of(link.remote)) {
+            (Transport::Udp { .. }, Family::V4) => Self::Udp4,
+            (Transport::Udp { .. }, Family::V6) => Self::Udp6,
+            (Transport::Ip { .. }, Family::V4) => Self::Ip4,
+            (Transport::Ip { .. }, Family::V6) => Self::Ip6,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+            Self::Ip4 => "ip4",
+            Self::Ip6 => "ip6",
+        }
+    }
+}
+
+/// The counters of each [`Kind`].
+#[derive(Debug, Default)]
+struct CountersByKind([UnderlayCounters; Kind::ALL.len()]);
+
+impl CountersByKind {
+    const fn of(&mut self, kind: Kind) -> &mut UnderlayCounters {
+        let [udp4, udp6, ip4, ip6] = &mut self.0;
+        match kind {
+            Kind::Udp4 => udp4,
+            Kind::Udp6 => udp6,
+            Kind::Ip4 => ip4,
+            Kind::Ip6 => ip6,
+        }
+    }
+
+    const fn seen(&self, kind: Kind) -> &UnderlayCounters {
+        let [udp4, udp6, ip4, ip6] = &self.0;
+        match kind {
+            Kind::Udp4 => udp4,
+            Kind::Udp6 => udp6,
+            Kind::Ip4 => ip4,
+            Kind::Ip6 => ip6,
+        }
+    }
+}
+
+/// A socket to receive by and, if it is raw, to send by.
+#[derive(Debug)]
+struct Receiver {
+    socket: Socket,
+    kind: Kind,
+    local: SocketAddr,
+    /// Whether it may have datagrams: set by the event loop, cleared when it was seen empty.
+    readable: bool,
+    overflows: Overflows,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Udp(Udp),
+    Raw(RawIp),
+}
+
+impl Receiver {
+    fn new(socket: Socket) -> Self {
+        let (kind_v4, kind_v6, local) = match &socket {
+            Socket::Udp(udp) => (Kind::Udp4, Kind::Udp6, udp.local_addr()),
+            Socket::Raw(raw) => (Kind::Ip4, Kind::Ip6, SocketAddr::new(raw.local_addr(), 0)),
+        };
+        Self {
+            socket,
+            kind: if local.is_ipv4() { kind_v4 } else { kind_v6 },
+            local,
+            readable: true,
+            overflows: Overflows::default(),
+        }
+    }
+
+    /// What carries a datagram from the remote port `remote_port`.
+    const fn transport(&self, remote_port: u16) -> Transport {
+        match &self.socket {
+            Socket::Udp(_) => Transport::Udp {
+                local_port: self.local.port(),
+                remote_port,
+            },
+            Socket::Raw(raw) => Transport::Ip {
+                protocol: raw.inner().protocol(),
+            },
+        }
+    }
+
+    fn descriptor(&self) -> RawFd {
+        match &self.socket {
+            Socket::Udp(udp) => udp.as_raw_fd(),
+            Socket::Raw(raw) => raw.as_raw_fd(),
+        }
+    }
+}
+
+/// The kernel's count of what a socket dropped: 32 bits, told with the datagrams after the drop.
+#[derive(Clone, Copy, Debug, Default)]
+struct Overflows(u32);
+
+impl Overflows {
+    /// What was added since the last call.
+    fn since(&mut self, told: Option<u32>) -> u64 {
+        let told = told.unwrap_or(self.0);
+        let added = told.wrapping_sub(self.0);
+        self.0 = told;
+        u64::from(added)
+    }
+}
+
+/// Where frames leave.
+#[derive(Debug, Default)]
+struct Ways {
+    /// The UDP pools by family, IPv4 first.
+    pools: [Option<TransmitPool>; 2],
+}
+
+/// The socket by which a frame leaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Way {
+    kind: Kind,
+    /// The socket's number: in the pool, or among the receivers.
+    index: usize,
+}
+
+impl Ways {
+    fn find(&self, receivers: &[Receiver], link: &Link) -> Option<Way> {
+        let kind = Kind::of(link);
+        let index = match link.transport {
+            Transport::Udp { local_port, .. } => {
+                let pool = self.pool(kind)?;
+                // The engine's port is 14 bits of the flow's hash; the pool wants 32.
+                pool.index(u32::from(local_port & 0x3fff) << 18)
+            }
+            Transport::Ip { protocol } => receivers.iter().position(|receiver| {
+                receiver.local.ip() == link.local
+                    && matches!(&receiver.socket, Socket::Raw(raw) if raw.inner().protocol() == protocol)
+            })?,
+        };
+        Some(Way { kind, index })
+    }
+
+    const fn pool(&self, kind: Kind) -> Option<&TransmitPool> {
+        let [v4, v6] = &self.pools;
+        match kind {
+            Kind::Udp4 => v4.as_ref(),
+            Kind::Udp6 => v6.as_ref(),
+            Kind::Ip4 | Kind::Ip6 => None,
+        }
+    }
+}
+
+/// What sending needs besides sockets; made once.
+#[derive(Debug)]
+struct Sender {
+    trains: Trains,
+    /// Frames still to be sent: by which socket, and which frame.
+    pending: Vec<(Way, usize)>,
+    /// The frames of one socket.
+    order: Vec<usize>,
+}
+
+impl Sender {
+    fn new(frames: usize, segmentation: bool) -> Self {
+        Self {
+            trains: Trains::new(segmentation),
+            pending: Vec::with_capacity(frames),
+            order: Vec::with_capacity(frames),
+        }
+    }
+
+    /// Sends all pending frames that leave by `way`, in order.
+    fn all_of(
+        &mut self,
+        way: Way,
+        batch: &Batch,
+        receivers: &[Receiver],
+        ways: &Ways,
+        counters: &mut UnderlayCounters,
+    ) {
+        let (order, pending) = (&mut self.order, &mut self.pending);
+        order.clear();
+        pending.retain(|(by, index)| {
+            if *by == way {
+                order.push(*index);
+            }
+            *by != way
+        });
+        let udp = ways
+            .pool(way.kind)
+            .and_then(|pool| pool.sockets().get(way.index));
+        let raw = receivers.get(way.index).map(|receiver| &receiver.socket);
+        let family = match way.kind {
+            Kind::Udp4 | Kind::Ip4 => udp::Family::Ipv4,
+            Kind::Udp6 | Kind::Ip6 => udp::Family::Ipv6,
+        };
+        // A raw socket can not cut a message.
+        let segmentation = udp.is_some();
+        let mut no_segmentation = false;
+        let malformed = self
+            .trains
+            .send(family, segmentation, batch, order, |mut turn| {
+                let mut sent = turn
+                    .carried
+                    .iter()
+                    .fold(Tally::default(), |mut sum, carried| {
+                        sum.packets += carried.frames;
+                        sum.octets += carried.octets;
+                        sum
+                    });
+                counters.send_messages += turn.carried.len() as u64;
+                let mut network = SocketCounters::default();
+                let carried = turn.carried;
+                let refused = |index: usize, error: &std::io::Error| {
+                    // The device under the socket can not do it, whatever the kernel can.
+                    no_segmentation |= error.raw_os_error() == Some(libc::EIO);
+                    let carried = carried.get(index).copied().unwrap_or_default();
+                    if carried.frames == 0 {
+                        counters.sent_partly += 1;
+                    }
+                    counters.send_drops.count(error, carried.frames);
+                    sent.packets -= carried.frames;
+                    sent.octets -= carried.octets;
+                };
+                match (udp, raw) {
+                    (Some(udp), _) => udp.send_batch(&mut turn.turn, &mut network, refused),
+                    (None, Some(Socket::Raw(raw))) => {
+                        raw.send_batch(&mut turn.turn, &mut network, refused)
+                    }
+                    (None, Some(Socket::Udp(_)) | None) => {}
+                }
+                counters.sent.add(sent);
+                counters.network_errors += network.reported;
+            });
+        counters.send_malformed += malformed;
+        if no_segmentation {
+            self.trains.disable_segmentation();
+        }
+    }
+}
+
+/// Datagrams, or trains of them, received in one call: each has room for 64 KiB.
+pub(super) const RECEIVES: usize = 8;
+
+/// The front of frame `index`.
+fn first_octets(batch: &Batch, index: usize) -> &[u8] {
+    batch
+        .frame(index)
+        .map(|frame| frame.bytes)
+        .unwrap_or_default()
+}
+
+/// What kind of packet it is, if the first datagram of a supposed train of `octets` begins an IP
+/// packet that goes on to the train's end, behind any of the encapsulations.
+///
+/// A kernel tunnel device on this same host hands over 64 KiB with a single encapsulation header,
+/// and the socket reports the inner segment size. The first datagram of a train never claims more
+/// octets than it has.
+fn uncut_packet(first: &[u8], octets: usize) -> Option<SegmentKind> {
+    const SHIMS: [usize; 3] = [8 + 14, 4, 0];
+    SHIMS.into_iter().find_map(|shim| {
+        let (total, protocol) = match first.get(shim..)? {
+            [0x45..=0x4f, _, high, low, _, _, _, _, _, protocol, ..] => {
+                (usize::from(u16::from_be_bytes([*high, *low])), *protocol)
+            }
+            [0x60..=0x6f, _, _, _, high, low, protocol, ..] => (
+                40 + usize::from(u16::from_be_bytes([*high, *low])),
+                *protocol,
+            ),
+            _ => return None,
+        };
+        match protocol {
+            ip_protocol::TCP if shim + total == octets => Some(SegmentKind::Tcp),
+            ip_protocol::UDP if shim + total == octets => Some(SegmentKind::Udp),
+            _ => None,
+        }
+    })
+}
+
+/// The UDP ports that the node receives on, each once.
+fn udp_ports(config: &Config) -> Vec<u16> {
+    let receive = &config.receive;
+    let mut ports: Vec<u16> = [&receive.vxlan, &receive.geneve, &receive.fou_gue]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn sends_by_udp(config: &Config) -> bool {
+    !udp_ports(config).is_empty() || config.peers.iter().any(|peer| !is_ipip(peer))
+}
+
+fn uses_ipip(config: &Config) -> bool {
+    config.receive.ipip || config.peers.iter().any(is_ipip)
+}
+
+const fn is_ipip(peer: &config::Peer) -> bool {
+    matches!(peer.encapsulation, Encapsulation::Ipip)
+}
+
+fn udp_config(config: &Config, bind: SocketAddr) -> UdpConfig {
+    let mut udp = UdpConfig::new(bind);
+    udp.gro = config.worker.gro;
+    if let Some(octets) = config.worker.receive_buffer_octets {
+        udp.receive_buffer_octets = octets;
+    }
+    if let Some(octets) = config.worker.send_buffer_octets {
+        udp.send_buffer_octets = octets;
+    }
+    udp
+}
+
+fn raw_config(config: &Config, bind: IpAddr, inner: Inner) -> RawConfig {
+    let mut raw = RawConfig::new(bind, inner);
+    if let Some(octets) = config.worker.receive_buffer_octets {
+        raw.receive_buffer_octets = octets;
+    }
+    if let Some(octets) = config.worker.send_buffer_octets {
+        raw.send_buffer_octets = octets;
+    }
+    raw
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_32_bit_count_of_drops_may_wrap() {
+        let mut overflows = Overflows::default();
+        assert_eq!(overflows.since(None), 0);
+        assert_eq!(overflows.since(Some(u32::MAX)), u64::from(u32::MAX));
+        assert_eq!(overflows.since(Some(4)), 5);
+        assert_eq!(overflows.since(Some(4)), 0);
+    }
+}
