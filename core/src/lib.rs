@@ -144,6 +144,8 @@ pub mod gso;
 pub mod packet;
 pub mod pmtu;
 pub mod policy;
+pub mod probe;
+pub mod relay;
 pub mod tables;
 pub mod units;
 pub mod verdict;

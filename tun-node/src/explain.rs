@@ -48,6 +48,7 @@ pub fn report(flow: Flow, found: &Explanation, snapshot: &Snapshot) -> ExplainRe
         Verdict::Undecided => ("undecided", None),
         Verdict::Transmit => ("transmit", None),
         Verdict::Deliver => ("deliver", None),
+        Verdict::Probe => ("probe", None),
         Verdict::Direct => ("direct", None),
         Verdict::Reply(reason) | Verdict::Drop(reason) => ("drop", Some(reason)),
     };
@@ -97,6 +98,7 @@ pub fn tunnel_report(tunnel: &Tunnel, tables: &Tables) -> TunnelReport {
         Encapsulation::Vxlan { vni, port, mac } | Encapsulation::Geneve { vni, port, mac } => {
             (Some(port), Some(vni.value()), Some(mac.to_string()))
         }
+        Encapsulation::VxlanGpe { vni, port } => (Some(port), Some(vni.value()), None),
         Encapsulation::Fou { port } | Encapsulation::Gue { port } => (Some(port), None, None),
         Encapsulation::Ipip => (None, None, None),
     };
@@ -203,6 +205,7 @@ fn text(flow: &Flow, found: &Explanation) -> String {
         Verdict::Deliver => {
             " It would be accepted from that peer and handed to the device.".to_owned()
         }
+        Verdict::Probe => " It is a probe of the tunnel and is answered by the node.".to_owned(),
         Verdict::Direct => " It would not be encapsulated: the host's own routes are to carry it, \
                             and the node drops it if it comes through the device."
             .to_owned(),

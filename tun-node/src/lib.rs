@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod node;
 pub mod output;
+pub mod paths;
 pub mod raw;
 pub mod rib;
 pub mod rootless;

@@ -18,6 +18,7 @@
 //! ```
 
 #![allow(
+    clippy::unwrap_in_result,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,

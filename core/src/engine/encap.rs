@@ -11,10 +11,9 @@
 
 use core::net::IpAddr;
 
-use zerocopy::FromBytes;
-
+use super::fit::Cut;
 use super::lookups::{CHUNK, Hops};
-use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, undecided};
+use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, set_hop_limit, undecided};
 use crate::batch::{Batch, Frame, Link, Transport};
 use crate::encap::shim::ip_in_ip;
 use crate::encap::{Encapsulation, ecn, shim};
@@ -23,8 +22,8 @@ use crate::packet::Packet;
 use crate::policy::Permit;
 use crate::tables::{NextHop, Tunnel};
 use crate::units::{Family, Mtu, Time};
-use crate::verdict::{Direction, DropReason, Verdict};
-use crate::wire::{Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
+use crate::verdict::{Counters, Direction, DropReason, Verdict};
+use crate::wire::{TcpHeader, UdpHeader};
 
 /// What becomes of a packet that passes.
 #[derive(Debug)]
@@ -35,6 +34,8 @@ pub(super) enum Way<'t> {
         link: Link,
         permit: Permit,
     },
+    /// Into the tunnel in several fragments.
+    Cut(Cut<'t>),
     /// Onto the underlay's own link.
     Direct { link: Link, permit: Permit },
 }
@@ -72,12 +73,45 @@ impl Engine {
         }
         self.lookups.resolve(rules.tables);
         for (index, slot) in (start..batch.len()).zip(&self.admitted) {
-            let (Some(packet), Some(mut frame)) = (slot, batch.frame_mut(index)) else {
+            let (Some(packet), Some(frame)) = (slot, batch.frame_mut(index)) else {
                 continue;
             };
             let hops = self.lookups.answer(packet.family());
             let largest = largest_octets(packet, frame.bytes(), frame.offload());
             let way = match rules.way(packet, largest, hops) {
+                Ok(Way::Cut(cut)) => {
+                    if Rules::has_room_for_fragments(batch, packet, cut.mtu) {
+                        let sent = rules.send_fragments(batch, index, packet, &cut);
+                        match sent {
+                            Ok((frames, octets)) => {
+                                self.encap.forwarded.count(octets);
+                                self.encap.fragmented += 1;
+                                self.encap.fragments += frames.saturating_sub(1);
+                                let tunnel = cut.tunnel;
+                                if let Some(peer) = self.peers.get_mut(tunnel.peer.index()) {
+                                    let kind = tunnel.encapsulation.kind();
+                                    peer.count_sent_many(kind, frames, octets);
+                                }
+                            }
+                            Err(reason) => {
+                                if let Some(mut frame) = batch.frame_mut(index) {
+                                    drop_frame(&mut frame, reason, &mut self.encap);
+                                }
+                            }
+                        }
+                        continue;
+                    }
+                    Err(Refusal::answered(
+                        DropReason::TooBig,
+                        Answer::TooBig { mtu: cut.mtu },
+                    ))
+                }
+                other => other,
+            };
+            let Some(mut frame) = batch.frame_mut(index) else {
+                continue;
+            };
+            let way = match way {
                 Ok(way) => way,
                 Err(refusal) => {
                     drop_frame(&mut frame, refusal.reason, &mut self.encap);
@@ -95,7 +129,7 @@ impl Engine {
                     continue;
                 }
             };
-            match rules.send(&mut frame, packet, way) {
+            match rules.send(&mut frame, packet, way, &mut self.encap) {
                 Ok(tunnel) => {
                     let octets = frame.bytes().len();
                     self.encap.forwarded.count(octets);
@@ -130,6 +164,12 @@ impl<'t> Rules<'t> {
         hops: Hops,
     ) -> Result<Way<'t>, Refusal> {
         let tables = self.tables;
+        // RFC 2003 section 3: what goes to a tunnel's end does not go through a tunnel, else its
+        // outer packet comes back for another round. Asked first: it is this node's own outer packet
+        // when the host's routes send a peer's address to the device.
+        if self.is_underlay(packet.flow.destination) {
+            return Err(DropReason::TunnelLoop.into());
+        }
         let source_hop = hops.source.and_then(|id| tables.next_hop(id));
         if !matches!(source_hop, Some(NextHop::Local)) {
             return Err(DropReason::SourceNotLocal.into());
@@ -203,17 +243,22 @@ impl<'t> Rules<'t> {
         tunnel: &'t Tunnel,
         permit: Permit,
     ) -> Result<Way<'t>, Refusal> {
-        let destination = packet.flow.destination;
-        // RFC 2003 section 3: what goes to a tunnel's end does not go through a tunnel, else its
-        // outer packet comes back for another round.
-        let loops = destination == tunnel.remote
-            || packet.flow.source == tunnel.remote
-            || self.is_underlay(destination);
-        if loops {
+        // RFC 2003 section 3.
+        if packet.flow.destination == tunnel.remote || packet.flow.source == tunnel.remote {
             return Err(DropReason::TunnelLoop.into());
         }
         let mtu = path_mtu(tunnel, packet.family());
         if largest > usize::from(mtu.octets()) {
+            // A super-packet is a row of packets: its sender cuts them again, once it knows.
+            let may_cut = !packet.dont_fragment && largest == packet.total_octets;
+            if may_cut && packet.family() == Family::V4 {
+                return Ok(Way::Cut(Cut {
+                    tunnel,
+                    link: self.link(packet, usize::from(mtu.octets()), tunnel),
+                    mtu,
+                    permit,
+                }));
+            }
             return Err(Refusal::answered(
                 DropReason::TooBig,
                 Answer::TooBig { mtu },
@@ -237,6 +282,7 @@ impl<'t> Rules<'t> {
                 protocol: ip_in_ip(packet.family()),
             },
             Encapsulation::Vxlan { port, .. }
+            | Encapsulation::VxlanGpe { port, .. }
             | Encapsulation::Geneve { port, .. }
             | Encapsulation::Fou { port }
             | Encapsulation::Gue { port } => Transport::Udp {
@@ -260,12 +306,15 @@ impl<'t> Rules<'t> {
         frame: &mut Frame<'_>,
         packet: &Packet,
         way: Way<'t>,
+        counters: &mut Counters,
     ) -> Result<Option<&'t Tunnel>, DropReason> {
         frame.truncate(packet.total_octets);
         if self.config.decrement_ttl {
             set_hop_limit(frame.bytes_mut(), packet.hop_limit.saturating_sub(1));
         }
         match way {
+            // `send_fragments` sends these.
+            Way::Cut(_) => Err(DropReason::TooBig),
             Way::Direct { link, permit } => {
                 let Permit { .. } = permit;
                 frame.set_link(link);
@@ -277,6 +326,9 @@ impl<'t> Rules<'t> {
                 link,
                 permit,
             } => {
+                let offload = frame.offload();
+                let clamped = self.clamp(frame.bytes_mut(), packet, offload, tunnel);
+                counters.mss_clamped += u64::from(clamped);
                 let vtep_mac = self.tables.local().vtep_mac;
                 shim::push(
                     frame,
@@ -336,6 +388,7 @@ fn dont_fragment(packet: &Packet, largest: usize, tunnel: &Tunnel) -> bool {
         // RFC 7348 section 4.3: a VTEP does not fragment; the others are treated alike.
         (
             Encapsulation::Vxlan { .. }
+            | Encapsulation::VxlanGpe { .. }
             | Encapsulation::Geneve { .. }
             | Encapsulation::Fou { .. }
             | Encapsulation::Gue { .. },
@@ -345,21 +398,5 @@ fn dont_fragment(packet: &Packet, largest: usize, tunnel: &Tunnel) -> bool {
         (Encapsulation::Ipip, Family::V4) => packet.dont_fragment,
         // RFC 4213 section 3.2.1: with a static tunnel MTU, DF is not set.
         (Encapsulation::Ipip, Family::V6) => tunnel.underlay_family() == Family::V6,
-    }
-}
-
-fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
-    match packet.first().map(|octet| octet >> 4) {
-        Some(4) => {
-            if let Ok((header, _)) = Ipv4Header::mut_from_prefix(packet) {
-                header.set_ttl(hop_limit);
-            }
-        }
-        Some(6) => {
-            if let Ok((header, _)) = Ipv6Header::mut_from_prefix(packet) {
-                header.set_hop_limit(hop_limit);
-            }
-        }
-        _ => {}
     }
 }

@@ -112,6 +112,10 @@ impl Rules<'_> {
                 found.link = Some(link);
                 Ok(Verdict::Transmit)
             }
+            Ok(Way::Cut(cut)) => {
+                found.link = Some(cut.link);
+                Ok(Verdict::Transmit)
+            }
             Ok(Way::Direct { link, .. }) => {
                 found.link = Some(link);
                 Ok(Verdict::Direct)
@@ -257,6 +261,7 @@ impl fmt::Display for Explanation {
             Verdict::Undecided => f.write_str("verdict        undecided"),
             Verdict::Transmit => f.write_str("verdict        transmit"),
             Verdict::Deliver => f.write_str("verdict        deliver"),
+            Verdict::Probe => f.write_str("verdict        probe"),
             Verdict::Direct => f.write_str("verdict        send without encapsulation"),
             Verdict::Reply(reason) => write!(f, "verdict        drop and answer: {reason}"),
             Verdict::Drop(reason) => write!(f, "verdict        drop: {reason}"),

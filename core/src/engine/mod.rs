@@ -14,6 +14,7 @@ mod check;
 mod decap;
 mod encap;
 mod explain;
+mod fit;
 mod limiter;
 mod lookups;
 mod peers;
@@ -22,6 +23,8 @@ mod reply;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
+
+use zerocopy::FromBytes;
 
 pub use explain::{Explanation, Route};
 pub use peers::PeerCounters;
@@ -33,6 +36,7 @@ use crate::policy::Policy;
 use crate::tables::Tables;
 use crate::units::Time;
 use crate::verdict::{Counters, Direction, DropReason, Verdict};
+use crate::wire::{Ipv4Header, Ipv6Header};
 use limiter::Limiter;
 use lookups::{CHUNK, Lookups};
 
@@ -45,6 +49,9 @@ pub struct EngineConfig {
     pub seed: u64,
     /// Whether the node is a hop that counts: packets into a tunnel lose one from their TTL.
     pub decrement_ttl: bool,
+    /// Whether the maximum segment size that TCP SYN segments announce is lowered, in both
+    /// directions, to what fits the path. Has no effect where the device's MTU fits it already.
+    pub clamp_mss: bool,
     /// ICMP errors per second, at most; zero for none.
     pub icmp_per_second: u32,
     /// ICMP errors that may follow each other at once.
@@ -58,6 +65,7 @@ impl Default for EngineConfig {
         Self {
             seed: 0,
             decrement_ttl: true,
+            clamp_mss: true,
             icmp_per_second: 1000,
             icmp_burst: 50,
         }
@@ -218,5 +226,22 @@ fn reply(
     } else if reply::write(frame, packet, source, answer).is_ok() {
         counters.replies += 1;
         frame.set_verdict(Verdict::Reply(reason));
+    }
+}
+
+/// Writes the TTL or hop limit of the IP packet at the front of `packet`.
+fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => {
+            if let Ok((header, _)) = Ipv4Header::mut_from_prefix(packet) {
+                header.set_ttl(hop_limit);
+            }
+        }
+        Some(6) => {
+            if let Ok((header, _)) = Ipv6Header::mut_from_prefix(packet) {
+                header.set_hop_limit(hop_limit);
+            }
+        }
+        _ => {}
     }
 }

@@ -222,6 +222,13 @@ pub struct Peer {
     pub address: IpAddr,
     /// What packets to it are sent in, with its port, VNI and VTEP MAC address.
     pub encapsulation: Encapsulation,
+    /// What else packets to it may be sent in, by preference, when the first does not pass.
+    pub alternatives: Vec<Encapsulation>,
+    /// When packets to it are encapsulated at all.
+    pub mode: PeerMode,
+    /// An overlay address of it that answers an ICMP echo; for probes through peers that do not
+    /// know ours. The first address of its first prefix where none is given.
+    pub probe_address: Option<IpAddr>,
     /// The overlay prefixes it owns, without host bits; never empty.
     pub prefixes: Vec<IpNet>,
     /// The largest inner packet sent to it.
@@ -230,6 +237,18 @@ pub struct Peer {
     pub dscp: Dscp,
     /// What happens to the ECN field.
     pub ecn: EcnMode,
+}
+
+/// When packets to a peer are encapsulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerMode {
+    /// Always.
+    #[default]
+    Always,
+    /// Only where a router lies between: a peer on the underlay's own link gets them as they are.
+    CrossSubnet,
+    /// Never: the underlay knows the way. Encapsulated packets of the peer are still taken.
+    Direct,
 }
 
 /// What the outer DSCP is made of, RFC 2983.
@@ -339,7 +358,7 @@ pub struct Worker {
 }
 
 /// A VTEP MAC address as the file gives it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum VtepMac {
     Given(MacAddr),
     Warren,
@@ -362,6 +381,14 @@ impl DeviceMode {
         ("create", Self::Create),
         ("persistent", Self::Persistent),
         ("attach", Self::Attach),
+    ];
+}
+
+impl PeerMode {
+    const NAMES: [(&'static str, Self); 3] = [
+        ("always", Self::Always),
+        ("cross-subnet", Self::CrossSubnet),
+        ("direct", Self::Direct),
     ];
 }
 
@@ -395,7 +422,7 @@ macro_rules! displays_its_name {
         }
     )*};
 }
-displays_its_name!(DeviceMode, RouteAction, LogLevel);
+displays_its_name!(DeviceMode, PeerMode, RouteAction, LogLevel);
 
 const FILE_OCTETS_MAX: usize = 4 << 20;
 /// Up to this size every syntax error of a file is reported, above it the first.

@@ -303,6 +303,7 @@ mod tests {
                 | Request::Peers
                 | Request::Counters
                 | Request::Explain(_)
+                | Request::Prefer { .. }
                 | Request::Fault(_) => Response::Done,
                 Request::Routes { first } => Response::Error(format!("no route {first}")),
             }

@@ -1,5 +1,10 @@
 //! The quick way against the walk, and the rules one by one.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers below small limits"
+)]
+
 use std::sync::Arc;
 
 use warren_core::units::Vni;

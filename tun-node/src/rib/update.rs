@@ -177,7 +177,12 @@ impl Via {
             Some(Encapsulation::Vxlan { mac, .. } | Encapsulation::Geneve { mac, .. }) => {
                 Some((mac, Family::of(self.remote)))
             }
-            Some(Encapsulation::Ipip | Encapsulation::Fou { .. } | Encapsulation::Gue { .. })
+            Some(
+                Encapsulation::Ipip
+                | Encapsulation::Fou { .. }
+                | Encapsulation::Gue { .. }
+                | Encapsulation::VxlanGpe { .. },
+            )
             | None => None,
         }
     }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use tun_node::config::{
-    Config, DeviceMode, Dscp, LogLevel, RouteAction, RouteNext, calico_vtep_mac, example_config,
-    warren_vtep_mac,
+    Config, DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, RouteNext, calico_vtep_mac,
+    example_config, warren_vtep_mac,
 };
 use warren_core::encap::Encapsulation;
 use warren_core::tables::{EcnMode, Receive};
@@ -33,6 +33,7 @@ fn the_least_file_takes_every_default() {
     assert!(config.device.mtu_computed);
     assert_eq!(config.device.mode, DeviceMode::Create);
     let receive = Receive {
+        vxlan_gpe: Vec::new(),
         vxlan: vec![8472],
         vnis: vec![vni(1)],
         ..Receive::default()
@@ -157,6 +158,7 @@ fn every_key_arrives_where_it_belongs() {
     let table = map.table();
     assert_eq!((table[46], table[0], table[10]), (34, 8, 0));
     let receive = Receive {
+        vxlan_gpe: Vec::new(),
         vxlan: vec![4789],
         geneve: Vec::new(),
         fou_gue: vec![5000],
@@ -365,4 +367,77 @@ metrics   127.0.0.1:9472
 log       warn
 ";
     assert_eq!(config.summary(), expected);
+}
+
+#[test]
+fn a_peer_may_have_several_encapsulations_and_profiles_bring_their_numbers() {
+    let encap = |names: &str| {
+        let text = edited(&[
+            (12, ""),
+            (14, &format!("encap = {names}\nvtep-mac = \"auto\"")),
+        ]);
+        parse(&text).unwrap()
+    };
+    let config = encap(r#"["vxlan", "ipip", "flannel-udp", "kube-router-fou"]"#);
+    let peer = &config.peers[0];
+    assert!(matches!(
+        peer.encapsulation,
+        Encapsulation::Vxlan { port: 8472, .. }
+    ));
+    assert_eq!(
+        peer.alternatives,
+        [
+            Encapsulation::Ipip,
+            Encapsulation::Fou { port: 8285 },
+            Encapsulation::Gue { port: 5555 }
+        ]
+    );
+    // The largest overhead of the four: whichever is used, the device's packets fit.
+    assert_eq!(peer.mtu.octets(), 1450);
+    assert_eq!(config.receive.vxlan, [8472]);
+    assert_eq!(config.receive.fou_gue, [5555, 8285]);
+    assert!(config.receive.ipip);
+
+    let config = encap(r#""calico-vxlan""#);
+    let Encapsulation::Vxlan { vni, port, .. } = config.peers[0].encapsulation else {
+        panic!("not VXLAN");
+    };
+    assert_eq!((vni.value(), port), (4096, 4789));
+    assert_eq!(config.receive.vxlan, [4789], "and not the default port");
+    assert_eq!(config.receive.vnis.len(), 1);
+
+    // Calico's rule gives the VTEP address where none is written.
+    let text = edited(&[(12, ""), (14, "encap = \"calico-vxlan\"")]);
+    let config = parse(&text).unwrap();
+    let Encapsulation::Vxlan { mac, .. } = config.peers[0].encapsulation else {
+        panic!("not VXLAN");
+    };
+    assert_eq!(mac, calico_vtep_mac("beta", false));
+
+    let config = encap(r#"["calico-ipip", "vxlan-gpe"]"#);
+    assert_eq!(config.peers[0].encapsulation, Encapsulation::Ipip);
+    assert_eq!(config.receive.vxlan_gpe, [4790]);
+}
+
+#[test]
+fn a_node_receives_what_it_names_and_a_peer_has_a_mode() {
+    let text = edited(&[
+        (
+            4,
+            "prefixes = [\"10.244.1.0/24\"]\nreceive = [\"flannel-vxlan\", \"ipip\"]",
+        ),
+        (
+            12,
+            "encap = \"gue\"\nmode = \"cross-subnet\"\nprobe-address = \"10.244.2.1\"",
+        ),
+    ]);
+    let config = parse(&text).unwrap();
+    assert_eq!(config.receive.vxlan, [8472]);
+    assert_eq!(config.receive.fou_gue, [6080]);
+    assert!(config.receive.ipip);
+    assert_eq!(config.peers[0].mode, PeerMode::CrossSubnet);
+    assert_eq!(
+        config.peers[0].probe_address,
+        Some("10.244.2.1".parse().unwrap())
+    );
 }

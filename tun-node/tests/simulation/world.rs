@@ -441,7 +441,7 @@ impl World {
         let wake = [node.agent.poll_timeout(), node.table.poll_timeout()];
         let wake = wake.into_iter().flatten().min();
         if let Some(wake) = wake {
-            let ahead = u64::try_from(node.ahead.as_nanos()).unwrap();
+            let ahead = u64::try_from(node.ahead.as_nanos()).unwrap_or(u64::MAX);
             let wake = Time::from_nanos(wake.as_nanos().saturating_sub(ahead)).max(now);
             // Timers of a real thread are a little late.
             let wake = wake.after(Duration::from_micros(100));
@@ -490,8 +490,10 @@ impl World {
 
     fn reach(&self, at: usize) -> Reach {
         match self.nodes[at].reach {
-            Reach::Whole if !self.etcd_up => Reach::Refused,
-            reach => reach,
+            Reach::Whole if self.etcd_up => Reach::Whole,
+            Reach::Whole => Reach::Refused,
+            Reach::Hole => Reach::Hole,
+            Reach::Refused => Reach::Refused,
         }
     }
 
