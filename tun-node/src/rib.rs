@@ -16,6 +16,12 @@
 //! same way: as rows with an origin, of which the `Rib` makes [`Tables`]. Opens no socket and
 //! programs no kernel route; [`crate::node`] does.
 
+mod event;
+mod journal;
+mod reconcile;
+mod resolve;
+mod update;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,6 +35,15 @@ use warren_core::tables::{
     DscpMap, DscpMode, NextHop, Peer, PeerId, TableError, TableWriter, Tables, Tunnel,
 };
 use warren_core::units::{Epoch, Family, Mtu};
+
+pub use event::{Event, Identity, Outcome, Quarantined, Settings, SourceStatus, Why};
+pub use journal::{Journal, JournalEntry, What};
+pub use reconcile::Reconciler;
+pub use resolve::{LiveRoute, Offer, Order, RouteChange, Verdict};
+pub use update::{
+    Change, Content, Continuity, Entry, Refusal, Remote, RemoteRoute, SourceKind, SourceUpdate,
+    UpdateKind, Via,
+};
 
 use crate::config::{self, Config, Dscp, PeerMode, RouteAction, RouteNext};
 
