@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use tun_node::config::{Config, example_config};
 use tun_node::ctl::frame::{self, FrameError, REQUEST_OCTETS_MAX, RESPONSE_OCTETS_MAX, VERSION};
-use tun_node::ctl::message::{CountersReport, Flow, Request, Response};
+use tun_node::ctl::message::{Flow, Request, Response};
 use tun_node::ctl::server::{Handler, converse};
 use tun_node::explain;
 use tun_node::rib::{Rib, Snapshot};
@@ -76,10 +76,13 @@ fn conversation(incoming: &[u8]) {
             }
             Request::Peers => matches!(answer, Response::Peers(_)),
             Request::Counters => matches!(answer, Response::Counters(_)),
-            Request::Explain(flow) => match answer {
-                Response::Explain(report) => report.flow == *flow && !report.text.is_empty(),
-                _ => flow.source.is_ipv4() != flow.destination.is_ipv4(),
-            },
+            Request::Explain(flow) => {
+                if let Response::Explain(report) = answer {
+                    report.flow == *flow && !report.text.is_empty()
+                } else {
+                    flow.source.is_ipv4() != flow.destination.is_ipv4()
+                }
+            }
             Request::Prefer { .. } | Request::Fault(_) => matches!(answer, Response::Done),
         };
         assert!(fits, "{request:?}: {answer:?}");
@@ -158,7 +161,7 @@ impl Handler for Client {
                 total: u32::try_from(routes.len()).unwrap_or(u32::MAX),
             },
             Request::Peers => Response::Peers(Vec::new()),
-            Request::Counters => Response::Counters(Box::new(CountersReport::default())),
+            Request::Counters => Response::Counters(Box::default()),
             Request::Explain(flow) => self.explain(flow),
             Request::Prefer { .. } | Request::Fault(_) => Response::Done,
         }
