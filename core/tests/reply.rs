@@ -224,8 +224,9 @@ fn an_error_about_the_nodes_own_packet_comes_from_its_destination() {
 fn errors_are_limited_and_counted() {
     let setup = Setup::new(EncapsulationKind::Vxlan, Family::V4);
     let config = EngineConfig {
-        icmp_per_second: 10,
-        icmp_burst: 5,
+        // One sender gets half.
+        icmp_per_second: 20,
+        icmp_burst: 10,
         ..EngineConfig::default()
     };
     let mut engine = Engine::new(config, setup.tables(1, 2));

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use zerocopy::IntoBytes;
 
 use super::decap::Admitted;
-use super::encap::{Way, path_mtu};
+use super::encap::{Size, Way, path_mtu};
 use super::lookups::Hops;
 use super::{Answer, Engine, Rules};
 use crate::batch::{Link, Transport};
@@ -107,7 +107,7 @@ impl Rules<'_> {
             found.mtu = Some(path_mtu(tunnel, packet.family()));
             found.peer = named(self.tables, tunnel.peer);
         }
-        match self.way(&packet, packet.total_octets, hops) {
+        match self.way(&packet, Size::of_one(&packet), hops) {
             Ok(Way::Tunnel { link, .. }) => {
                 found.link = Some(link);
                 Ok(Verdict::Transmit)

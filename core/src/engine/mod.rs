@@ -37,7 +37,7 @@ use crate::tables::Tables;
 use crate::units::Time;
 use crate::verdict::{Counters, Direction, DropReason, Verdict};
 use crate::wire::{Ipv4Header, Ipv6Header};
-use limiter::Limiter;
+use limiter::Limiters;
 use lookups::{CHUNK, Lookups};
 
 /// What an [`Engine`] is told once.
@@ -52,9 +52,9 @@ pub struct EngineConfig {
     /// Whether the maximum segment size that TCP SYN segments announce is lowered, in both
     /// directions, to what fits the path. Has no effect where the device's MTU fits it already.
     pub clamp_mss: bool,
-    /// ICMP errors per second, at most; zero for none.
+    /// ICMP errors per second, at most; zero for none. One sender gets at most half of them.
     pub icmp_per_second: u32,
-    /// ICMP errors that may follow each other at once.
+    /// ICMP errors that may follow each other at once; half as many to one sender.
     pub icmp_burst: u32,
 }
 
@@ -81,7 +81,7 @@ pub struct Engine {
     encap: Counters,
     decap: Counters,
     peers: Vec<PeerCounters>,
-    limiter: Limiter,
+    limiters: Limiters,
     lookups: Lookups,
     admitted: [Option<Packet>; CHUNK],
     opened: [Option<decap::Admitted>; CHUNK],
@@ -97,7 +97,7 @@ impl Engine {
             encap: Counters::ZERO,
             decap: Counters::ZERO,
             peers: peers::carry_over(&[], &[], tables.peers()),
-            limiter: Limiter::new(config.icmp_per_second, config.icmp_burst),
+            limiters: Limiters::new(config.icmp_per_second, config.icmp_burst, config.seed),
             lookups: Lookups::new(),
             admitted: [const { None }; CHUNK],
             opened: [const { None }; CHUNK],
@@ -218,10 +218,10 @@ fn reply(
     (answer, source): (Answer, IpAddr),
     reason: DropReason,
     counters: &mut Counters,
-    limiter: &mut Limiter,
+    limiters: &mut Limiters,
     now: Time,
 ) {
-    if !limiter.take(now) {
+    if !limiters.take(packet.flow.source, now) {
         counters.replies_suppressed += 1;
     } else if reply::write(frame, packet, source, answer).is_ok() {
         counters.replies += 1;
