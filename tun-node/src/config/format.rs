@@ -20,6 +20,8 @@ use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 mod dscp;
 mod ways;
 
+pub(super) use ways::ProbingDraft;
+
 /// The whole file; `None` or empty where nothing usable was written.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
@@ -37,6 +39,7 @@ pub(super) struct Draft {
     pub(super) metrics_listen: Option<At<SocketAddr>>,
     pub(super) log_level: Option<At<LogLevel>>,
     pub(super) worker: WorkerDraft,
+    pub(super) probing: ProbingDraft,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +85,7 @@ pub(super) struct PeerDraft {
     pub(super) encaps: Vec<At<Choice>>,
     pub(super) mode: Option<At<PeerMode>>,
     pub(super) probe_address: Option<At<IpAddr>>,
+    pub(super) probe: Option<At<bool>>,
     /// The key was not written at all, as opposed to written with a value that was refused.
     pub(super) encap_absent: bool,
     pub(super) vtep_mac: Option<At<VtepMac>>,
@@ -212,6 +216,7 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             draft.log_level = table.choice("level", &LogLevel::NAMES, problems);
         }
         "worker" => draft.worker = worker(table, problems),
+        "probing" => draft.probing = ways::probing(table, problems),
         _ => {}
     }
 }
@@ -329,6 +334,7 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
             "encap",
             "mode",
             "probe-address",
+            "probe",
             "vtep-mac",
             "vni",
             "port",
@@ -369,6 +375,7 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         encaps: ways::choices(table, "encap", problems),
         mode: table.choice("mode", &PeerMode::NAMES, problems),
         probe_address: table.parsed("probe-address", problems, value::overlay_address),
+        probe: table.boolean("probe", problems),
         encap_absent: table.get("encap").is_none(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         vtep_mac_absent: table.get("vtep-mac").is_none(),
@@ -698,7 +705,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "node",
     "device",
     "vxlan",
@@ -713,6 +720,7 @@ const SECTIONS: [&str; 14] = [
     "metrics",
     "log",
     "worker",
+    "probing",
 ];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
