@@ -46,6 +46,7 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             mtu: device_mtu?,
             mtu_computed: device.mtu.is_none(),
             underlay_mtu: underlay_mtu(draft),
+            clamp_mss: device.clamp_mss.is_none_or(|on| on.value),
             mode: device.mode.map(|mode| mode.value).unwrap_or_default(),
         },
         receive: build_receive(draft)?,

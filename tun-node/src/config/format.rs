@@ -62,6 +62,7 @@ pub(super) struct DeviceDraft {
     pub(super) addresses: Vec<At<IpNet>>,
     pub(super) mtu: Option<At<u16>>,
     pub(super) underlay_mtu: Option<At<u16>>,
+    pub(super) clamp_mss: Option<At<bool>>,
     pub(super) mode: Option<At<DeviceMode>>,
 }
 
@@ -301,7 +302,14 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
 
 fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
     table.refuse_unknown(
-        &["name", "addresses", "mtu", "underlay-mtu", "mode"],
+        &[
+            "name",
+            "addresses",
+            "mtu",
+            "underlay-mtu",
+            "clamp-mss",
+            "mode",
+        ],
         problems,
     );
     DeviceDraft {
@@ -311,6 +319,7 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
             .unwrap_or_default(),
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
         underlay_mtu: table.number("underlay-mtu", MTU_MIN..=u16::MAX, problems),
+        clamp_mss: table.boolean("clamp-mss", problems),
         mode: table.choice("mode", &DeviceMode::NAMES, problems),
     }
 }

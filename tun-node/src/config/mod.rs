@@ -200,6 +200,8 @@ pub struct Device {
     pub mtu_computed: bool,
     /// The largest outer packet that the underlay carries whole.
     pub underlay_mtu: Mtu,
+    /// Whether the segment size that TCP connections announce is lowered to what fits the path.
+    pub clamp_mss: bool,
     /// Who makes it and who removes it.
     pub mode: DeviceMode,
 }

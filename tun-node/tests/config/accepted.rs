@@ -87,7 +87,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
             .unwrap_or(line)
     });
     let uncommented = lines.collect::<Vec<&str>>().join("\n");
-    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 72);
+    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 74);
     let all = accepted(&uncommented);
     let example = accepted(example_config());
     assert_eq!(all.node, example.node);
@@ -112,7 +112,10 @@ fn every_key_arrives_where_it_belongs() {
         (4, r#"prefixes = ["10.244.1.0/24", "fd00:1::/64"]"#),
         (5, r#"vtep-mac = "02:00:00:00:00:0a""#),
         (8, "name = \"wr0\""),
-        (8, "mtu = 1400\nunderlay-mtu = 9000\nmode = \"attach\""),
+        (
+            8,
+            "mtu = 1400\nunderlay-mtu = 9000\nclamp-mss = false\nmode = \"attach\"",
+        ),
         (
             14,
             "vni = 0x1000\nport = 4_789\nmtu = 1300\nencap = \"vxlan\"",
@@ -149,6 +152,7 @@ fn every_key_arrives_where_it_belongs() {
     assert!(!config.device.mtu_computed);
     assert_eq!(config.device.underlay_mtu, Mtu::new(9000));
     assert_eq!(config.device.mode, DeviceMode::Attach);
+    assert!(!config.device.clamp_mss);
     let peer = &config.peers[0];
     assert_eq!(
         peer.encapsulation,
