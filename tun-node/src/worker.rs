@@ -313,6 +313,8 @@ impl Worker {
         let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
         let engine_config = EngineConfig {
             clamp_mss: config.device.clamp_mss,
+            // The device leads into this host's own IP layer.
+            icmp_from_destination: true,
             seed,
             ..EngineConfig::default()
         };

@@ -52,6 +52,12 @@ pub struct EngineConfig {
     /// Whether the maximum segment size that TCP SYN segments announce is lowered, in both
     /// directions, to what fits the path. Has no effect where the device's MTU fits it already.
     pub clamp_mss: bool,
+    /// Whether ICMP errors are sent as from the destination of the packet that they are about, in
+    /// place of the node's own address. For a device whose other end is this same host: its IP layer
+    /// takes no packet from an address of its own (RFC 1812 section 5.3.7), whoever it is for, and
+    /// under reverse path filtering (RFC 3704) only one from where the packet was going. Linux's own
+    /// tunnels do the same. The errors are matched by what they quote.
+    pub icmp_from_destination: bool,
     /// ICMP errors per second, at most; zero for none. One sender gets at most half of them.
     pub icmp_per_second: u32,
     /// ICMP errors that may follow each other at once; half as many to one sender.
@@ -66,6 +72,7 @@ impl Default for EngineConfig {
             seed: 0,
             decrement_ttl: true,
             clamp_mss: true,
+            icmp_from_destination: false,
             icmp_per_second: 1000,
             icmp_burst: 50,
         }
@@ -194,7 +201,9 @@ impl Rules<'_> {
         bytes: &[u8],
     ) -> Option<(Answer, IpAddr)> {
         let answer = refusal.answer?;
-        let source = reply::source_of_error(packet, bytes, self.tables.local())?;
+        let local = self.tables.local();
+        let from_destination = self.config.icmp_from_destination;
+        let source = reply::source_of_error(packet, bytes, local, from_destination)?;
         Some((answer, source))
     }
 }

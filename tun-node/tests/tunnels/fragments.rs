@@ -39,6 +39,8 @@ fn start(row: &mut Row, over: u8, encap: &str) {
     row.await_true("the node is ready", Duration::from_secs(20), || {
         row.is_ready(1)
     });
+    // Every neighbour on the way is known, so that no packet waits for one.
+    row.exec(1, &format!("ping -n -c 1 -W 5 {}", Row::underlay(2, over)));
 }
 
 /// What arrives behind node 1, up to the packet whose payload is `end`, with the source of each.
@@ -200,8 +202,10 @@ fn tiny_and_overlapping_fragments_do_not_get_past_the_check_of_the_source() {
     .unwrap();
     assert_eq!(end, 8 + 20 + 8 + 400);
     let arrived = listener.join().unwrap();
-    // The tiny ones and the last pair, whole and honest.
-    assert_eq!(arrived.len(), 2, "{arrived:?}");
+    // Whole and honest: the tiny ones, the one with a fragment inside of another, of which a kernel
+    // takes no notice or drops the whole (before 4.20), and the last pair.
+    let count = arrived.len();
+    assert!(matches!(count, 2 | 3), "{count} arrived");
     for (from, payload) in &arrived {
         assert_eq!((from.octets(), &payload[..]), (HONEST, &[1; 400][..]));
     }
