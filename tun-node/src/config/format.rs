@@ -20,6 +20,8 @@ use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 mod dscp;
 mod ways;
 
+pub(super) use ways::ProbingDraft;
+
 /// The whole file; `None` or empty where nothing usable was written.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
@@ -37,6 +39,7 @@ pub(super) struct Draft {
     pub(super) metrics_listen: Option<At<SocketAddr>>,
     pub(super) log_level: Option<At<LogLevel>>,
     pub(super) worker: WorkerDraft,
+    pub(super) probing: ProbingDraft,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +62,7 @@ pub(super) struct DeviceDraft {
     pub(super) addresses: Vec<At<IpNet>>,
     pub(super) mtu: Option<At<u16>>,
     pub(super) underlay_mtu: Option<At<u16>>,
+    pub(super) clamp_mss: Option<At<bool>>,
     pub(super) mode: Option<At<DeviceMode>>,
 }
 
@@ -82,6 +86,7 @@ pub(super) struct PeerDraft {
     pub(super) encaps: Vec<At<Choice>>,
     pub(super) mode: Option<At<PeerMode>>,
     pub(super) probe_address: Option<At<IpAddr>>,
+    pub(super) probe: Option<At<bool>>,
     /// The key was not written at all, as opposed to written with a value that was refused.
     pub(super) encap_absent: bool,
     pub(super) vtep_mac: Option<At<VtepMac>>,
@@ -212,6 +217,7 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             draft.log_level = table.choice("level", &LogLevel::NAMES, problems);
         }
         "worker" => draft.worker = worker(table, problems),
+        "probing" => draft.probing = ways::probing(table, problems),
         _ => {}
     }
 }
@@ -296,7 +302,14 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
 
 fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
     table.refuse_unknown(
-        &["name", "addresses", "mtu", "underlay-mtu", "mode"],
+        &[
+            "name",
+            "addresses",
+            "mtu",
+            "underlay-mtu",
+            "clamp-mss",
+            "mode",
+        ],
         problems,
     );
     DeviceDraft {
@@ -306,6 +319,7 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
             .unwrap_or_default(),
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
         underlay_mtu: table.number("underlay-mtu", MTU_MIN..=u16::MAX, problems),
+        clamp_mss: table.boolean("clamp-mss", problems),
         mode: table.choice("mode", &DeviceMode::NAMES, problems),
     }
 }
@@ -329,6 +343,7 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
             "encap",
             "mode",
             "probe-address",
+            "probe",
             "vtep-mac",
             "vni",
             "port",
@@ -369,6 +384,7 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         encaps: ways::choices(table, "encap", problems),
         mode: table.choice("mode", &PeerMode::NAMES, problems),
         probe_address: table.parsed("probe-address", problems, value::overlay_address),
+        probe: table.boolean("probe", problems),
         encap_absent: table.get("encap").is_none(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         vtep_mac_absent: table.get("vtep-mac").is_none(),
@@ -698,7 +714,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "node",
     "device",
     "vxlan",
@@ -713,6 +729,7 @@ const SECTIONS: [&str; 14] = [
     "metrics",
     "log",
     "worker",
+    "probing",
 ];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.

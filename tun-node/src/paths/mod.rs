@@ -37,18 +37,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::RwLock;
 use tracing::{info, warn};
 use warren_core::batch::Link;
 use warren_core::probe::{Kind, Message};
+use warren_core::tables::NextHop;
 use warren_core::units::{MacAddr, Time};
 
 use crate::config::Config;
 use crate::ctl::message::{PathReport, PathsReport};
 use crate::netlink::{Netlink, Route};
-use crate::rib::{Rib, Way};
+use crate::rib::{Rib, Snapshot, Way};
 use icmp::IcmpError;
 use packet::Carrier;
 use peer::{Decision, PeerPaths};
@@ -530,9 +532,10 @@ impl Core {
             return;
         }
         if let Some(routes) = &self.routes {
+            let snapshot = self.rib.reader().snapshot();
             for (name, way) in &changed {
                 let peer = self.peers.iter().find(|peer| peer.name == *name);
-                routes.update(peer, way.mtu.octets());
+                routes.update(peer, way.mtu.octets(), &snapshot);
             }
         }
     }
@@ -560,13 +563,22 @@ struct KernelRoutes {
 }
 
 impl KernelRoutes {
-    fn update(&self, peer: Option<&PeerPaths>, mtu: u16) {
+    fn update(&self, peer: Option<&PeerPaths>, mtu: u16, snapshot: &Snapshot) {
         let Some(peer) = peer else { return };
         let mut netlink = match Netlink::open() {
             Ok(netlink) => netlink,
             Err(error) => return warn!("the MTU of routes is not updated: {error}"),
         };
+        let leads_elsewhere = |prefix: &IpNet| {
+            let mut routes = snapshot.routes.iter();
+            let route = routes.find(|route| route.prefix == *prefix);
+            route.is_some_and(|route| matches!(route.next_hop, NextHop::Direct { .. }))
+        };
         for prefix in &peer.prefixes {
+            // The underlay's own routes carry it.
+            if leads_elsewhere(prefix) {
+                continue;
+            }
             let route = Route {
                 mtu: Some(u32::from(mtu)).filter(|_| mtu < self.device_mtu),
                 ..Route::new(*prefix)
