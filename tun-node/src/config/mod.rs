@@ -199,6 +199,8 @@ pub struct Device {
     pub underlay_mtu: Mtu,
     /// Who makes it and who removes it.
     pub mode: DeviceMode,
+    /// Whether the host's own routes to the overlay are made and kept.
+    pub routes: bool,
 }
 
 /// Who makes the overlay device and who removes it.
