@@ -19,6 +19,7 @@ pub mod netlink;
 pub mod node;
 pub mod output;
 pub mod paths;
+pub mod plane;
 pub mod raw;
 pub mod rib;
 pub mod rootless;

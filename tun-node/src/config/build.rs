@@ -13,6 +13,7 @@ use warren_core::units::{Family, MacAddr, Mtu, Vni};
 use super::encap::{Choice, Encap};
 use super::error::At;
 use super::format::{Draft, EncapDraft, PeerDraft};
+use super::sources::{SUBNET_ENV, Sources};
 use super::{Config, Device, Node, Peer, Route, RouteNext, VtepMac, Worker};
 
 /// Makes the values of a draft in which nothing was found wrong; `None` if something is missing.
@@ -64,7 +65,24 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             vnet_header: worker.vnet_header.is_none_or(|on| on.value),
             busy_poll_us: worker.busy_poll_us.map_or(0, |n| n.value),
         },
+        sources: build_sources(draft),
     })
+}
+
+fn build_sources(draft: &Draft) -> Sources {
+    let mut sources = Sources {
+        etcd: draft.etcd.clone(),
+        files: draft.files.clone(),
+        guard: draft.guard,
+        subnet_env: None,
+        ip_masq: draft.node.ip_masq.is_some_and(|masq| masq.value),
+    };
+    let written = draft.node.subnet_env.as_ref().map(|path| &path.value);
+    sources.subnet_env = match written {
+        Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
+        None => sources.may_claim().then(|| SUBNET_ENV.into()),
+    };
+    sources
 }
 
 fn build_node(draft: &Draft) -> Option<Node> {

@@ -15,9 +15,11 @@ use warren_core::tables::EcnMode;
 
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
+use super::sources::{Etcd, Files, Guard};
 use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 
 mod dscp;
+mod sources;
 mod ways;
 
 /// The whole file; `None` or empty where nothing usable was written.
@@ -37,6 +39,9 @@ pub(super) struct Draft {
     pub(super) metrics_listen: Option<At<SocketAddr>>,
     pub(super) log_level: Option<At<LogLevel>>,
     pub(super) worker: WorkerDraft,
+    pub(super) etcd: Option<Etcd>,
+    pub(super) files: Option<Files>,
+    pub(super) guard: Guard,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +56,8 @@ pub(super) struct NodeDraft {
     pub(super) prefixes_refused: bool,
     pub(super) allow_loopback_underlay: Option<At<bool>>,
     pub(super) allow_overlap: Option<At<bool>>,
+    pub(super) subnet_env: Option<At<PathBuf>>,
+    pub(super) ip_masq: Option<At<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +156,11 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
             }
             _ => {
                 if let Some(table) = section(name, content, problems) {
+                    if name == "node" {
+                        let has_claims = CLAIMING.iter().any(|key| file.contains_key(*key));
+                        draft.node = node(&table, has_claims, problems);
+                        continue;
+                    }
                     single(name, &table, &mut draft, problems);
                 }
             }
@@ -167,7 +179,6 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
 /// Reads a section that a file has at most once.
 fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut Problems) {
     match name {
-        "node" => draft.node = node(table, problems),
         "device" => draft.device = device(table, problems),
         "vxlan" => {
             table.refuse_unknown(
@@ -212,6 +223,9 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             draft.log_level = table.choice("level", &LogLevel::NAMES, problems);
         }
         "worker" => draft.worker = worker(table, problems),
+        "etcd" => draft.etcd = sources::etcd(table, problems),
+        "files" => draft.files = sources::files(table, problems),
+        "guard" => draft.guard = sources::guard(table, problems),
         _ => {}
     }
 }
@@ -250,7 +264,7 @@ pub(super) fn syntax_errors(errors: &[toml::de::Error], text: &str, problems: &m
     }
 }
 
-fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
+fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> NodeDraft {
     table.refuse_unknown(
         &[
             "name",
@@ -260,10 +274,12 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
             "receive",
             "allow-loopback-underlay",
             "allow-overlap",
+            "subnet-env",
+            "ip-masq",
         ],
         problems,
     );
-    if table.get("name").is_none() {
+    if table.get("name").is_none() && !has_claims {
         table.missing("name", "write this node's own name", problems);
     }
     let underlay = table.list("underlay", problems, value::underlay_address);
@@ -282,15 +298,26 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
     let refused_before = problems.len();
     let prefixes = table.list("prefixes", problems, value::prefix);
     let prefixes_refused = problems.len() > refused_before;
+    let underlay = underlay.unwrap_or_default();
+    let name = match table.get("name") {
+        Some(_) => table.parsed("name", problems, value::node_name),
+        // The others will know the node by its address.
+        None => underlay.first().map(|first| At {
+            value: value::name_by_address(first.value),
+            at: table.at,
+        }),
+    };
     NodeDraft {
         receive: ways::choices(table, "receive", problems),
-        name: table.parsed("name", problems, value::node_name),
-        underlay: underlay.unwrap_or_default(),
+        name,
+        underlay,
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         prefixes: prefixes.unwrap_or_default(),
         prefixes_refused,
         allow_loopback_underlay: table.boolean("allow-loopback-underlay", problems),
         allow_overlap: table.boolean("allow-overlap", problems),
+        subnet_env: table.parsed("subnet-env", problems, value::file_path_or_none),
+        ip_masq: table.boolean("ip-masq", problems),
     }
 }
 
@@ -698,7 +725,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 17] = [
     "node",
     "device",
     "vxlan",
@@ -713,7 +740,12 @@ const SECTIONS: [&str; 14] = [
     "metrics",
     "log",
     "worker",
+    "etcd",
+    "files",
+    "guard",
 ];
+/// The sections of sources that give a node its subnet.
+const CLAIMING: [&str; 1] = ["etcd"];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;

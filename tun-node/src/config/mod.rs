@@ -30,6 +30,7 @@ mod error;
 mod example;
 mod format;
 mod mac;
+mod sources;
 mod summary;
 mod validate;
 mod value;
@@ -48,6 +49,7 @@ use warren_core::units::{Family, MacAddr, Mtu};
 pub use error::{ConfigError, Problem};
 pub use example::example_config;
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
+pub use sources::{Etcd, Files, Guard, Sources};
 
 /// Everything a node is told by its file; consistent, or it would not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Sizes of the data path.
     pub worker: Worker,
+    /// Where further routes come from.
+    pub sources: Sources,
 }
 
 impl Config {
