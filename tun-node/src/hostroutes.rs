@@ -34,18 +34,17 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::RwLock;
 use tracing::{debug, info, warn};
 use warren_core::tables::NextHop;
-use warren_core::units::Epoch;
+use warren_core::units::{Epoch, Mtu};
 
 use crate::config::Config;
 use crate::netlink::{ListedRoute, Netlink, NetlinkError, Route};
@@ -64,6 +63,8 @@ pub struct HostParts {
     pub device: u32,
     /// Whether this process may configure the device and is to.
     pub configures: bool,
+    /// Whether the device stays when the node ends, and its routes with it.
+    pub stays: bool,
     /// Takes the sentence that ends the node.
     pub failed: Sender<String>,
 }
@@ -102,9 +103,35 @@ pub enum HostError {
 /// The running thread. Dropping it ends it and deletes the node's routes.
 #[derive(Debug)]
 pub struct Host {
-    waker: Arc<Waker>,
-    ends: Arc<AtomicBool>,
+    sender: HostSender,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What other threads tell the thread.
+#[derive(Clone, Debug)]
+pub struct HostSender {
+    waker: Arc<Waker>,
+    orders: Sender<Order>,
+}
+
+impl HostSender {
+    /// There are new tables. Without being told the thread notices a tenth of a second later.
+    pub fn published(&self) {
+        // A thread that has ended needs no waking.
+        let _ = self.waker.wake();
+    }
+
+    /// The device should have these addresses and this MTU.
+    pub fn set_device(&self, addresses: Vec<IpNet>, mtu: Mtu) {
+        let _ = self.orders.send(Order::Device { addresses, mtu });
+        self.published();
+    }
+}
+
+#[derive(Debug)]
+enum Order {
+    Device { addresses: Vec<IpNet>, mtu: Mtu },
+    Stop,
 }
 
 impl Host {
@@ -117,32 +144,31 @@ impl Host {
     pub fn start(parts: HostParts, published: Arc<RwLock<HostReport>>) -> Result<Self, HostError> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let ends = Arc::new(AtomicBool::new(false));
+        let (orders, given) = crossbeam_channel::unbounded();
         let mut core = Core::new(parts, published)?;
         let socket = core.wire.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&socket), SOCKET, Interest::READABLE)?;
         core.begin()?;
-        let its_ends = Arc::clone(&ends);
         let thread = std::thread::Builder::new().name("host".to_owned());
-        let thread = thread.spawn(move || core.run(poll, &its_ends))?;
+        let thread = thread.spawn(move || core.run(poll, &given))?;
         Ok(Self {
-            waker,
-            ends,
+            sender: HostSender { waker, orders },
             thread: Some(thread),
         })
     }
 
-    /// Says that there are new tables. Without it they are noticed a tenth of a second later.
-    pub fn poke(&self) {
-        let _ = self.waker.wake();
+    /// For those who publish tables or change the device.
+    #[must_use]
+    pub fn sender(&self) -> HostSender {
+        self.sender.clone()
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Release);
-        self.poke();
+        let _ = self.sender.orders.send(Order::Stop);
+        self.sender.published();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -153,19 +179,19 @@ impl Drop for Host {
 /// is not among them: its addresses bring their routes along, and the rest lies behind other
 /// devices.
 #[must_use]
-pub fn device_routes(config: &Config, snapshot: &Snapshot) -> Vec<Route> {
+pub fn device_routes(mtu: Mtu, snapshot: &Snapshot) -> Vec<Route> {
     let routes = snapshot.routes.iter();
     routes
-        .filter_map(|route| device_route(config, route))
+        .filter_map(|route| device_route(mtu, route))
         .collect()
 }
 
-fn device_route(config: &Config, route: &RibRoute) -> Option<Route> {
+fn device_route(device_mtu: Mtu, route: &RibRoute) -> Option<Route> {
     if !route.leads_to_device() || route.next_hop == NextHop::Local {
         return None;
     }
     let least = route.tunnels().iter().map(|tunnel| tunnel.mtu).min();
-    let least = least.filter(|mtu| *mtu < config.device.mtu);
+    let least = least.filter(|mtu| *mtu < device_mtu);
     Some(Route {
         mtu: least.map(|mtu| u32::from(mtu.octets())),
         ..Route::new(route.prefix)
@@ -184,7 +210,10 @@ struct Core {
     tables: TablesReader,
     seen: Option<Epoch>,
     device: u32,
+    addresses: Vec<IpNet>,
+    mtu: Mtu,
     configures: bool,
+    stays: bool,
     failed: Sender<String>,
     wire: Wire,
     netlink: Netlink,
@@ -215,11 +244,14 @@ impl Core {
             // Before the first listing, so that nothing between the two is missed.
             wire: Wire::open()?,
             netlink: Netlink::open()?,
+            addresses: parts.config.device.addresses.clone(),
+            mtu: parts.config.device.mtu,
             config: parts.config,
             tables: parts.tables,
             seen: None,
             device: parts.device,
             configures: parts.configures,
+            stays: parts.stays,
             failed: parts.failed,
             plan: Plan::default(),
             directs: HashMap::new(),
@@ -248,21 +280,16 @@ impl Core {
             self.list()?;
             self.change()?;
         }
-        if let Some(prefix) = self.plan.taken().next() {
-            // The route that came with an address of the device is as good.
-            let of_device = self.netlink.routes(Some(self.device), None)?;
-            let is_as_good = |prefix| of_device.iter().any(|one| one.route.prefix == prefix);
-            if let Some(prefix) = self.plan.taken().find(|prefix| !is_as_good(*prefix)) {
-                self.clean();
-                return Err(HostError::RouteTaken { prefix });
-            }
-            debug!(%prefix, "has the device's own route");
+        let taken = self.plan.taken().next();
+        if let Some(prefix) = taken {
+            self.clean();
+            return Err(HostError::RouteTaken { prefix });
         }
         self.publish();
         Ok(())
     }
 
-    fn run(mut self, mut poll: Poll, ends: &AtomicBool) {
+    fn run(mut self, mut poll: Poll, orders: &Receiver<Order>) {
         let mut events = Events::with_capacity(8);
         let mut heard = Vec::new();
         loop {
@@ -276,8 +303,15 @@ impl Core {
             {
                 return warn!("the kernel's routes are watched no more: {error}");
             }
-            if ends.load(Ordering::Acquire) {
-                return self.clean();
+            for order in orders.try_iter() {
+                match order {
+                    Order::Device { addresses, mtu } => {
+                        (self.addresses, self.mtu) = (addresses, mtu);
+                        self.look.device = true;
+                        self.seen = None;
+                    }
+                    Order::Stop => return self.clean(),
+                }
             }
         }
     }
@@ -372,7 +406,7 @@ impl Core {
             return Ok(());
         }
         let mut repaired = Vec::new();
-        let wanted = u32::from(self.config.device.mtu.octets());
+        let wanted = u32::from(self.mtu.octets());
         if link.mtu != wanted {
             self.netlink.set_mtu(self.device, wanted)?;
             repaired.push("its MTU was changed");
@@ -382,7 +416,7 @@ impl Core {
             repaired.push("it was set down");
         }
         let present = self.netlink.addresses(self.device)?;
-        let addresses = self.config.device.addresses.iter();
+        let addresses = self.addresses.iter();
         for address in addresses.filter(|address| !present.contains(address)) {
             self.netlink.add_address(self.device, *address)?;
             repaired.push("an address was removed");
@@ -429,7 +463,7 @@ impl Core {
         }
         let mut desired = Vec::with_capacity(snapshot.routes.len());
         for listed in snapshot.routes.iter().filter(|route| is_due(route)) {
-            if let Some(route) = device_route(&self.config, listed) {
+            if let Some(route) = device_route(self.mtu, listed) {
                 let device = self.device;
                 desired.push(ListedRoute { route, device });
             } else if let NextHop::Direct {
@@ -495,10 +529,13 @@ impl Core {
 
     /// Deletes what would stay behind.
     fn clean(&mut self) {
-        if self.is_gone {
-            return;
-        }
-        self.plan.set_desired([]);
+        // What goes with the device needs no deleting.
+        let kept = self
+            .plan
+            .ours()
+            .filter(|own| !self.stays && own.device == self.device);
+        let kept: Vec<ListedRoute> = kept.cloned().collect();
+        self.plan.set_desired(kept);
         if let Err(error) = self.change() {
             warn!("the node's routes stay behind: {error}");
         }

@@ -14,7 +14,7 @@ use super::encap::{Choice, Encap};
 use super::error::At;
 use super::format::{Draft, EncapDraft, PeerDraft};
 use super::sources::{SUBNET_ENV, Sources};
-use super::{Config, Device, Node, Peer, Route, RouteNext, VtepMac, Worker};
+use super::{Config, Device, Node, Peer, Route, RouteNext, StateFile, VtepMac, Worker};
 
 /// Makes the values of a draft in which nothing was found wrong; `None` if something is missing.
 pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
@@ -47,6 +47,7 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             mtu_computed: device.mtu.is_none(),
             underlay_mtu: underlay_mtu(draft),
             mode: device.mode.map(|mode| mode.value).unwrap_or_default(),
+            routes: device.routes.is_none_or(|on| on.value),
         },
         receive: build_receive(draft)?,
         peers: peers?,
@@ -66,6 +67,11 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             busy_poll_us: worker.busy_poll_us.map_or(0, |n| n.value),
         },
         sources: build_sources(draft),
+        state_file: match &draft.state_file {
+            None => StateFile::Usual,
+            Some(path) if path.value.as_os_str().is_empty() => StateFile::None,
+            Some(path) => StateFile::At(path.value.clone()),
+        },
     })
 }
 

@@ -38,6 +38,7 @@ pub(super) struct Draft {
     pub(super) control_socket: Option<At<PathBuf>>,
     pub(super) metrics_listen: Option<At<SocketAddr>>,
     pub(super) log_level: Option<At<LogLevel>>,
+    pub(super) state_file: Option<At<PathBuf>>,
     pub(super) worker: WorkerDraft,
     pub(super) etcd: Option<Etcd>,
     pub(super) files: Option<Files>,
@@ -67,6 +68,7 @@ pub(super) struct DeviceDraft {
     pub(super) mtu: Option<At<u16>>,
     pub(super) underlay_mtu: Option<At<u16>>,
     pub(super) mode: Option<At<DeviceMode>>,
+    pub(super) routes: Option<At<bool>>,
 }
 
 /// One of the sections of encapsulations; keys that it does not have stay `None`.
@@ -226,6 +228,10 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
         "etcd" => draft.etcd = sources::etcd(table, problems),
         "files" => draft.files = sources::files(table, problems),
         "guard" => draft.guard = sources::guard(table, problems),
+        "state" => {
+            table.refuse_unknown(&["file"], problems);
+            draft.state_file = table.parsed("file", problems, value::file_path_or_none);
+        }
         _ => {}
     }
 }
@@ -323,7 +329,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
 
 fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
     table.refuse_unknown(
-        &["name", "addresses", "mtu", "underlay-mtu", "mode"],
+        &["name", "addresses", "mtu", "underlay-mtu", "mode", "routes"],
         problems,
     );
     DeviceDraft {
@@ -334,6 +340,7 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
         underlay_mtu: table.number("underlay-mtu", MTU_MIN..=u16::MAX, problems),
         mode: table.choice("mode", &DeviceMode::NAMES, problems),
+        routes: table.boolean("routes", problems),
     }
 }
 
@@ -725,7 +732,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 18] = [
     "node",
     "device",
     "vxlan",
@@ -743,6 +750,7 @@ const SECTIONS: [&str; 17] = [
     "etcd",
     "files",
     "guard",
+    "state",
 ];
 /// The sections of sources that give a node its subnet.
 const CLAIMING: [&str; 1] = ["etcd"];

@@ -74,6 +74,8 @@ pub struct Config {
     pub worker: Worker,
     /// Where further routes come from.
     pub sources: Sources,
+    /// Where the node keeps what it remembers across a restart.
+    pub state_file: StateFile,
 }
 
 impl Config {
@@ -160,6 +162,18 @@ impl Config {
             receive: self.receive.clone(),
         }
     }
+}
+
+/// Where the state is kept that a restart begins with; see [`crate::snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StateFile {
+    /// In the usual place, where there is something to remember.
+    #[default]
+    Usual,
+    /// Nowhere.
+    None,
+    /// In this file.
+    At(PathBuf),
 }
 
 /// Who this node is.

@@ -22,9 +22,10 @@ pub(super) struct Plan {
     desired: BTreeMap<IpNet, ListedRoute>,
     /// Those of the kernel's that are ours.
     ours: BTreeMap<IpNet, Vec<ListedRoute>>,
-    /// Prefixes at which somebody else's route stands in the place of ours.
-    taken: BTreeSet<IpNet>,
-    /// Taken, and a listing has not said by what.
+    /// Prefixes at which somebody else's route stands in the place of ours, and the device that it
+    /// leads to.
+    taken: BTreeMap<IpNet, Option<u32>>,
+    /// Taken, and a listing was asked for to say by what.
     unexplained: BTreeSet<IpNet>,
     /// Prefixes to look at.
     dirty: BTreeSet<IpNet>,
@@ -113,7 +114,7 @@ impl Plan {
             if listed.route.protocol == PROTOCOL && is_ours(&listed) {
                 self.ours.entry(prefix).or_default().push(listed);
             } else if self.stands_in_the_way(&listed) {
-                self.taken.insert(prefix);
+                self.taken.insert(prefix, Some(listed.device));
                 self.unexplained.remove(&prefix);
             }
         }
@@ -149,7 +150,7 @@ impl Plan {
                 if is_ours {
                     ours.push(listed);
                 } else if self.stands_in_the_way(&listed) {
-                    self.taken.insert(prefix);
+                    self.taken.insert(prefix, Some(listed.device));
                 }
             }
             RouteEvent::Removed(_) => {
@@ -182,7 +183,7 @@ impl Plan {
         match (action, why) {
             (Action::Add(_), Refused::Exists) => {
                 ours.retain(|own| own != subject);
-                self.taken.insert(prefix);
+                self.taken.insert(prefix, None);
                 // Perhaps it is one of ours of which nothing was heard.
                 self.listing_wanted |= self.unexplained.insert(prefix);
             }
@@ -221,12 +222,16 @@ impl Plan {
         !self.failed.is_empty()
     }
 
-    /// Prefixes whose place somebody else's route has.
+    /// Prefixes that somebody else's route leads elsewhere. One that leads to the same device, as
+    /// the kernel's own for an address does, is as good.
     pub(super) fn taken(&self) -> impl Iterator<Item = IpNet> {
-        self.taken
-            .iter()
-            .filter(|prefix| self.desired.contains_key(prefix))
-            .copied()
+        let leads_elsewhere = |prefix: &IpNet, device: Option<u32>| {
+            let desired = self.desired.get(prefix);
+            desired.is_some_and(|desired| device != Some(desired.device))
+        };
+        let taken = self.taken.iter();
+        let taken = taken.filter(move |(prefix, device)| leads_elsewhere(prefix, **device));
+        taken.map(|(prefix, _)| *prefix)
     }
 
     /// Our routes as far as is known: what a clean end deletes.
@@ -245,7 +250,7 @@ impl Plan {
             if is_there {
             } else if ours.iter().any(is_beside) {
                 actions.push(Action::Replace(wanted.clone()));
-            } else if self.taken.contains(&prefix) {
+            } else if self.taken.contains_key(&prefix) {
                 kept.clear();
             } else {
                 actions.push(Action::Add(wanted.clone()));

@@ -82,7 +82,12 @@ fn settle(plan: &mut Plan, kernel: &mut Kernel) {
 #[test]
 fn adds_what_is_missing_changes_what_is_different_and_deletes_what_is_stale() {
     let mut kernel = Kernel::default();
-    for route in [ours(1), listed(2, Some(1400), PROTOCOL), ours(3), listed(9, None, FOREIGN)] {
+    for route in [
+        ours(1),
+        listed(2, Some(1400), PROTOCOL),
+        ours(3),
+        listed(9, None, FOREIGN),
+    ] {
         kernel.act(&Action::Add(route)).expect("it is empty");
     }
     let mut plan = Plan::default();
@@ -202,7 +207,10 @@ fn ends_at_the_same_table_as_writing_it_down_does() {
                 }
                 // Somebody deletes whatever is there.
                 2 => {
-                    event = kernel.table.remove(&(prefix, None)).map(RouteEvent::Removed);
+                    event = kernel
+                        .table
+                        .remove(&(prefix, None))
+                        .map(RouteEvent::Removed);
                     foreign.remove(&prefix);
                 }
                 // Somebody puts his own there.
@@ -238,6 +246,9 @@ fn ends_at_the_same_table_as_writing_it_down_does() {
         let table: Vec<_> = kernel.list();
         assert_eq!(table, expected.into_values().collect::<Vec<_>>(), "{round}");
         let both = foreign.keys().filter(|prefix| wishes.contains_key(prefix));
-        assert_eq!(plan.taken().collect::<Vec<_>>(), both.copied().collect::<Vec<_>>());
+        assert_eq!(
+            plan.taken().collect::<Vec<_>>(),
+            both.copied().collect::<Vec<_>>()
+        );
     }
 }
