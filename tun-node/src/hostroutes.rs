@@ -407,13 +407,24 @@ impl Core {
         }
         let mut repaired = Vec::new();
         let wanted = u32::from(self.mtu.octets());
+        let mut is_up = link.is_up;
         if link.mtu != wanted {
+            if link.mtu < u32::from(Mtu::MIN_V6.octets()) && is_up {
+                // The kernel took IPv6 from the link. It comes back with settings of its own,
+                // which only a link that is down takes otherwise.
+                self.netlink.set_up(self.device, false)?;
+                is_up = false;
+            }
             self.netlink.set_mtu(self.device, wanted)?;
             repaired.push("its MTU was changed");
         }
-        if !link.is_up {
+        if !is_up {
+            match self.netlink.disable_link_local(self.device) {
+                Err(error) if !error.is_unsupported() => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
             self.netlink.set_up(self.device, true)?;
-            repaired.push("it was set down");
+            repaired.extend((!link.is_up).then_some("it was set down"));
         }
         let present = self.netlink.addresses(self.device)?;
         let addresses = self.addresses.iter();

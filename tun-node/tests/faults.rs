@@ -111,8 +111,9 @@ fn a_device_deleted_or_moved_away_ends_the_node_with_one_line() {
 #[test]
 fn routes_that_somebody_deletes_come_back_and_his_own_are_not_touched() {
     let Some(lab) = Lab::new() else { return };
-    lab.ip(1, "link add other type dummy");
-    lab.ip(1, "link set other up");
+    lab.ip(1, "link add other type veth peer name otherend");
+    lab.ip(1, "link set otherend up");
+    lab.ip(1, "link set other addrgenmode none up");
     // Above, beside and inside of ours.
     lab.ip(1, "route add 10.244.0.0/16 dev other proto static");
     lab.ip(
@@ -336,7 +337,10 @@ fn a_wall_clock_that_is_set_a_year_forward_or_two_back_is_not_noticed() {
         let path = lab.config(node, "vxlan", Underlay::V4, "");
         let text = fs::read_to_string(&path).expect("it was written");
         // Sockets cannot be made on the host's files.
-        let text = text.replace(&format!("{directory}/run{node}"), &format!("/run/run{node}"));
+        let text = text.replace(
+            &format!("{directory}/run{node}"),
+            &format!("/run/run{node}"),
+        );
         fs::write(&path, text).expect("it can be written again");
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/clock.sh");
@@ -345,15 +349,29 @@ fn a_wall_clock_that_is_set_a_year_forward_or_two_back_is_not_noticed() {
         "#!/bin/bash\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
          mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmp /run\n\
          mkdir -p /run/m/lib /run/netns; ln -s /usr/lib/uml/modules /run/m/lib/modules\n\
-         mount -t devtmpfs dev /dev; for m in tun veth; do modprobe -d /run/m $m; done\n\
+         mount -t devtmpfs dev /dev; for m in ipv6 tun veth; do modprobe -d /run/m $m; done\n\
          PROGRAM={PROGRAM}\nCONFIGS={directory}\n. {}\npoweroff -f\nhalt -f\n",
         script.display()
     );
     fs::write(&init, text).expect("it can be written");
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("ours");
     let mut guest = Command::new("linux.uml")
-        .env("TMPDIR", if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" })
-        .args(["mem=256M", "umid=c", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"])
+        .env(
+            "TMPDIR",
+            if Path::new("/dev/shm").is_dir() {
+                "/dev/shm"
+            } else {
+                "/tmp"
+            },
+        )
+        .args([
+            "mem=256M",
+            "umid=c",
+            "root=/dev/root",
+            "rootfstype=hostfs",
+            "rootflags=/",
+            "ro",
+        ])
         .args(["quiet", "con=null", "con0=fd:0,fd:1", "ssl=null"])
         .arg(format!("uml_dir={directory}/"))
         .arg(format!("init={}", init.display()))
@@ -378,10 +396,16 @@ fn a_wall_clock_that_is_set_a_year_forward_or_two_back_is_not_noticed() {
     let found = |start: &str| said.iter().filter(|line| line.starts_with(start)).count();
     assert_eq!(said.last().map(String::as_str), Some("@@END"), "{all}");
     assert_eq!(found("@@READY"), 4, "{all}");
-    let pings: Vec<&String> = said.iter().filter(|line| line.starts_with("@@PING")).collect();
+    let pings: Vec<&String> = said
+        .iter()
+        .filter(|line| line.starts_with("@@PING"))
+        .collect();
     assert_eq!(pings.len(), 3, "{all}");
     for ping in pings {
-        assert!(ping.contains("12 packets received, 0% packet loss"), "{ping}\n{all}");
+        assert!(
+            ping.contains("12 packets received, 0% packet loss"),
+            "{ping}\n{all}"
+        );
     }
     assert_eq!(found("@@ROUTES 1"), 3, "{all}");
     // A daemon that minds says so.
