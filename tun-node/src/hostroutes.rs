@@ -343,6 +343,10 @@ impl Core {
             self.retried_at = Instant::now();
             self.plan.retry();
         }
+        if self.look.device {
+            // What goes by a device that may be down would only be refused.
+            return Ok(());
+        }
         if self.plan.is_listing_wanted() {
             self.list()?;
         }

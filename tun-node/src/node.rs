@@ -27,7 +27,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never, select, tick};
+use crossbeam_channel::{Receiver, RecvTimeoutError, never, select, tick};
 use mio::unix::SourceFd;
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -263,7 +263,13 @@ impl Supervisor<'_> {
                 }
                 recv(ended) -> _ => return End::Worker(self.how_worker_ended()),
                 recv(failures) -> sentence => match sentence {
-                    Ok(sentence) => return End::Worker(sentence),
+                    // The device goes with a worker that has ended, who knows why.
+                    Ok(sentence) => match ended.recv_timeout(TICK) {
+                        Err(RecvTimeoutError::Disconnected) => {
+                            return End::Worker(self.how_worker_ended());
+                        }
+                        Ok(()) | Err(RecvTimeoutError::Timeout) => return End::Worker(sentence),
+                    },
                     // Nobody watches the host.
                     Err(_) => failures = &unheard,
                 },
