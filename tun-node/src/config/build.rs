@@ -72,6 +72,7 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
 fn build_sources(draft: &Draft) -> Sources {
     let mut sources = Sources {
         etcd: draft.etcd.clone(),
+        kubernetes: draft.kubernetes.clone(),
         files: draft.files.clone(),
         guard: draft.guard,
         subnet_env: None,

@@ -15,7 +15,7 @@ use warren_core::tables::EcnMode;
 
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
-use super::sources::{Etcd, Files, Guard};
+use super::sources::{Etcd, Files, Guard, Kubernetes};
 use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 
 mod dscp;
@@ -40,6 +40,7 @@ pub(super) struct Draft {
     pub(super) log_level: Option<At<LogLevel>>,
     pub(super) worker: WorkerDraft,
     pub(super) etcd: Option<Etcd>,
+    pub(super) kubernetes: Option<Kubernetes>,
     pub(super) files: Option<Files>,
     pub(super) guard: Guard,
 }
@@ -224,6 +225,7 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
         }
         "worker" => draft.worker = worker(table, problems),
         "etcd" => draft.etcd = sources::etcd(table, problems),
+        "kubernetes" => draft.kubernetes = sources::kubernetes(table, problems),
         "files" => draft.files = sources::files(table, problems),
         "guard" => draft.guard = sources::guard(table, problems),
         _ => {}
@@ -725,7 +727,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 18] = [
     "node",
     "device",
     "vxlan",
@@ -741,11 +743,12 @@ const SECTIONS: [&str; 17] = [
     "log",
     "worker",
     "etcd",
+    "kubernetes",
     "files",
     "guard",
 ];
 /// The sections of sources that give a node its subnet.
-const CLAIMING: [&str; 1] = ["etcd"];
+const CLAIMING: [&str; 2] = ["etcd", "kubernetes"];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;
