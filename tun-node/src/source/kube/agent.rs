@@ -187,6 +187,8 @@ pub struct Agent {
     backoff: Duration,
     write_at: Time,
     write_pause: Duration,
+    /// When the last writes were.
+    writes: VecDeque<Time>,
     now: Time,
     alarm: String,
     alarm_at: Time,
@@ -226,6 +228,7 @@ impl Agent {
             backoff: BACKOFF_LEAST,
             write_at: Time::ZERO,
             write_pause: WRITE_PAUSE_LEAST,
+            writes: VecDeque::new(),
             now: Time::ZERO,
             alarm: String::new(),
             alarm_at: Time::ZERO,
@@ -322,8 +325,13 @@ impl Agent {
         if self.now >= self.write_at
             && let Some(write) = self.write()
         {
-            self.write_at = self.now.after(self.write_pause);
-            self.write_pause = (self.write_pause * 2).min(WRITE_PAUSE_MOST);
+            self.writes.push_back(self.now);
+            if self.writes.len() >= WRITES_AT_ONCE
+                && let Some(first) = self.writes.pop_front()
+            {
+                // Somebody else writes otherwise each time.
+                self.write_at = self.write_at.max(first.after(WRITES_TIME));
+            }
             return Some(write);
         }
         if self.now >= self.ping_at {
@@ -414,6 +422,7 @@ impl Agent {
             (Request::Ping { exact }, Answer::Pong { version }) => self.ponged(exact, &version),
             (Request::Annotate(_) | Request::Available(_), Answer::Patched(node)) => {
                 // The watch will say the same, after what happened before.
+                self.write_pause = WRITE_PAUSE_LEAST;
                 self.take_own(node);
             }
             (_, Answer::Listed { .. } | Answer::Pong { .. } | Answer::Patched(_)) => {
@@ -433,6 +442,8 @@ impl Agent {
         if is_write && refused {
             // The server is there and routes are true; others do not learn of this node.
             self.alarm(format!("this node cannot be published: {why}"));
+            self.write_at = self.now.after(self.write_pause);
+            self.write_pause = (self.write_pause * 2).min(WRITE_PAUSE_MOST);
             return;
         }
         self.updates.push_back(SourceUpdate {
@@ -462,9 +473,6 @@ impl Agent {
         }
         if self.phase == Phase::Adrift {
             self.phase = self.watch_from(self.seen.clone());
-        }
-        if self.write().is_none() {
-            self.write_pause = WRITE_PAUSE_LEAST;
         }
         if self.updates.is_empty() {
             self.updates.push_back(SourceUpdate {
@@ -716,8 +724,11 @@ const PUBLISHED: [&str; 6] = [
 /// How long to wait after a failure, doubled from one to the next.
 const BACKOFF_LEAST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
-/// How long between two writes, doubled while somebody writes otherwise.
-const WRITE_PAUSE_LEAST: Duration = Duration::from_millis(500);
+/// So many writes are made in this time.
+const WRITES_AT_ONCE: usize = 16;
+const WRITES_TIME: Duration = Duration::from_secs(60);
+/// How long to wait after a write that was refused, doubled from one to the next.
+const WRITE_PAUSE_LEAST: Duration = Duration::from_secs(1);
 const WRITE_PAUSE_MOST: Duration = Duration::from_secs(60);
 /// The least time between two lines for people.
 const ALARM_EVERY: Duration = Duration::from_secs(10);
