@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// A role: what it permits, as (verb, resource).
@@ -49,4 +50,20 @@ pub(crate) fn of_kind<'a>(documents: &'a [Yaml], kind: &str) -> &'a Yaml {
 pub(crate) fn texts(list: &Yaml) -> Vec<String> {
     let list = list.as_vec().unwrap().iter();
     list.map(|one| one.as_str().unwrap().to_owned()).collect()
+}
+
+/// The JSON that a YAML value is.
+pub(crate) fn json_of(yaml: &Yaml) -> Value {
+    match yaml {
+        Yaml::Null | Yaml::BadValue | Yaml::Alias(_) => Value::Null,
+        Yaml::Boolean(value) => Value::from(*value),
+        Yaml::Integer(value) => Value::from(*value),
+        Yaml::Real(text) => Value::from(text.parse::<f64>().unwrap()),
+        Yaml::String(text) => Value::from(text.as_str()),
+        Yaml::Array(list) => list.iter().map(json_of).collect(),
+        Yaml::Hash(members) => members
+            .iter()
+            .map(|(key, value)| (key.as_str().unwrap().to_owned(), json_of(value)))
+            .collect(),
+    }
 }
