@@ -96,6 +96,7 @@ fn build_probing(draft: &Draft) -> Probing {
 fn build_sources(draft: &Draft) -> Sources {
     let mut sources = Sources {
         etcd: draft.etcd.clone(),
+        kubernetes: draft.kubernetes.clone(),
         files: draft.files.clone(),
         guard: draft.guard,
         subnet_env: None,

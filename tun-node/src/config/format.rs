@@ -15,7 +15,7 @@ use warren_core::tables::EcnMode;
 
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
-use super::sources::{Etcd, Files, Guard};
+use super::sources::{Etcd, Files, Guard, Kubernetes};
 use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 
 mod dscp;
@@ -44,6 +44,7 @@ pub(super) struct Draft {
     pub(super) worker: WorkerDraft,
     pub(super) probing: ProbingDraft,
     pub(super) etcd: Option<Etcd>,
+    pub(super) kubernetes: Option<Kubernetes>,
     pub(super) files: Option<Files>,
     pub(super) guard: Guard,
 }
@@ -232,6 +233,7 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
         "worker" => draft.worker = worker(table, problems),
         "probing" => draft.probing = ways::probing(table, problems),
         "etcd" => draft.etcd = sources::etcd(table, problems),
+        "kubernetes" => draft.kubernetes = sources::kubernetes(table, problems),
         "files" => draft.files = sources::files(table, problems),
         "guard" => draft.guard = sources::guard(table, problems),
         "state" => {
@@ -749,7 +751,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 19] = [
+const SECTIONS: [&str; 20] = [
     "node",
     "device",
     "vxlan",
@@ -766,12 +768,13 @@ const SECTIONS: [&str; 19] = [
     "worker",
     "probing",
     "etcd",
+    "kubernetes",
     "files",
     "guard",
     "state",
 ];
 /// The sections of sources that give a node its subnet.
-const CLAIMING: [&str; 1] = ["etcd"];
+const CLAIMING: [&str; 2] = ["etcd", "kubernetes"];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;

@@ -50,7 +50,7 @@ use warren_core::units::{Family, MacAddr, Mtu};
 pub use error::{ConfigError, Problem};
 pub use example::example_config;
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
-pub use sources::{Etcd, Files, Guard, Sources};
+pub use sources::{Etcd, Files, Guard, Kubernetes, KubernetesNetwork, Sources};
 
 /// Everything a node is told by its file; consistent, or it would not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
