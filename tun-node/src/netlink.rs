@@ -182,6 +182,23 @@ impl Netlink {
         )
     }
 
+    /// Sets the octets of the largest packet that the link is given uncut (`IFLA_GSO_MAX_SIZE`).
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn set_gso_max_octets(&mut self, device: u32, octets: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(device)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(octets))
+            .build();
+        let request = self.handle.link().change(message);
+        named(
+            "setting the largest uncut packet of link",
+            device,
+            self.runtime.block_on(request.execute()),
+        )
+    }
+
     /// Sets the link up or down.
     ///
     /// # Errors
