@@ -291,13 +291,11 @@ impl Tun {
         })
     }
 
-    /// Keeps packets that come uncut to what leaves in one message (see [`gso_max_octets`]), where
-    /// they come uncut and the kernel lets us; elsewhere they leave in two.
-    pub(crate) fn limit_uncut(&self, netlink: &mut Netlink, index: u32, mtu: u16) {
-        if self.offload == Offload::NONE {
-            return;
-        }
-        if let Err(error) = netlink.set_gso_max_octets(index, gso_max_octets(mtu)) {
+    /// Gives the device a longer queue than its own 500 packets, which are 1 ms of small ones: the
+    /// worker may have to wait longer than that for a core. And keeps packets that come uncut to what leaves in one
+    /// message (see [`gso_max_octets`]). Where the kernel does not let us, the device works as well.
+    pub(crate) fn set_queue(&self, netlink: &mut Netlink, index: u32, mtu: u16) {
+        if let Err(error) = netlink.set_queue(index, gso_max_octets(mtu), QUEUE_PACKETS) {
             tracing::debug!(device = %self.name, "{error}");
         }
     }
@@ -330,7 +328,7 @@ impl Tun {
         let mut netlink = Netlink::open()?;
         let index = netlink.link_index(name.as_str())?;
         if let Some(mtu) = config.mtu {
-            self.limit_uncut(&mut netlink, index, mtu);
+            self.set_queue(&mut netlink, index, mtu);
         }
         // Nobody on the overlay answers router solicitations. A kernel without
         // IPv6 sends none.
@@ -475,6 +473,9 @@ fn open() -> Result<OwnedFd, TunError> {
         _ => TunError::DeviceFile(error),
     })
 }
+
+/// Packets that may wait in the device for the worker: 10 ms of 400,000 a second.
+const QUEUE_PACKETS: u32 = 4000;
 
 /// The value of `gso_max_size` with which a TCP packet, cut into segments for a device of that MTU
 /// and each wrapped, fits one UDP message of 65,507 octets.

@@ -101,7 +101,7 @@ pub(super) fn open(config: &Config, snapshot: &Snapshot) -> Result<Device, Devic
     let mut netlink = Netlink::open()?;
     undo.index = netlink.link_index(tun.name().as_str())?;
     let configured = if undo.stays {
-        tun.limit_uncut(&mut netlink, undo.index, config.device.mtu.octets());
+        tun.set_queue(&mut netlink, undo.index, config.device.mtu.octets());
         undo.adopt(&mut netlink, config)
     } else {
         Ok(())
