@@ -258,14 +258,17 @@ fn warren(
     Ok(())
 }
 
-fn worker_option(option: &str) -> Result<&'static str, String> {
+fn worker_option(option: &str) -> Result<String, String> {
     Ok(match option {
-        "no-gso" => "gso = false\n",
-        "no-gro" => "gro = false\n",
-        "no-uso" => "uso = false\n",
-        "no-vnet" => "vnet-header = false\n",
-        "spin" => "busy-poll-us = 50\n",
-        other => return Err(format!("{other} is no option of a worker")),
+        "no-gso" => "gso = false\n".into(),
+        "no-gro" => "gro = false\n".into(),
+        "no-uso" => "uso = false\n".into(),
+        "no-vnet" => "vnet-header = false\n".into(),
+        "spin" => "busy-poll-us = 50\n".into(),
+        other => match other.split_once('=') {
+            Some((key, value)) => format!("{key} = {value}\n"),
+            None => return Err(format!("{other} is no option of a worker")),
+        },
     })
 }
 

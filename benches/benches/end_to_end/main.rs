@@ -51,7 +51,7 @@ Usage: end_to_end [OPTIONS]
   --wire LIST        plain,wire: veth as it is; veth with its offloads off (plain,wire)
   --contenders LIST  none,kernel,warren,warren-fou,warren-gue,warren-geneve,warren-ipip,warren-OPTIONS,
                      wireguard-go,openvpn (all that are installed); OPTIONS joined by '+':
-                     no-gso no-gro no-uso no-vnet spin
+                     no-gso no-gro no-uso no-vnet spin, or a KEY=VALUE of [worker]
   --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all)
   --json FILE        write every sample
   --svg FILE         write a plot of the medians
