@@ -194,6 +194,30 @@ impl Netlink {
         )
     }
 
+    /// Sets the octets of the largest packet that the link is given uncut (`IFLA_GSO_MAX_SIZE`),
+    /// and how many packets may wait in it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn set_queue(
+        &mut self,
+        device: u32,
+        gso_max_octets: u32,
+        packets: u32,
+    ) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(device)
+            .txqueuelen(packets)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(gso_max_octets))
+            .build();
+        let request = self.handle.link().change(message);
+        named(
+            "setting the queue of link",
+            device,
+            self.runtime.block_on(request.execute()),
+        )
+    }
+
     /// Sets the link up or down.
     ///
     /// # Errors

@@ -91,6 +91,7 @@ pub(super) fn open(config: &Config) -> Result<Device, DeviceError> {
     let mut netlink = Netlink::open()?;
     undo.index = netlink.link_index(tun.name().as_str())?;
     let configured = if undo.stays {
+        tun.set_queue(&mut netlink, undo.index, config.device.mtu.octets());
         undo.adopt(&mut netlink, config)
     } else {
         Ok(())

@@ -125,7 +125,7 @@ impl Access {
             what,
         };
         let text = String::from_utf8(text).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         let config = YamlLoader::load_from_str(&text)
             .map_err(|error| wrong(format!("it is not YAML: {error}")))?;
         let [config] = config.as_slice() else {

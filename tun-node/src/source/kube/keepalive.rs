@@ -113,10 +113,11 @@ impl Transport for KeepaliveTransport {
 
 /// A limit that ran out, by its own name.
 fn timed_out(error: std::io::Error, reason: Timeout) -> Error {
-    match error.kind() {
-        // The kernel's own, when its probes were not answered, is `TimedOut`.
-        std::io::ErrorKind::WouldBlock => Error::Timeout(reason),
-        _ => error.into(),
+    // The kernel's own, when its probes were not answered, is `TimedOut`.
+    if error.kind() == std::io::ErrorKind::WouldBlock {
+        Error::Timeout(reason)
+    } else {
+        error.into()
     }
 }
 
