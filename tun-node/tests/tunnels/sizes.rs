@@ -169,6 +169,8 @@ impl Pod {
             "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
         );
         row.ip(1, "link set topod up");
+        // IPv6 answers for an address only on the link that has it.
+        row.ip(1, "-6 addr add fe80::1/64 dev topod nodad");
         row.ip(1, "route add 10.244.1.9/32 dev topod");
         row.ip(1, "-6 route add fd00:10:244:1::9/128 dev topod");
         for arguments in [
@@ -177,8 +179,7 @@ impl Pod {
             "addr add fd00:10:244:1::9/128 dev eth0 nodad",
             "route add 10.244.1.1 dev eth0",
             "route add default via 10.244.1.1",
-            "-6 route add fd00:10:244:1::1 dev eth0",
-            "-6 route add default via fd00:10:244:1::1",
+            "-6 route add default via fe80::1 dev eth0",
         ] {
             let mut all = vec!["-n", &pod.0];
             all.extend(arguments.split_whitespace());
