@@ -5,7 +5,7 @@
 //!             |
 //!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes
 //!             |
-//!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 8 octets before each
+//!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
 //!
 //! A change writes new copies of the nodes from the one that holds the route up to the root, in cells that no snapshot
@@ -717,8 +717,8 @@ fn octet_mask(count: u8) -> u64 {
     u64::MAX.checked_shr(64 - 8 * u32::from(count)).unwrap_or(0)
 }
 
-/// Octets that one node may skip: what a cell holds.
-pub(super) const MAX_SKIP: u8 = 8;
+/// Octets that one node may skip: with the octet that it decides on they are shifted out of a cell at once.
+pub(super) const MAX_SKIP: u8 = 6;
 
 /// The number of routes from which the root is laid out slot by slot: the 64 KiB are then below what the nodes take.
 pub(super) const SLOTS_FROM: usize = 512;
