@@ -61,7 +61,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 frame.bytes().len()
             ),
             Verdict::Drop(reason) => println!("packet {index}: {reason}"),
-            verdict @ (Verdict::Undecided | Verdict::Deliver | Verdict::Direct) => {
+            verdict
+            @ (Verdict::Undecided | Verdict::Deliver | Verdict::Probe | Verdict::Direct) => {
                 println!("packet {index}: {verdict:?}");
             }
         }

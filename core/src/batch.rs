@@ -27,6 +27,10 @@ pub const HEADROOM: usize = 128;
 /// Octets kept free behind every frame: an authentication tag and its padding.
 pub const TAILROOM: usize = 32;
 
+/// Frames that a batch has room for beyond those that are read into it: a packet that is cut on
+/// its way becomes several. As many as the largest packet has fragments of an Ethernet MTU.
+pub const SPARE_FRAMES: usize = 64;
+
 /// Frames and their verdicts; see the [module](self).
 #[derive(Debug)]
 pub struct Batch {
@@ -54,7 +58,7 @@ impl Batch {
         let arena_octets = largest_frames * (HEADROOM + max_frame_octets + TAILROOM);
         Self {
             arena: vec![0; arena_octets].into_boxed_slice(),
-            frames: Vec::with_capacity(max_frames),
+            frames: Vec::with_capacity(max_frames + SPARE_FRAMES),
             max_frames,
             max_frame_octets,
             next: 0,
@@ -166,6 +170,56 @@ impl Batch {
             .get_mut(..bytes.len())?
             .copy_from_slice(bytes);
         self.commit(bytes.len(), link)
+    }
+
+    /// Whether `count` further frames of up to `len_octets` each can be made by
+    /// [`append_beside`](Self::append_beside).
+    #[must_use]
+    pub fn has_room_beside(&self, count: usize, len_octets: usize) -> bool {
+        let octets = (HEADROOM + TAILROOM).saturating_add(len_octets);
+        let end = octets.saturating_mul(count).saturating_add(self.next);
+        self.frames.len().saturating_add(count) <= self.max_frames + SPARE_FRAMES
+            && end <= self.arena.len()
+    }
+
+    /// Makes a further frame of `len_octets` at the end of the batch, to be written, and shows the
+    /// frame at `index` beside it: for a packet that becomes several. Such frames may exceed the
+    /// number that is read into a batch by [`SPARE_FRAMES`].
+    ///
+    /// `None` when there is no such frame or no room.
+    pub fn append_beside(
+        &mut self,
+        index: usize,
+        len_octets: usize,
+    ) -> Option<(FrameRef<'_>, Frame<'_>)> {
+        if !self.has_room_beside(1, len_octets) {
+            return None;
+        }
+        let known = self.frames.get(index)?;
+        let link = known.link;
+        let range = known.slot.start + known.range().start..known.slot.start + known.range().end;
+        let slot = self.next..self.next + HEADROOM + len_octets + TAILROOM;
+        if range.end > slot.start {
+            return None;
+        }
+        self.next = slot.end;
+        self.frames.push(Meta {
+            slot: slot.clone(),
+            head: HEADROOM,
+            ..Meta::new(len_octets, link)
+        });
+        let (meta, frames) = self.frames.split_last_mut()?;
+        let known = frames.get(index)?;
+        let (front, back) = self.arena.split_at_mut_checked(slot.start)?;
+        let whole = FrameRef {
+            bytes: front.get(range)?,
+            pushed: known.pushed,
+            link: &known.link,
+            offload: known.offload,
+            verdict: known.verdict,
+        };
+        let slot = back.get_mut(..slot.len())?;
+        Some((whole, Frame { slot, meta }))
     }
 
     /// The frame at `index`, to be changed.
@@ -522,6 +576,27 @@ mod tests {
         // 2320 octets of arena, 170 a frame, and the last must leave room for a large one.
         assert_eq!(frames, 7);
         assert!(batch.frames().all(|frame| frame.bytes == [7; 10]));
+    }
+
+    #[test]
+    fn a_frame_can_be_made_of_another_when_no_more_are_read() {
+        let mut batch = Batch::new(2, 100);
+        batch.push(b"first", Link::LOCAL).unwrap();
+        batch.push(b"second", Link::LOCAL).unwrap();
+        assert!(batch.is_full() && batch.vacancy().is_none());
+        assert!(batch.has_room_beside(1, 5) && !batch.has_room_beside(2, 100));
+        let (whole, mut part) = batch.append_beside(1, 4).unwrap();
+        part.bytes_mut().copy_from_slice(&whole.bytes[2..]);
+        assert!(part.push(HEADROOM).is_some() && part.pull(HEADROOM));
+        assert!(batch.append_beside(3, 1).is_none(), "no such frame");
+        assert!(batch.append_beside(0, 100).is_none(), "the arena is full");
+        let frames: Vec<_> = batch.frames().map(|frame| frame.bytes).collect();
+        assert_eq!(frames, [&b"first"[..], b"second", b"cond"]);
+
+        let mut batch = Batch::new(1, 65_000);
+        batch.push(b"whole", Link::LOCAL).unwrap();
+        let made = (0..).take_while(|_| batch.append_beside(0, 1).is_some());
+        assert_eq!(made.count(), SPARE_FRAMES);
     }
 
     #[test]

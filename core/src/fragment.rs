@@ -122,6 +122,18 @@ fn drop_uncopied_options(mut options: &mut [u8]) {
     }
 }
 
+/// Whether a packet that was read as `read` opens a TCP connection (or answers one that does): a
+/// cheap look, before [`clamp_mss`] is asked.
+#[must_use]
+pub fn is_tcp_syn(packet: &[u8], read: &Packet) -> bool {
+    const FLAGS_OFFSET: usize = 13;
+    read.flow.protocol == ip_protocol::TCP
+        && read.fragment == Fragment::Whole
+        && packet
+            .get(read.transport_offset + FLAGS_OFFSET)
+            .is_some_and(|flags| flags & tcp::flag::SYN != 0)
+}
+
 /// Lowers the maximum segment size that a TCP SYN announces to what fits `mtu`, and mends its
 /// checksum. Returns whether it was changed.
 ///

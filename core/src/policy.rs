@@ -12,6 +12,13 @@ use crate::verdict::{Direction, DropReason};
 #[must_use]
 pub struct Permit(());
 
+impl Permit {
+    /// The permit for a part of the packet that this one is for.
+    pub(crate) const fn for_fragment(&self) -> Self {
+        Self(())
+    }
+}
+
 /// What may pass.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Policy {

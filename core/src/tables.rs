@@ -101,6 +101,31 @@ pub enum DscpMode {
     Pipe(u8),
     /// The inner DSCP is copied out and, at the other end, back in.
     Uniform,
+    /// The outer DSCP follows from the inner one by a table; the inner one is left alone.
+    Map(DscpMap),
+}
+
+/// Outer DSCP by inner DSCP: what the domain of the underlay calls the class that the overlay calls
+/// otherwise. RFC 2983 section 4.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct DscpMap([u8; 64]);
+
+impl DscpMap {
+    /// Makes a map; of each value the low six bits count.
+    #[must_use]
+    pub const fn new(outer_by_inner: [u8; 64]) -> Self {
+        Self(outer_by_inner)
+    }
+
+    /// The outer DSCP for an inner packet whose DSCP is `inner` (six bits).
+    #[must_use]
+    pub const fn outer(&self, inner: u8) -> u8 {
+        // `as_slice` and a mask: the index is below 64.
+        match self.0.as_slice().split_at_checked((inner & 0x3f) as usize) {
+            Some((_, [outer, ..])) => *outer & 0x3f,
+            Some((_, [])) | None => 0,
+        }
+    }
 }
 
 /// How ECN is written when encapsulating. RFC 6040 section 4.1.
@@ -141,6 +166,8 @@ impl Local {
 pub struct Receive {
     /// VXLAN ports.
     pub vxlan: Vec<u16>,
+    /// VXLAN-GPE ports.
+    pub vxlan_gpe: Vec<u16>,
     /// Geneve ports.
     pub geneve: Vec<u16>,
     /// FOU and GUE ports: the first nibble of the payload tells which it is.
@@ -294,6 +321,13 @@ impl TableWriter {
             fib_v4: Fib::new(),
             fib_v6: Fib::new(),
         }
+    }
+
+    /// Goes on behind the generation `last` of another writer, whose tables these replace.
+    #[must_use]
+    pub const fn after(mut self, last: Epoch) -> Self {
+        self.epoch = last;
+        self
     }
 
     /// Adds a peer.

@@ -15,6 +15,9 @@ pub enum Verdict {
     Transmit,
     /// Give it to the local device.
     Deliver,
+    /// It is a probe of a tunnel, or the answer to one: for whoever measures the paths
+    /// ([`probe`](crate::probe)), not for the device.
+    Probe,
     /// Send it without encapsulation: the next hop is on the underlay's own link.
     Direct,
     /// The frame was dropped for this reason and now holds an ICMP error, to be sent back to where
@@ -100,7 +103,8 @@ drop_reasons! {
     SourceRouted = "source_routed",
     /// The inner packet is itself a tunnel packet of this overlay.
     NestedTunnel = "nested_tunnel",
-    /// The packet would enter the tunnel that carries it.
+    /// The packet would enter the tunnel that carries it, or go back into the tunnel that brought
+    /// it: a routing loop.
     TunnelLoop = "tunnel_loop",
     /// The TTL or hop limit has run out.
     TtlExpired = "ttl_expired",
@@ -143,14 +147,23 @@ pub enum Direction {
 /// The counts of one [`Direction`].
 ///
 /// `received.packets == forwarded.packets + dropped()` after every batch. Replies are packets of
-/// the engine's own and count apart.
+/// the engine's own and count apart; so do the frames that a packet which was cut became beyond
+/// the first: `forwarded.packets + fragments` frames leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Counters {
     /// Frames that entered, and their octets as they entered.
     pub received: Tally,
-    /// Frames that left by [`Verdict::Transmit`], [`Verdict::Deliver`] or [`Verdict::Direct`], and
+    /// Frames that left by [`Verdict::Transmit`], [`Verdict::Deliver`], [`Verdict::Probe`] or
+    /// [`Verdict::Direct`], and
     /// their octets as they left.
     pub forwarded: Tally,
+    /// Packets that were cut to fit the path (inner IPv4 fragmentation, RFC 791 section 3.2); each
+    /// is one of those forwarded, its octets those of all its fragments.
+    pub fragmented: u64,
+    /// Frames that these packets became, the first of each not counted.
+    pub fragments: u64,
+    /// TCP SYN segments whose maximum segment size was lowered to what fits the path.
+    pub mss_clamped: u64,
     /// ICMP errors made.
     pub replies: u64,
     /// ICMP errors not made because their rate was used up.
@@ -171,6 +184,9 @@ impl Counters {
             packets: 0,
             octets: 0,
         },
+        fragmented: 0,
+        fragments: 0,
+        mss_clamped: 0,
         replies: 0,
         replies_suppressed: 0,
         ecn_anomalies: 0,
@@ -209,6 +225,9 @@ impl Counters {
     pub fn add(&mut self, other: &Self) {
         self.received.add(other.received);
         self.forwarded.add(other.forwarded);
+        self.fragmented += other.fragmented;
+        self.fragments += other.fragments;
+        self.mss_clamped += other.mss_clamped;
         self.replies += other.replies;
         self.replies_suppressed += other.replies_suppressed;
         self.ecn_anomalies += other.ecn_anomalies;

@@ -77,7 +77,7 @@ fn sixteen_of_sixteen_decapsulation_cases_for_every_encapsulation() {
             }
         }
     }
-    assert_eq!(cases, 16 * 5 * 2 * 2);
+    assert_eq!(cases, 16 * 6 * 2 * 2);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn four_of_four_encapsulation_cases_in_both_modes_for_every_encapsulation() {
             }
         }
     }
-    assert_eq!(cases, 4 * 2 * 5 * 2 * 2);
+    assert_eq!(cases, 4 * 2 * 6 * 2 * 2);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn dscp_stays_inside_in_pipe_mode_and_crosses_in_uniform_mode() {
             // A router on the way re-marks the outer header and experiences congestion.
             let (verdict, delivered) = receive(&mut two, &with_traffic_class(&wire, 0x48 | CE));
             let expected = match dscp {
-                DscpMode::Pipe(_) => 0xb8 | CE,
+                DscpMode::Pipe(_) | DscpMode::Map(_) => 0xb8 | CE,
                 DscpMode::Uniform => 0x48 | CE,
             };
             assert_eq!(verdict, Verdict::Deliver);

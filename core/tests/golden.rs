@@ -253,6 +253,7 @@ fn node_b() -> Engine {
 fn node_b_with(change: impl FnOnce(&mut Receive)) -> Engine {
     let mut receive = Receive {
         vxlan: vec![8472, 4789],
+        vxlan_gpe: vec![4790],
         geneve: vec![6081],
         fou_gue: vec![5555, 6080],
         ipip: true,

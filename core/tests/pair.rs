@@ -105,6 +105,7 @@ fn the_encapsulation_changes_under_traffic_without_a_loss() {
         EncapsulationKind::Fou,
         EncapsulationKind::Geneve,
         EncapsulationKind::Gue,
+        EncapsulationKind::VxlanGpe,
         EncapsulationKind::Vxlan,
     ];
     let setup = Setup::new(kinds[0], Family::V4);
@@ -164,7 +165,7 @@ fn two_nodes_that_point_a_prefix_at_each_other_do_not_circle() {
         "a node is no transit: one packet, one way"
     );
     let dropped = pair.engines[1].counters(Direction::Decap);
-    assert_eq!(dropped.drops(DropReason::DestinationNotLocal), 1);
+    assert_eq!(dropped.drops(DropReason::TunnelLoop), 1);
 }
 
 /// Two engines and what each was heard to deliver.
@@ -246,6 +247,7 @@ impl Pair {
                 Verdict::Reply(_) => replies.push(frame.bytes().to_vec()),
                 verdict @ (Verdict::Undecided
                 | Verdict::Deliver
+                | Verdict::Probe
                 | Verdict::Direct
                 | Verdict::Drop(_)) => {
                     panic!("{verdict:?} {:?}", Packet::parse(frame.bytes()));

@@ -41,7 +41,7 @@ fn every_encapsulation_carries_both_families_over_both_underlays() {
             combinations += 1;
         }
     }
-    assert_eq!(combinations, 5 * 2 * 2);
+    assert_eq!(combinations, 6 * 2 * 2);
 }
 
 /// Reads the outer headers with etherparse, checksums included.
@@ -121,6 +121,7 @@ fn overhead_and_mtu_are_those_of_the_table() {
         (EncapsulationKind::Gue, 32, 52),
         (EncapsulationKind::Vxlan, 50, 70),
         (EncapsulationKind::Geneve, 50, 70),
+        (EncapsulationKind::VxlanGpe, 36, 56),
     ];
     for (kind, over_v4, over_v6) in table {
         for (underlay, overhead) in [(Family::V4, over_v4), (Family::V6, over_v6)] {
@@ -151,7 +152,7 @@ fn every_encapsulation_is_received_at_once() {
         }
     }
     let counters = two.counters(Direction::Decap);
-    assert_eq!((counters.forwarded.packets, counters.dropped()), (20, 0));
+    assert_eq!((counters.forwarded.packets, counters.dropped()), (24, 0));
     for kind in EncapsulationKind::ALL {
         assert_eq!(two.peer_counters()[0].received_by(kind).packets, 4);
     }

@@ -94,7 +94,7 @@ fn only_own_destinations_are_reached() {
     for (destination, reason) in [
         ("10.42.3.9", DropReason::DestinationNotLocal),
         ("8.8.8.8", DropReason::DestinationNotLocal),
-        ("10.42.2.9", DropReason::DestinationNotLocal),
+        ("10.42.2.9", DropReason::TunnelLoop),
         ("224.0.0.251", DropReason::DestinationMulticast),
         ("255.255.255.255", DropReason::DestinationMulticast),
         ("127.0.0.1", DropReason::DestinationInvalid),
@@ -436,6 +436,7 @@ fn wrap_between(setup: &Setup, source: IpAddr, destination: IpAddr, inner: &[u8]
         EncapsulationKind::Fou => common::FOU_PORT,
         EncapsulationKind::Gue => common::GUE_PORT,
         EncapsulationKind::Ipip => 0,
+        EncapsulationKind::VxlanGpe => common::VXLAN_GPE_PORT,
     };
     let transport = match (setup.kind, family) {
         (EncapsulationKind::Ipip, Family::V4) => Transport::Ip { protocol: 4 },

@@ -16,7 +16,9 @@ use tracing::level_filters::LevelFilter;
 
 use crate::config::{Config, ConfigError, LogLevel, example_config};
 use crate::ctl::client::{Client, ClientError};
-use crate::ctl::message::{Fault, Flow, Request, Response};
+#[cfg(any(debug_assertions, feature = "fault-injection"))]
+use crate::ctl::message::Fault;
+use crate::ctl::message::{Flow, Request, Response};
 use crate::ctl::path::{default_path, known_sockets};
 use crate::demo;
 use crate::node::{DeviceError, NodeError, RunOptions, run};
@@ -97,6 +99,14 @@ enum Verb {
         whose source is this node's own is taken to leave; one whose destination is, to arrive."
     )]
     Explain(ExplainArgs),
+    /// Send to a peer, or to all, in another of its encapsulations
+    #[command(
+        after_long_help = "The peer's `encap` in the configuration lists those it has; every one of \
+        them is received all the time, so nothing is lost by the change. While the one asked for \
+        does not pass, another is used.\n\nExample:\n\n  tun-node prefer ipip --peer beta\n  tun-node prefer \
+        configured"
+    )]
+    Prefer(PreferArgs),
     /// Make a worker misbehave
     #[cfg(any(debug_assertions, feature = "fault-injection"))]
     #[command(hide = true)]
@@ -187,6 +197,17 @@ struct ExplainArgs {
     ask: AskArgs,
 }
 
+#[derive(Debug, Args)]
+struct PreferArgs {
+    /// The encapsulation, or "configured" for the order of the configuration
+    encapsulation: String,
+    /// The peer [default: all]
+    #[arg(long)]
+    peer: Option<String>,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
 #[cfg(any(debug_assertions, feature = "fault-injection"))]
 #[derive(Debug, Args)]
 struct FaultArgs {
@@ -271,6 +292,14 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
                 return Err(ClientError::Unexpected.into());
             };
             print(&args.ask, &*report, output::explain)?;
+        }
+        Verb::Prefer(args) => {
+            let encapsulation = args.encapsulation;
+            let request = Request::Prefer {
+                peer: args.peer,
+                encapsulation: Some(encapsulation).filter(|name| name != "configured"),
+            };
+            ask(&args.node, &request)?;
         }
         #[cfg(any(debug_assertions, feature = "fault-injection"))]
         Verb::Fault(args) => {

@@ -136,6 +136,8 @@ pub struct DeviceCounters {
     pub reply_drops: ErrnoCounters,
     /// Packets with a route that leads to no tunnel; the host's own routes were to carry them.
     pub direct_drops: u64,
+    /// Packets from peers that were probes of the path, and not for the device.
+    pub probes: u64,
     /// Frames that the engine left without a decision a device can follow. Always zero.
     pub misdirected: u64,
 }
@@ -203,6 +205,12 @@ pub struct DirectionReport {
     pub dropped: u64,
     /// Frames dropped, by reason; reasons that did not occur are absent.
     pub drops: BTreeMap<String, u64>,
+    /// Packets that were cut to fit the path.
+    pub fragmented: u64,
+    /// Frames that they became, the first of each not counted.
+    pub fragments: u64,
+    /// TCP SYN segments whose maximum segment size was lowered.
+    pub mss_clamped: u64,
     /// ICMP errors made.
     pub replies: u64,
     /// ICMP errors not made because their rate was used up.
@@ -221,6 +229,9 @@ impl From<&Counters> for DirectionReport {
                 .drops_by_reason()
                 .map(|(reason, count)| (reason.name().to_owned(), count))
                 .collect(),
+            fragmented: counters.fragmented,
+            fragments: counters.fragments,
+            mss_clamped: counters.mss_clamped,
             replies: counters.replies,
             replies_suppressed: counters.replies_suppressed,
             ecn_anomalies: counters.ecn_anomalies,
@@ -234,6 +245,9 @@ impl DirectionReport {
         self.forwarded.add(other.forwarded);
         self.dropped += other.dropped;
         add_counts(&mut self.drops, &other.drops);
+        self.fragmented += other.fragmented;
+        self.fragments += other.fragments;
+        self.mss_clamped += other.mss_clamped;
         self.replies += other.replies;
         self.replies_suppressed += other.replies_suppressed;
         self.ecn_anomalies += other.ecn_anomalies;
@@ -263,6 +277,8 @@ pub struct DeviceReport {
     pub reply_drops: BTreeMap<String, u64>,
     /// Packets whose route leads to no tunnel.
     pub direct_drops: u64,
+    /// Packets from peers that were probes of the path.
+    pub probes: u64,
     /// Frames without a decision that the device can follow.
     pub misdirected: u64,
 }
@@ -280,6 +296,7 @@ impl From<&DeviceCounters> for DeviceReport {
             replies_written: counters.replies_written.into(),
             reply_drops: counters.reply_drops.report(),
             direct_drops: counters.direct_drops,
+            probes: counters.probes,
             misdirected: counters.misdirected,
         }
     }
@@ -297,6 +314,7 @@ impl DeviceReport {
         self.replies_written.add(other.replies_written);
         add_counts(&mut self.reply_drops, &other.reply_drops);
         self.direct_drops += other.direct_drops;
+        self.probes += other.probes;
         self.misdirected += other.misdirected;
     }
 }
@@ -494,8 +512,11 @@ impl WorkerReport {
                 + socket.no_socket;
         }
         Balance {
-            received: self.device.read.packets + self.device.read_damaged + received,
-            left: sent + self.device.written.packets,
+            received: self.device.read.packets
+                + self.device.read_damaged
+                + received
+                + self.encap.fragments,
+            left: sent + self.device.written.packets + self.device.probes,
             dropped: self.encap.dropped
                 + self.decap.dropped
                 + socket_drops
@@ -510,9 +531,10 @@ impl WorkerReport {
 /// The account of a worker's packets; `received == left + dropped` between batches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Balance {
-    /// Packets taken in, from the device and from the underlay.
+    /// Packets taken in, from the device and from the underlay, and what cut ones became beyond
+    /// one.
     pub received: u64,
-    /// Packets that the kernel took, at the device and at the underlay.
+    /// Packets that the kernel took, at the device and at the underlay, and probes of the paths.
     pub left: u64,
     /// Packets dropped, for every reason.
     pub dropped: u64,

@@ -48,6 +48,7 @@ pub fn report(flow: Flow, found: &Explanation, snapshot: &Snapshot) -> ExplainRe
         Verdict::Undecided => ("undecided", None),
         Verdict::Transmit => ("transmit", None),
         Verdict::Deliver => ("deliver", None),
+        Verdict::Probe => ("probe", None),
         Verdict::Direct => ("direct", None),
         Verdict::Reply(reason) | Verdict::Drop(reason) => ("drop", Some(reason)),
     };
@@ -86,6 +87,10 @@ pub fn report(flow: Flow, found: &Explanation, snapshot: &Snapshot) -> ExplainRe
             .answer
             .as_ref()
             .map(|(answer, source)| format!("{answer} from {source}")),
+        too_big: found
+            .too_big
+            .as_ref()
+            .map(|(answer, source)| format!("{answer} from {source}")),
         text: text(&flow, found),
     }
 }
@@ -97,6 +102,7 @@ pub fn tunnel_report(tunnel: &Tunnel, tables: &Tables) -> TunnelReport {
         Encapsulation::Vxlan { vni, port, mac } | Encapsulation::Geneve { vni, port, mac } => {
             (Some(port), Some(vni.value()), Some(mac.to_string()))
         }
+        Encapsulation::VxlanGpe { vni, port } => (Some(port), Some(vni.value()), None),
         Encapsulation::Fou { port } | Encapsulation::Gue { port } => (Some(port), None, None),
         Encapsulation::Ipip => (None, None, None),
     };
@@ -197,12 +203,24 @@ fn text(flow: &Flow, found: &Explanation) -> String {
             tunnel.remote,
             found.mtu.unwrap_or(tunnel.mtu),
         );
+        if let (Some((answer, source)), None) = (&found.too_big, &found.answer) {
+            let _ = write!(
+                text,
+                " The sender of a larger one is told: {answer} from {source}"
+            );
+            text.push_str(if source.is_ipv4() {
+                "; without DF it is cut into fragments."
+            } else {
+                "."
+            });
+        }
     }
     let verdict = match found.verdict {
         Verdict::Transmit => " It would be encapsulated and sent.".to_owned(),
         Verdict::Deliver => {
             " It would be accepted from that peer and handed to the device.".to_owned()
         }
+        Verdict::Probe => " It is a probe of the tunnel and is answered by the node.".to_owned(),
         Verdict::Direct => " It would not be encapsulated: the host's own routes are to carry it, \
                             and the node drops it if it comes through the device."
             .to_owned(),

@@ -315,7 +315,20 @@ impl Page {
             }),
         )?;
         type Pick = fn(&DirectionReport) -> u64;
-        let rest: [(&str, &str, Pick); 3] = [
+        let rest: [(&str, &str, Pick); 6] = [
+            ("engine_fragmented", "Packets cut to fit the path.", |d| {
+                d.fragmented
+            }),
+            (
+                "engine_fragments",
+                "Frames that cut packets became beyond the first.",
+                |d| d.fragments,
+            ),
+            (
+                "engine_mss_clamped",
+                "TCP SYN segments whose maximum segment size was lowered.",
+                |d| d.mss_clamped,
+            ),
             ("engine_replies", "ICMP errors made.", |d| d.replies),
             (
                 "engine_replies_suppressed",
@@ -369,7 +382,7 @@ impl Page {
             devices().map(|(labels, device)| (labels, &device.reply_drops)),
         )?;
         type Pick = fn(&DeviceReport) -> u64;
-        let rest: [(&str, &str, Pick); 5] = [
+        let rest: [(&str, &str, Pick); 6] = [
             (
                 "device_read_super",
                 "Packets read that the device left uncut.",
@@ -389,6 +402,11 @@ impl Page {
                 "direct_drops",
                 "Packets dropped because their route leads to no tunnel.",
                 |d| d.direct_drops,
+            ),
+            (
+                "path_probes",
+                "Packets from peers that were probes of the path.",
+                |d| d.probes,
             ),
             (
                 "misdirected",
@@ -666,6 +684,7 @@ mod tests {
             uptime_ms: 0,
             ready: true,
             not_ready_because: String::new(),
+            alarms: Vec::new(),
             device: DeviceStatus {
                 name: String::new(),
                 mtu: 0,

@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::ctl::path::default_path;
 use crate::ctl::server::{Server, ServerError};
 use crate::metrics::{MetricsError, MetricsServer};
+use crate::paths::{PathsInlet, PathsParts};
 use crate::rib::{Rib, RibError};
 use crate::rootless::{self, Launch, Rootless};
 use crate::tun::Tun;
@@ -70,7 +71,8 @@ pub struct RunOptions {
 /// [`NodeError`] when the node does not come up; nothing is left behind then.
 pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let signals = SignalThread::start()?;
-    let rib = Rib::new(&options.config)?;
+    let inlet = PathsInlet::new().map_err(paths_failed)?;
+    let rib = Rib::with_links(&options.config, device::on_link(&options))?;
     let snapshot = rib.reader().snapshot();
     let config = options.config;
     let path = options
@@ -81,9 +83,11 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         config.clone(),
         options.rootless,
         rib.reader(),
+        inlet.sender(),
     ));
     // First, because a node of this name that runs is found out here.
     let control = Server::start(&path, Arc::<NodeState>::clone(&state))?;
+    let mut device_index = None;
     let ends_with_command = !options.command.is_empty();
     let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
@@ -91,6 +95,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         (tun, Some(rootless), Undo::default())
     } else {
         let opened = device::open(&config, &snapshot)?;
+        device_index = Some(opened.undo.index());
         (opened.tun, None, opened.undo)
     };
     let (alive, ended) = crossbeam_channel::bounded(0);
@@ -99,8 +104,24 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         config: &config,
         tables: rib.reader(),
         seed: random(),
+        paths: inlet.sender(),
     };
     state.add_worker(WorkerHandle::start(parts, tun, alive)?);
+    let injector = Arc::clone(&state);
+    let parts = PathsParts {
+        config: config.clone(),
+        rib,
+        device: device_index,
+        seed: random(),
+        inject: Box::new(move |packet| {
+            if let Some(worker) = injector.workers().first() {
+                let _ = worker.command(Command::Inject(packet));
+            }
+        }),
+    };
+    let paths = inlet
+        .start(parts, Arc::clone(&state.path_reports))
+        .map_err(paths_failed)?;
     let metrics = match config.metrics_listen {
         Some(listen) => Some(MetricsServer::start(listen, Arc::clone(&state))?),
         None => None,
@@ -119,9 +140,11 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         ends_with_command,
         heartbeats: Vec::new(),
         ticks: 0,
+        loops: 0,
         was_ready: false,
     };
     let end = supervisor.watch(&signals.received, &ended, &child_ended);
+    drop(paths);
     drop(metrics);
     drop(control);
     let code = match end {
@@ -186,6 +209,7 @@ struct Supervisor<'n> {
     ends_with_command: bool,
     heartbeats: Vec<Heartbeat>,
     ticks: u64,
+    loops: u64,
     was_ready: bool,
 }
 
@@ -261,6 +285,7 @@ impl Supervisor<'_> {
                 ));
             }
         }
+        self.watch_loops();
         let is_ready = self.probe_is_fresh();
         if is_ready != self.was_ready {
             self.was_ready = is_ready;
@@ -270,6 +295,25 @@ impl Supervisor<'_> {
             self.probe();
         }
         None
+    }
+
+    /// Raises the alarm when packets go round.
+    fn watch_loops(&mut self) {
+        let workers = self.heartbeats.iter();
+        let loops = workers.map(|heartbeat| heartbeat.worker.loops()).sum();
+        if loops > self.loops {
+            let mut seen = self.state.loops.write();
+            let is_new = seen.is_none_or(|(at, _)| at.elapsed() > LOOP_QUIET);
+            *seen = Some((Instant::now(), loops));
+            drop(seen);
+            if is_new {
+                warn!(
+                    packets = loops,
+                    "routing loop: packets of the tunnel would enter it again"
+                );
+            }
+        }
+        self.loops = loops;
     }
 
     fn probe(&self) {
@@ -432,6 +476,16 @@ fn eprintln_line(sentence: &str) {
     use std::io::Write;
     let _ = writeln!(io::stderr().lock(), "tun-node: {sentence}");
 }
+
+fn paths_failed(source: io::Error) -> NodeError {
+    NodeError::Process {
+        what: "the sockets of path probes",
+        source,
+    }
+}
+
+/// A loop is said again when none was seen for so long.
+const LOOP_QUIET: Duration = Duration::from_secs(10);
 
 /// How often workers are asked.
 const TICK: Duration = Duration::from_millis(250);

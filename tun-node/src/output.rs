@@ -11,9 +11,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::counters::{Balance, DirectionReport, SocketReport, TallyReport, WorkerReport};
+use crate::counters::{
+    Balance, DirectionReport, PeerTallyReport, SocketReport, TallyReport, WorkerReport,
+};
 use crate::ctl::message::{
-    CountersReport, ExplainReport, PeerReport, RouteReport, StatusReport, TunnelReport,
+    CountersReport, ExplainReport, PathReport, PeerReport, RouteReport, StatusReport, TunnelReport,
 };
 use table::{Align, Table};
 
@@ -62,6 +64,9 @@ pub fn status(report: &StatusReport) -> String {
     let underlay = report.underlay.iter().map(ToString::to_string);
     row("underlay", underlay.collect::<Vec<_>>().join(", "));
     row("receives", report.receives.join(", "));
+    for alarm in &report.alarms {
+        row("ALARM", alarm.clone());
+    }
     row("peers", report.peers.to_string());
     row(
         "routes",
@@ -143,7 +148,68 @@ pub fn peers(report: &[PeerReport]) -> String {
             peer.prefixes.join(", "),
         ]);
     }
-    table.to_string()
+    let mut text = table.to_string();
+    for peer in report {
+        if let Some(path) = &peer.path {
+            text.push('\n');
+            text.push_str(&self::path(path, &peer.tally));
+        }
+    }
+    text
+}
+
+/// What is known about the paths to a peer, in lines: one for each encapsulation that it may be
+/// sent or was heard in.
+fn path(path: &PathReport, tally: &PeerTallyReport) -> String {
+    let passed = |encapsulation: &str| {
+        let tally = tally.by_encapsulation.get(encapsulation).copied();
+        let tally = tally.unwrap_or_default();
+        format!(
+            "sent {}, heard {}",
+            tally.encap.packets, tally.decap.packets
+        )
+    };
+    let mut text = format!(
+        "{}: path MTU {} (by {})",
+        path.peer, path.path_mtu, path.path_mtu_by
+    );
+    if path.forged > 0 {
+        let _ = write!(text, ", {} ICMP errors not believed", path.forged);
+    }
+    if let Some(change) = &path.last_change {
+        let _ = write!(text, "; now {change}");
+    }
+    if let Some(error) = &path.last_error {
+        let _ = write!(text, "; last error: {error}");
+    }
+    text.push('\n');
+    for way in &path.ways {
+        let mark = if way.in_use { '*' } else { ' ' };
+        let rtt = way.rtt_us.map_or_else(dash, |us| format!("{us} us"));
+        let loss = way
+            .loss_per_mille
+            .map_or_else(dash, |lost| format!("{}.{} %", lost / 10, lost % 10));
+        let _ = writeln!(
+            text,
+            "  {mark} {:<10} {:<8} rtt {rtt}, loss {loss}, answered by {}; {}",
+            way.encapsulation,
+            way.state,
+            way.answered_by,
+            passed(&way.encapsulation)
+        );
+    }
+    for encapsulation in tally.by_encapsulation.keys() {
+        let is_listed = path.ways.iter().any(|w| w.encapsulation == *encapsulation);
+        if !is_listed {
+            let state = "not sent";
+            let _ = writeln!(
+                text,
+                "    {encapsulation:<10} {state:<8} {}",
+                passed(encapsulation)
+            );
+        }
+    }
+    text
 }
 
 /// What was counted, over all workers; what never occurred is left out.
@@ -167,6 +233,7 @@ pub fn counters(report: &CountersReport) -> String {
     }
     kinds(&mut table, "device reply drop", &device.reply_drops);
     count(&mut table, "direct drop", device.direct_drops);
+    count(&mut table, "path probes", device.probes);
     count(&mut table, "misdirected", device.misdirected);
     for socket in &total.sockets {
         self::socket(&mut table, socket);
@@ -221,6 +288,8 @@ pub fn explain(report: &ExplainReport) -> String {
     }
     if let Some(answer) = &report.answer {
         row("answer", answer.clone());
+    } else if let Some(answer) = &report.too_big {
+        row("if too big", answer.clone());
     }
     let reason = report.reason.as_ref();
     row(
@@ -237,6 +306,9 @@ fn direction(table: &mut Table<3>, name: &str, report: &DirectionReport) {
     tally(table, &format!("{name} received"), report.received);
     tally(table, &format!("{name} forwarded"), report.forwarded);
     kinds(table, &format!("{name} drop"), &report.drops);
+    count(table, &format!("{name} cut"), report.fragmented);
+    count(table, &format!("{name} fragments"), report.fragments);
+    count(table, &format!("{name} mss clamped"), report.mss_clamped);
     count(table, &format!("{name} replies"), report.replies);
     count(
         table,

@@ -168,6 +168,16 @@ impl RawIp {
         }
     }
 
+    /// Sends one inner packet without a ring, for probes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn send_to(&self, packet: &[u8], peer: IpAddr) -> io::Result<()> {
+        let peer = SockAddr::from(SocketAddr::new(peer, 0));
+        self.socket.send_to(packet, &peer).map(drop)
+    }
+
     /// Begins to gather packets to send through this socket.
     pub fn turn<'r, 'b>(&self, ring: &'r mut SendRing) -> SendTurn<'r, 'b> {
         ring.turn(self.family)

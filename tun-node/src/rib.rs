@@ -16,24 +16,53 @@
 //! same way: as rows with an origin, of which the `Rib` makes [`Tables`]. Opens no socket and
 //! programs no kernel route; [`crate::node`] does.
 
+mod event;
+mod journal;
+mod reconcile;
+mod resolve;
+mod update;
+
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 use parking_lot::RwLock;
+use warren_core::encap::Encapsulation;
 use warren_core::fib::NextHopId;
 use warren_core::tables::{
-    DscpMode, NextHop, Peer, PeerId, TableError, TableWriter, Tables, Tunnel,
+    DscpMap, DscpMode, NextHop, Peer, PeerId, TableError, TableWriter, Tables, Tunnel,
 };
-use warren_core::units::{Epoch, Family};
+use warren_core::units::{Epoch, Family, Mtu};
 
-use crate::config::{self, Config, Dscp, RouteAction, RouteNext};
+pub use event::{Event, Identity, Outcome, Quarantined, Settings, SourceStatus, Why};
+pub use journal::{Journal, JournalEntry, What};
+pub use reconcile::Reconciler;
+pub use resolve::{LiveRoute, Offer, Order, RouteChange, Verdict};
+pub use update::{
+    Change, Content, Continuity, Entry, Refusal, Remote, RemoteRoute, SourceKind, SourceUpdate,
+    UpdateKind, Via,
+};
+
+use crate::config::{self, Config, Dscp, PeerMode, RouteAction, RouteNext};
 
 /// The routing information base: the one writer of [`Tables`]; see the [module](self).
 #[derive(Debug)]
 pub struct Rib {
     published: Arc<Published>,
+    config: Config,
+    /// Peers that the underlay's own link leads to.
+    on_link: HashSet<IpAddr>,
+}
+
+/// How packets to a peer are wrapped at present.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Way {
+    /// In what.
+    pub encapsulation: Encapsulation,
+    /// The largest inner packet.
+    pub mtu: Mtu,
 }
 
 impl Rib {
@@ -44,13 +73,41 @@ impl Rib {
     /// [`RibError`] when the tables refuse a peer or a route, which a valid configuration of less
     /// than 65,535 peers never brings about.
     pub fn new(config: &Config) -> Result<Self, RibError> {
-        let snapshot = Arc::new(Draft::of(config)?.finish());
+        Self::with_links(config, HashSet::new())
+    }
+
+    /// Like [`new`](Self::new), for peers of which those in `on_link` are reached without a
+    /// router: what [`PeerMode::CrossSubnet`] asks.
+    ///
+    /// # Errors
+    ///
+    /// As `new`.
+    pub fn with_links(config: &Config, on_link: HashSet<IpAddr>) -> Result<Self, RibError> {
+        let draft = Draft::of(config, &on_link, &HashMap::new(), Epoch::default())?;
+        let snapshot = Arc::new(draft.finish());
         Ok(Self {
+            config: config.clone(),
+            on_link,
             published: Arc::new(Published {
                 epoch: AtomicU64::new(snapshot.tables.epoch().0),
                 snapshot: RwLock::new(snapshot),
             }),
         })
+    }
+
+    /// Publishes tables in which the peers of these names are reached by these ways.
+    ///
+    /// # Errors
+    ///
+    /// [`RibError`]; the tables stay as they were.
+    pub fn set_ways(&self, ways: HashMap<String, Way>) -> Result<(), RibError> {
+        let last = self.published.snapshot.read().tables.epoch();
+        let draft = Draft::of(&self.config, &self.on_link, &ways, last)?;
+        let snapshot = Arc::new(draft.finish());
+        let epoch = snapshot.tables.epoch().0;
+        *self.published.snapshot.write() = snapshot;
+        self.published.epoch.store(epoch, Ordering::Release);
+        Ok(())
     }
 
     /// A reader for a worker or a reporter.
@@ -219,21 +276,35 @@ struct Draft {
 }
 
 impl Draft {
-    fn of(config: &Config) -> Result<Self, RibError> {
+    fn of(
+        config: &Config,
+        on_link: &HashSet<IpAddr>,
+        ways: &HashMap<String, Way>,
+        last: Epoch,
+    ) -> Result<Self, RibError> {
         let mut draft = Self {
-            writer: TableWriter::new(config.local()),
+            writer: TableWriter::new(config.local()).after(last),
             routes: Vec::new(),
             peers: Vec::with_capacity(config.peers.len()),
         };
         for peer in &config.peers {
-            draft.add_peer(config, peer)?;
+            draft.add_peer(config, peer, ways.get(&peer.name))?;
         }
         for prefix in &config.node.prefixes {
             draft.add_route(*prefix, Origin::Node, NextHop::Local)?;
         }
         for (peer, prefixes) in draft.prefixes_by_peer() {
             for prefix in prefixes {
-                draft.add_route(prefix, Origin::Peer, NextHop::Tunnel(peer))?;
+                // The underlay's own routes carry no family but that of their gateway.
+                let same_family = prefix.addr().is_ipv4() == peer.remote.is_ipv4();
+                let next_hop = if same_family && is_direct(config, on_link, peer.remote) {
+                    NextHop::Direct {
+                        gateway: Some(peer.remote),
+                    }
+                } else {
+                    NextHop::Tunnel(peer)
+                };
+                draft.add_route(prefix, Origin::Peer, next_hop)?;
             }
         }
         for route in &config.routes {
@@ -252,7 +323,12 @@ impl Draft {
         }
     }
 
-    fn add_peer(&mut self, config: &Config, peer: &config::Peer) -> Result<(), RibError> {
+    fn add_peer(
+        &mut self,
+        config: &Config,
+        peer: &config::Peer,
+        way: Option<&Way>,
+    ) -> Result<(), RibError> {
         let name = || peer.name.clone();
         let local = config
             .node
@@ -279,8 +355,8 @@ impl Draft {
                 peer: id,
                 local,
                 remote: peer.address,
-                encapsulation: peer.encapsulation,
-                mtu: peer.mtu,
+                encapsulation: way.map_or(peer.encapsulation, |way| way.encapsulation),
+                mtu: way.map_or(peer.mtu, |way| way.mtu),
                 hop_limit: OUTER_HOP_LIMIT,
                 dscp,
                 ecn: peer.ecn,
@@ -334,11 +410,22 @@ impl Draft {
     }
 }
 
+/// Whether packets to the peer at `address` go without encapsulation.
+fn is_direct(config: &Config, on_link: &HashSet<IpAddr>, address: IpAddr) -> bool {
+    let mut peers = config.peers.iter();
+    let peer = peers.find(|peer| peer.address == address);
+    peer.is_some_and(|peer| match peer.mode {
+        PeerMode::Always => false,
+        PeerMode::CrossSubnet => on_link.contains(&address),
+        PeerMode::Direct => true,
+    })
+}
+
 fn dscp_mode(dscp: &Dscp) -> DscpMode {
     match dscp {
         Dscp::Pipe(value) => DscpMode::Pipe(*value),
         Dscp::Uniform => DscpMode::Uniform,
-        Dscp::Map(_) => DscpMode::Uniform,
+        Dscp::Map(map) => DscpMode::Map(DscpMap::new(*map.table())),
     }
 }
 

@@ -39,12 +39,13 @@ use warren_core::engine::{Engine, EngineConfig, Explanation};
 use warren_core::packet::FlowKey;
 use warren_core::tables::TableError;
 use warren_core::units::Time;
-use warren_core::verdict::{Direction, Tally, Verdict};
+use warren_core::verdict::{Direction, DropReason, Tally, Verdict};
 
 use crate::config::Config;
 use crate::counters::{DeviceCounters, ErrnoCounters, PeerTallyReport, WorkerReport};
 use crate::ctl::message::Fault;
 use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
+use crate::paths::PathsSender;
 use crate::rib::TablesReader;
 use crate::tun::Tun;
 use probe::Prober;
@@ -62,6 +63,8 @@ pub struct WorkerParts<'c> {
     pub tables: TablesReader,
     /// The seed of the node's flow hash, the same for all its workers.
     pub seed: u64,
+    /// Who measures the paths.
+    pub paths: PathsSender,
 }
 
 /// A question or an order to a worker; answered between two batches.
@@ -87,6 +90,8 @@ pub enum Command {
         /// Makes its token unguessable.
         seed: u64,
     },
+    /// "Give this ICMP message to the device."
+    Inject(Vec<u8>),
     /// "End."
     Stop,
     /// "Misbehave", for tests.
@@ -191,6 +196,12 @@ impl WorkerHandle {
         }
     }
 
+    /// Packets that were in a routing loop, up to the last turn.
+    #[must_use]
+    pub fn loops(&self) -> u64 {
+        self.shared.loops.load(Ordering::Relaxed)
+    }
+
     /// Whether its thread has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -225,6 +236,8 @@ struct Shared {
     start: Instant,
     /// Milliseconds from `start` to the last probe that passed; 0 for none.
     last_probe_ms: AtomicU64,
+    /// Packets dropped because they went round in a loop.
+    loops: AtomicU64,
 }
 
 impl Default for Shared {
@@ -232,6 +245,7 @@ impl Default for Shared {
         Self {
             start: Instant::now(),
             last_probe_ms: AtomicU64::new(0),
+            loops: AtomicU64::new(0),
         }
     }
 }
@@ -255,6 +269,7 @@ struct Worker {
     batch_frames: usize,
     busy_poll: Duration,
     prober: Option<Prober>,
+    paths: PathsSender,
     turns: u64,
 }
 
@@ -277,6 +292,7 @@ impl Worker {
             config,
             tables,
             seed,
+            paths,
         } = parts;
         let underlay = Underlay::open(config, seed)?;
         let poll = Poll::new().map_err(event_loop("poll"))?;
@@ -296,6 +312,9 @@ impl Worker {
         let batch_frames = usize::from(config.worker.batch);
         let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
         let engine_config = EngineConfig {
+            clamp_mss: config.device.clamp_mss,
+            // The device leads into this host's own IP layer.
+            icmp_from_destination: true,
             seed,
             ..EngineConfig::default()
         };
@@ -316,6 +335,7 @@ impl Worker {
             batch_frames,
             busy_poll: Duration::from_micros(config.worker.busy_poll_us.into()),
             prober,
+            paths,
             turns: 0,
         })
     }
@@ -365,6 +385,10 @@ impl Worker {
                     answer,
                 }) => drop(answer.try_send(self.engine.explain_flow(direction, &flow, octets))),
                 Ok(Command::Probe { seed }) => self.probe(seed),
+                Ok(Command::Inject(packet)) => match self.device.send(&packet) {
+                    Ok(()) => self.device_counters.replies_written.count(packet.len()),
+                    Err(error) => self.device_counters.reply_drops.count(&error, 1),
+                },
                 Ok(Command::Fault(fault)) => misbehave(fault),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Flow::Ends,
                 Err(TryRecvError::Empty) => return Flow::On,
@@ -384,6 +408,13 @@ impl Worker {
         for socket in 0..self.underlay.sockets() {
             self.decap_turn(socket);
         }
+        let loops = [Direction::Encap, Direction::Decap].map(|direction| {
+            self.engine
+                .counters(direction)
+                .drops(DropReason::TunnelLoop)
+        });
+        let loops = loops.into_iter().sum();
+        self.shared.loops.store(loops, Ordering::Relaxed);
         Ok(())
     }
 
@@ -414,7 +445,9 @@ impl Worker {
                 Verdict::Reply(_) => replies = true,
                 Verdict::Direct => counters.direct_drops += 1,
                 // From this side nothing is delivered, and no frame is left undecided.
-                Verdict::Deliver | Verdict::Undecided => counters.misdirected += 1,
+                Verdict::Deliver | Verdict::Probe | Verdict::Undecided => {
+                    counters.misdirected += 1;
+                }
                 Verdict::Transmit | Verdict::Drop(_) => {}
             }
         }
@@ -448,6 +481,10 @@ impl Worker {
         for frame in batch.frames() {
             match frame.verdict {
                 Verdict::Deliver | Verdict::Drop(_) => {}
+                Verdict::Probe => {
+                    counters.probes += 1;
+                    self.paths.arrived(frame.bytes, frame.link);
+                }
                 // From this side nothing goes back, and no frame is left undecided.
                 Verdict::Transmit | Verdict::Direct | Verdict::Reply(_) | Verdict::Undecided => {
                     counters.misdirected += 1;

@@ -87,6 +87,7 @@ pub const fn outer_traffic_class(inner: u8, dscp: DscpMode, ecn: EcnMode) -> u8 
     let dscp = match dscp {
         DscpMode::Pipe(dscp) => dscp << 2,
         DscpMode::Uniform => inner & !ECN_MASK,
+        DscpMode::Map(map) => map.outer(inner >> 2) << 2,
     };
     dscp | Ecn::of(inner).encap(ecn) as u8
 }
@@ -103,7 +104,7 @@ pub const fn inner_traffic_class(
     dscp: DscpMode,
 ) -> Result<(u8, bool), DropReason> {
     let dscp = match dscp {
-        DscpMode::Pipe(_) => inner & !ECN_MASK,
+        DscpMode::Pipe(_) | DscpMode::Map(_) => inner & !ECN_MASK,
         DscpMode::Uniform => outer & !ECN_MASK,
     };
     match Ecn::of(inner).decap(Ecn::of(outer)) {
@@ -136,6 +137,7 @@ const ECN_MASK: u8 = 0b11;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tables::DscpMap;
 
     #[test]
     fn dscp_never_travels_with_ecn() {
@@ -158,6 +160,24 @@ mod tests {
             outer_traffic_class(0xbb, DscpMode::Uniform, EcnMode::Compatibility),
             0xb8
         );
+    }
+
+    #[test]
+    fn a_map_names_every_class_anew_and_only_outside() {
+        let mut table = [0_u8; 64];
+        for (inner, outer) in (0_u8..).zip(&mut table) {
+            *outer = 63 - inner;
+        }
+        let map = DscpMode::Map(DscpMap::new(table));
+        for inner in 0..=u8::MAX {
+            let outer = outer_traffic_class(inner, map, EcnMode::Normal);
+            assert_eq!((outer >> 2, outer & 3), (63 - (inner >> 2), inner & 3));
+            let (back, _) = inner_traffic_class(inner, outer, map).unwrap_or((inner, false));
+            assert_eq!(back >> 2, inner >> 2, "the inner one stays");
+        }
+        // A table with more than six bits can not reach into the ECN field.
+        let wild = DscpMode::Map(DscpMap::new([0xff; 64]));
+        assert_eq!(outer_traffic_class(0, wild, EcnMode::Normal), 0xfc);
     }
 
     #[test]

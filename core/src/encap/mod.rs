@@ -32,6 +32,13 @@ pub enum Encapsulation {
         /// The peer's VTEP address: the inner Ethernet destination.
         mac: MacAddr,
     },
+    /// VXLAN-GPE with the IP packet directly inside. draft-ietf-nvo3-vxlan-gpe-12.
+    VxlanGpe {
+        /// The network.
+        vni: Vni,
+        /// The peer's UDP port.
+        port: u16,
+    },
     /// Geneve with a synthesised inner Ethernet header. RFC 8926.
     Geneve {
         /// The network.
@@ -61,6 +68,7 @@ impl Encapsulation {
     pub const fn shim_octets(self) -> u16 {
         match self {
             Self::Vxlan { .. } | Self::Geneve { .. } => 8 + 14,
+            Self::VxlanGpe { .. } => 8,
             Self::Ipip | Self::Fou { .. } => 0,
             Self::Gue { .. } => 4,
         }
@@ -72,7 +80,11 @@ impl Encapsulation {
     pub const fn overhead_octets(self, family: Family) -> u16 {
         let udp = match self {
             Self::Ipip => 0,
-            Self::Vxlan { .. } | Self::Geneve { .. } | Self::Fou { .. } | Self::Gue { .. } => 8,
+            Self::Vxlan { .. }
+            | Self::VxlanGpe { .. }
+            | Self::Geneve { .. }
+            | Self::Fou { .. }
+            | Self::Gue { .. } => 8,
         };
         family.header_octets() + udp + self.shim_octets()
     }
@@ -89,6 +101,7 @@ impl Encapsulation {
     pub const fn kind(self) -> EncapsulationKind {
         match self {
             Self::Vxlan { .. } => EncapsulationKind::Vxlan,
+            Self::VxlanGpe { .. } => EncapsulationKind::VxlanGpe,
             Self::Geneve { .. } => EncapsulationKind::Geneve,
             Self::Ipip => EncapsulationKind::Ipip,
             Self::Fou { .. } => EncapsulationKind::Fou,
@@ -117,11 +130,20 @@ pub enum EncapsulationKind {
     Fou,
     /// Generic UDP encapsulation.
     Gue,
+    /// VXLAN-GPE.
+    VxlanGpe,
 }
 
 impl EncapsulationKind {
     /// All kinds, each at the place of its number.
-    pub const ALL: [Self; 5] = [Self::Vxlan, Self::Geneve, Self::Ipip, Self::Fou, Self::Gue];
+    pub const ALL: [Self; 6] = [
+        Self::Vxlan,
+        Self::Geneve,
+        Self::Ipip,
+        Self::Fou,
+        Self::Gue,
+        Self::VxlanGpe,
+    ];
 
     /// The name that configuration and tables use.
     #[must_use]
@@ -132,6 +154,7 @@ impl EncapsulationKind {
             Self::Ipip => "ipip",
             Self::Fou => "fou",
             Self::Gue => "gue",
+            Self::VxlanGpe => "vxlan-gpe",
         }
     }
 }
@@ -148,6 +171,7 @@ impl fmt::Display for Encapsulation {
             Self::Vxlan { vni, port, mac } | Self::Geneve { vni, port, mac } => {
                 write!(f, "{} vni {vni} port {port} to {mac}", self.name())
             }
+            Self::VxlanGpe { vni, port } => write!(f, "{} vni {vni} port {port}", self.name()),
             Self::Ipip => f.write_str("ipip"),
             Self::Fou { port } | Self::Gue { port } => write!(f, "{} port {port}", self.name()),
         }
@@ -173,13 +197,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overhead_equals_the_sum_of_the_headers() {
+    fn overhead_and_mtu_are_those_of_the_published_tables() {
         let vni = Vni::new(1).unwrap();
         let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
         let table = [
             (Encapsulation::Ipip, 20, 40),
             (Encapsulation::Fou { port: 5555 }, 28, 48),
             (Encapsulation::Gue { port: 6080 }, 32, 52),
+            (Encapsulation::VxlanGpe { vni, port: 4790 }, 36, 56),
             (
                 Encapsulation::Vxlan {
                     vni,
@@ -213,6 +238,10 @@ mod tests {
             assert_eq!(
                 encapsulation.inner_mtu(Family::V4, Mtu::ETHERNET).octets(),
                 1500 - over_v4
+            );
+            assert_eq!(
+                encapsulation.inner_mtu(Family::V6, Mtu::ETHERNET).octets(),
+                1500 - over_v6
             );
             assert!(usize::from(over_v6) <= MAX_ENCAP);
         }

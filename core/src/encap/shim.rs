@@ -15,8 +15,10 @@ use crate::policy::Permit;
 use crate::tables::{Local, Receive};
 use crate::units::{Family, MacAddr, Vni};
 use crate::verdict::DropReason;
+use crate::wire::vxlan_gpe::next_protocol;
 use crate::wire::{
-    EthernetHeader, GeneveHeader, GueHeader, UdpHeader, VxlanHeader, ether_type, ip_protocol,
+    EthernetHeader, GeneveHeader, GueHeader, UdpHeader, VxlanGpeHeader, VxlanHeader, ether_type,
+    ip_protocol,
 };
 
 /// A received frame with its shim read: what it is and where the inner packet lies.
@@ -62,6 +64,13 @@ pub fn push(
         Encapsulation::Geneve { vni, mac, .. } => {
             push_header(frame, &EthernetHeader::new(mac, vtep_mac, ether_type))?;
             push_header(frame, &GeneveHeader::new(vni, ether_type::ETHERNET))
+        }
+        Encapsulation::VxlanGpe { vni, .. } => {
+            let protocol = match family {
+                Family::V4 => next_protocol::IPV4,
+                Family::V6 => next_protocol::IPV6,
+            };
+            push_header(frame, &VxlanGpeHeader::new(vni, protocol))
         }
         Encapsulation::Gue { .. } => push_header(frame, &GueHeader::new(ip_in_ip(family))),
         Encapsulation::Ipip | Encapsulation::Fou { .. } => Ok(()),
@@ -125,6 +134,18 @@ pub fn open(bytes: &[u8], transport: Transport, local: &Local) -> Result<Opened,
             };
             (EncapsulationKind::Geneve, Some(vni), Some(family), inner)
         }
+        Listener::VxlanGpe => {
+            let (header, rest) =
+                VxlanGpeHeader::parse(bytes).map_err(|_| DropReason::MalformedEncapsulation)?;
+            let vni = known_vni(header.vni(), receive)?;
+            let (family, inner) = match header.next_protocol() {
+                next_protocol::ETHERNET => open_ethernet(rest, local.vtep_mac)?,
+                next_protocol::IPV4 => (Family::V4, rest),
+                next_protocol::IPV6 => (Family::V6, rest),
+                _ => return Err(DropReason::NotIp),
+            };
+            (EncapsulationKind::VxlanGpe, Some(vni), Some(family), inner)
+        }
         Listener::FouGue => match bytes.first().map(|octet| octet >> 4) {
             // GUE version 1 is the same as FOU: a bare packet.
             Some(4 | 6) => (EncapsulationKind::Fou, None, None, bytes),
@@ -178,6 +199,7 @@ pub fn is_tunnel_packet(packet: &Packet, bytes: &[u8], receive: &Receive) -> boo
 #[derive(Clone, Copy)]
 enum Listener {
     Vxlan,
+    VxlanGpe,
     Geneve,
     FouGue,
     /// The protocol number.
@@ -195,6 +217,8 @@ impl Listener {
     fn of_port(port: u16, receive: &Receive) -> Option<Self> {
         if receive.vxlan.contains(&port) {
             Some(Self::Vxlan)
+        } else if receive.vxlan_gpe.contains(&port) {
+            Some(Self::VxlanGpe)
         } else if receive.geneve.contains(&port) {
             Some(Self::Geneve)
         } else if receive.fou_gue.contains(&port) {
@@ -207,6 +231,7 @@ impl Listener {
     fn can_read(self, payload: &[u8]) -> bool {
         match self {
             Self::Vxlan => VxlanHeader::parse(payload).is_ok(),
+            Self::VxlanGpe => VxlanGpeHeader::parse(payload).is_ok(),
             Self::Geneve => GeneveHeader::parse(payload).is_ok(),
             Self::FouGue => match payload.first().map(|octet| octet >> 4) {
                 Some(4 | 6) => true,

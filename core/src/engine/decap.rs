@@ -14,9 +14,11 @@ use super::{Engine, Rules, check, drop_frame, undecided};
 use crate::batch::{Batch, Frame, Link};
 use crate::encap::ecn;
 use crate::encap::shim::{self, Opened};
+use crate::fragment::is_tcp_syn;
 use crate::packet::Packet;
 use crate::policy::Permit;
-use crate::tables::{NextHop, PeerId};
+use crate::probe::is_probe;
+use crate::tables::{NextHop, PeerId, Tables, Tunnel};
 use crate::units::Time;
 use crate::verdict::{Direction, DropReason, Verdict};
 
@@ -90,7 +92,17 @@ impl Engine {
             match rules.arrive(admitted, frame.link(), hops) {
                 Ok(arrival) => {
                     self.decap.ecn_anomalies += u64::from(arrival.anomalous);
+                    let packet = &admitted.opened.packet;
                     deliver(&mut frame, &admitted.opened, arrival);
+                    // What the sender of a SYN is told about segments is told to whom it opens a
+                    // connection: this node's side, whose segments take the way back.
+                    if is_tcp_syn(frame.bytes(), packet)
+                        && let Some(back) = rules.way_back(packet, hops)
+                    {
+                        let offload = frame.offload();
+                        let clamped = rules.clamp(frame.bytes_mut(), packet, offload, back);
+                        self.decap.mss_clamped += u64::from(clamped);
+                    }
                     let octets = frame.bytes().len();
                     self.decap.forwarded.count(octets);
                     if let Some(counters) = counters {
@@ -108,7 +120,7 @@ impl Engine {
     }
 }
 
-impl Rules<'_> {
+impl<'t> Rules<'t> {
     /// The peer that sent a frame.
     pub(super) fn peer(&self, link: &Link) -> Result<PeerId, DropReason> {
         // A packet from this node's own address was made by somebody else.
@@ -148,6 +160,12 @@ impl Rules<'_> {
         Ok(())
     }
 
+    /// The tunnel that answers to `packet` take.
+    fn way_back(&self, packet: &Packet, hops: Hops) -> Option<&'t Tunnel> {
+        let hop = self.tables.next_hop(hops.source?)?;
+        self.tunnel(packet, hop)
+    }
+
     fn is_own(&self, address: IpAddr) -> bool {
         let local = self.tables.local();
         local.addresses.contains(&address) || local.underlay.contains(&address)
@@ -165,14 +183,19 @@ impl Rules<'_> {
         match hops.source.and_then(|id| tables.next_hop(id)) {
             Some(NextHop::Local) => return Err(DropReason::SourceIsLocal),
             source_hop => {
-                if !source_hop.is_some_and(|hop| leads_to(hop, admitted.peer)) {
+                if !source_hop.is_some_and(|hop| leads_to(tables, hop, admitted.peer)) {
                     return Err(DropReason::SourceNotOwnedByPeer);
                 }
             }
         }
         let destination_hop = hops.destination.and_then(|id| tables.next_hop(id));
-        if !matches!(destination_hop, Some(NextHop::Local)) {
-            return Err(DropReason::DestinationNotLocal);
+        match destination_hop {
+            Some(NextHop::Local) => {}
+            // Two nodes point the prefix at each other.
+            Some(hop) if leads_to(tables, hop, admitted.peer) => {
+                return Err(DropReason::TunnelLoop);
+            }
+            Some(_) | None => return Err(DropReason::DestinationNotLocal),
         }
         let permit = self.policy.decide(Direction::Decap, &packet.flow)?;
         let dscp = tables
@@ -190,11 +213,15 @@ impl Rules<'_> {
 }
 
 /// Whether packets to that next hop go to `peer`, so that packets from there come from it.
-fn leads_to(next_hop: &NextHop, peer: PeerId) -> bool {
+fn leads_to(tables: &Tables, next_hop: &NextHop, peer: PeerId) -> bool {
     match next_hop {
         NextHop::Tunnel(tunnel) => tunnel.peer == peer,
         NextHop::EqualCost(tunnels) => tunnels.iter().any(|tunnel| tunnel.peer == peer),
-        NextHop::Direct { .. } | NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => false,
+        // Sent to it as it is; it may answer through a tunnel all the same.
+        NextHop::Direct { gateway } => {
+            gateway.and_then(|gateway| tables.peer_by_underlay(gateway)) == Some(peer)
+        }
+        NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => false,
     }
 }
 
@@ -205,5 +232,10 @@ fn deliver(frame: &mut Frame<'_>, opened: &Opened, arrival: Arrival) {
     if arrival.traffic_class != opened.packet.traffic_class {
         ecn::set_traffic_class(frame.bytes_mut(), arrival.traffic_class);
     }
-    frame.set_verdict(Verdict::Deliver);
+    let verdict = if is_probe(&opened.packet, frame.bytes()) {
+        Verdict::Probe
+    } else {
+        Verdict::Deliver
+    };
+    frame.set_verdict(verdict);
 }

@@ -5,16 +5,14 @@
 //! of an ICMP error is as it came, because nothing is written before everything is decided.
 //!
 //! Obeys RFC 1812 section 5 where it forwards, RFC 2003, RFC 2473 and RFC 4213 for what enters a
-//! tunnel, RFC 6040 and RFC 2983 for the traffic class. Knowingly not RFC 1812 section 5.2.6: a
-//! packet that does not fit is answered with what would, whether it may be fragmented or not;
-//! [`fragment`](crate::fragment) has the arithmetic for a caller that would rather split it first.
+//! tunnel, RFC 6040 and RFC 2983 for the traffic class. What becomes of a packet that does not fit
+//! is told in `fit`.
 
 use core::net::IpAddr;
 
-use zerocopy::FromBytes;
-
+use super::fit::Cut;
 use super::lookups::{CHUNK, Hops};
-use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, undecided};
+use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, set_hop_limit, undecided};
 use crate::batch::{Batch, Frame, Link, Transport};
 use crate::encap::shim::ip_in_ip;
 use crate::encap::{Encapsulation, ecn, shim};
@@ -23,8 +21,8 @@ use crate::packet::Packet;
 use crate::policy::Permit;
 use crate::tables::{NextHop, Tunnel};
 use crate::units::{Family, Mtu, Time};
-use crate::verdict::{Direction, DropReason, Verdict};
-use crate::wire::{Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
+use crate::verdict::{Counters, Direction, DropReason, Verdict};
+use crate::wire::{TcpHeader, UdpHeader};
 
 /// What becomes of a packet that passes.
 #[derive(Debug)]
@@ -34,7 +32,11 @@ pub(super) enum Way<'t> {
         tunnel: &'t Tunnel,
         link: Link,
         permit: Permit,
+        /// The segment size that a TCP super-packet is to be cut to in place of its own.
+        segment_octets: Option<u16>,
     },
+    /// Into the tunnel in several fragments.
+    Cut(Cut<'t>),
     /// Onto the underlay's own link.
     Direct { link: Link, permit: Permit },
 }
@@ -72,12 +74,45 @@ impl Engine {
         }
         self.lookups.resolve(rules.tables);
         for (index, slot) in (start..batch.len()).zip(&self.admitted) {
-            let (Some(packet), Some(mut frame)) = (slot, batch.frame_mut(index)) else {
+            let (Some(packet), Some(frame)) = (slot, batch.frame_mut(index)) else {
                 continue;
             };
             let hops = self.lookups.answer(packet.family());
-            let largest = largest_octets(packet, frame.bytes(), frame.offload());
-            let way = match rules.way(packet, largest, hops) {
+            let size = Size::of(packet, frame.bytes(), frame.offload());
+            let way = match rules.way(packet, size, hops) {
+                Ok(Way::Cut(cut)) => {
+                    if Rules::has_room_for_fragments(batch, packet, cut.mtu) {
+                        let sent = rules.send_fragments(batch, index, packet, &cut);
+                        match sent {
+                            Ok((frames, octets)) => {
+                                self.encap.forwarded.count(octets);
+                                self.encap.fragmented += 1;
+                                self.encap.fragments += frames.saturating_sub(1);
+                                let tunnel = cut.tunnel;
+                                if let Some(peer) = self.peers.get_mut(tunnel.peer.index()) {
+                                    let kind = tunnel.encapsulation.kind();
+                                    peer.count_sent_many(kind, frames, octets);
+                                }
+                            }
+                            Err(reason) => {
+                                if let Some(mut frame) = batch.frame_mut(index) {
+                                    drop_frame(&mut frame, reason, &mut self.encap);
+                                }
+                            }
+                        }
+                        continue;
+                    }
+                    Err(Refusal::answered(
+                        DropReason::TooBig,
+                        Answer::TooBig { mtu: cut.mtu },
+                    ))
+                }
+                other => other,
+            };
+            let Some(mut frame) = batch.frame_mut(index) else {
+                continue;
+            };
+            let way = match way {
                 Ok(way) => way,
                 Err(refusal) => {
                     drop_frame(&mut frame, refusal.reason, &mut self.encap);
@@ -88,14 +123,14 @@ impl Engine {
                             answer,
                             refusal.reason,
                             &mut self.encap,
-                            &mut self.limiter,
+                            &mut self.limiters,
                             now,
                         );
                     }
                     continue;
                 }
             };
-            match rules.send(&mut frame, packet, way) {
+            match rules.send(&mut frame, packet, way, &mut self.encap) {
                 Ok(tunnel) => {
                     let octets = frame.bytes().len();
                     self.encap.forwarded.count(octets);
@@ -121,15 +156,15 @@ impl<'t> Rules<'t> {
         Ok(packet)
     }
 
-    /// Decides where an admitted packet goes, or why it does not; `largest` are the octets of the
-    /// largest packet that it is split into.
-    pub(super) fn way(
-        &self,
-        packet: &Packet,
-        largest: usize,
-        hops: Hops,
-    ) -> Result<Way<'t>, Refusal> {
+    /// Decides where an admitted packet of that size goes, or why it does not.
+    pub(super) fn way(&self, packet: &Packet, size: Size, hops: Hops) -> Result<Way<'t>, Refusal> {
         let tables = self.tables;
+        // RFC 2003 section 3: what goes to a tunnel's end does not go through a tunnel, else its
+        // outer packet comes back for another round. Asked first: it is this node's own outer packet
+        // when the host's routes send a peer's address to the device.
+        if self.is_underlay(packet.flow.destination) {
+            return Err(DropReason::TunnelLoop.into());
+        }
         let source_hop = hops.source.and_then(|id| tables.next_hop(id));
         if !matches!(source_hop, Some(NextHop::Local)) {
             return Err(DropReason::SourceNotLocal.into());
@@ -168,7 +203,7 @@ impl<'t> Rules<'t> {
             }),
             Some(next_hop @ (NextHop::Tunnel(_) | NextHop::EqualCost(_))) => {
                 let tunnel = self.tunnel(packet, next_hop).ok_or(no_route)?;
-                self.enter(packet, largest, tunnel, permit)
+                self.enter(packet, size, tunnel, permit)
             }
         }
     }
@@ -199,31 +234,45 @@ impl<'t> Rules<'t> {
     fn enter(
         &self,
         packet: &Packet,
-        largest: usize,
+        size: Size,
         tunnel: &'t Tunnel,
         permit: Permit,
     ) -> Result<Way<'t>, Refusal> {
-        let destination = packet.flow.destination;
-        // RFC 2003 section 3: what goes to a tunnel's end does not go through a tunnel, else its
-        // outer packet comes back for another round.
-        let loops = destination == tunnel.remote
-            || packet.flow.source == tunnel.remote
-            || self.is_underlay(destination);
-        if loops {
+        // RFC 2003 section 3.
+        if packet.flow.destination == tunnel.remote || packet.flow.source == tunnel.remote {
             return Err(DropReason::TunnelLoop.into());
         }
         let mtu = path_mtu(tunnel, packet.family());
-        if largest > usize::from(mtu.octets()) {
-            return Err(Refusal::answered(
-                DropReason::TooBig,
-                Answer::TooBig { mtu },
-            ));
+        let mtu_octets = usize::from(mtu.octets());
+        if size.largest <= mtu_octets {
+            return Ok(Way::Tunnel {
+                tunnel,
+                link: self.link(packet, size.largest, tunnel),
+                permit,
+                segment_octets: None,
+            });
         }
-        Ok(Way::Tunnel {
-            tunnel,
-            link: self.link(packet, largest, tunnel),
-            permit,
-        })
+        let may_cut = !packet.dont_fragment && packet.family() == Family::V4;
+        if may_cut && size.is_one_packet(packet) {
+            return Ok(Way::Cut(Cut {
+                tunnel,
+                link: self.link(packet, mtu_octets, tunnel),
+                mtu,
+                permit,
+            }));
+        }
+        if may_cut && let Some(segment_octets) = size.segment_that_fits(mtu) {
+            return Ok(Way::Tunnel {
+                tunnel,
+                link: self.link(packet, mtu_octets, tunnel),
+                permit,
+                segment_octets: Some(segment_octets),
+            });
+        }
+        Err(Refusal::answered(
+            DropReason::TooBig,
+            Answer::TooBig { mtu },
+        ))
     }
 
     fn is_underlay(&self, address: IpAddr) -> bool {
@@ -237,6 +286,7 @@ impl<'t> Rules<'t> {
                 protocol: ip_in_ip(packet.family()),
             },
             Encapsulation::Vxlan { port, .. }
+            | Encapsulation::VxlanGpe { port, .. }
             | Encapsulation::Geneve { port, .. }
             | Encapsulation::Fou { port }
             | Encapsulation::Gue { port } => Transport::Udp {
@@ -260,12 +310,15 @@ impl<'t> Rules<'t> {
         frame: &mut Frame<'_>,
         packet: &Packet,
         way: Way<'t>,
+        counters: &mut Counters,
     ) -> Result<Option<&'t Tunnel>, DropReason> {
         frame.truncate(packet.total_octets);
         if self.config.decrement_ttl {
             set_hop_limit(frame.bytes_mut(), packet.hop_limit.saturating_sub(1));
         }
         match way {
+            // `send_fragments` sends these.
+            Way::Cut(_) => Err(DropReason::TooBig),
             Way::Direct { link, permit } => {
                 let Permit { .. } = permit;
                 frame.set_link(link);
@@ -276,7 +329,15 @@ impl<'t> Rules<'t> {
                 tunnel,
                 link,
                 permit,
+                segment_octets,
             } => {
+                let mut offload = frame.offload();
+                if let Some(octets) = segment_octets {
+                    offload.segments = Some((SegmentKind::Tcp, octets));
+                    frame.set_offload(offload);
+                }
+                let clamped = self.clamp(frame.bytes_mut(), packet, offload, tunnel);
+                counters.mss_clamped += u64::from(clamped);
                 let vtep_mac = self.tables.local().vtep_mac;
                 shim::push(
                     frame,
@@ -293,23 +354,60 @@ impl<'t> Rules<'t> {
     }
 }
 
-/// Octets of the largest packet that `packet` is split into: itself, unless it is a super-packet.
-fn largest_octets(packet: &Packet, bytes: &[u8], offload: Offload) -> usize {
-    let Some((kind, segment_octets)) = offload.segments else {
-        return packet.total_octets;
-    };
-    let transport_octets = match kind {
-        SegmentKind::Udp => size_of::<UdpHeader>(),
-        SegmentKind::Tcp => bytes
-            .get(packet.transport_offset..)
-            .and_then(|segment| TcpHeader::parse(segment).ok())
-            .map_or(size_of::<TcpHeader>(), |(tcp, ..)| tcp.header_octets()),
-    };
-    let headers = packet.transport_offset + transport_octets;
-    packet
-        .total_octets
-        .min(headers + usize::from(segment_octets))
+/// How large a frame's packets are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Octets of the largest packet that it is split into: itself, unless it is a super-packet.
+    largest: usize,
+    /// Octets in front of the data of each segment, where it is a super-packet of TCP.
+    tcp_headers: Option<usize>,
 }
+
+impl Size {
+    /// The size of a packet that is no super-packet.
+    pub(super) const fn of_one(packet: &Packet) -> Self {
+        Self {
+            largest: packet.total_octets,
+            tcp_headers: None,
+        }
+    }
+
+    fn of(packet: &Packet, bytes: &[u8], offload: Offload) -> Self {
+        let Some((kind, segment_octets)) = offload.segments else {
+            return Self::of_one(packet);
+        };
+        let transport_octets = match kind {
+            SegmentKind::Udp => size_of::<UdpHeader>(),
+            SegmentKind::Tcp => bytes
+                .get(packet.transport_offset..)
+                .and_then(|segment| TcpHeader::parse(segment).ok())
+                .map_or(size_of::<TcpHeader>(), |(tcp, ..)| tcp.header_octets()),
+        };
+        let headers = packet.transport_offset + transport_octets;
+        Self {
+            largest: packet
+                .total_octets
+                .min(headers + usize::from(segment_octets)),
+            tcp_headers: (kind == SegmentKind::Tcp).then_some(headers),
+        }
+    }
+
+    const fn is_one_packet(self, packet: &Packet) -> bool {
+        self.largest == packet.total_octets
+    }
+
+    /// The largest TCP segment within `mtu`; `None` where it would be too small for any sender to
+    /// mean.
+    fn segment_that_fits(self, mtu: Mtu) -> Option<u16> {
+        let fits = usize::from(mtu.octets()).checked_sub(self.tcp_headers?)?;
+        u16::try_from(fits)
+            .ok()
+            .filter(|octets| *octets >= SEGMENT_OCTETS_MIN)
+    }
+}
+
+/// The least that Linux announces in a SYN or believes (TCP_MIN_MSS less its options).
+const SEGMENT_OCTETS_MIN: u16 = 48;
 
 /// The largest inner packet of `family` that enters the tunnel.
 ///
@@ -336,6 +434,7 @@ fn dont_fragment(packet: &Packet, largest: usize, tunnel: &Tunnel) -> bool {
         // RFC 7348 section 4.3: a VTEP does not fragment; the others are treated alike.
         (
             Encapsulation::Vxlan { .. }
+            | Encapsulation::VxlanGpe { .. }
             | Encapsulation::Geneve { .. }
             | Encapsulation::Fou { .. }
             | Encapsulation::Gue { .. },
@@ -345,21 +444,5 @@ fn dont_fragment(packet: &Packet, largest: usize, tunnel: &Tunnel) -> bool {
         (Encapsulation::Ipip, Family::V4) => packet.dont_fragment,
         // RFC 4213 section 3.2.1: with a static tunnel MTU, DF is not set.
         (Encapsulation::Ipip, Family::V6) => tunnel.underlay_family() == Family::V6,
-    }
-}
-
-fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
-    match packet.first().map(|octet| octet >> 4) {
-        Some(4) => {
-            if let Ok((header, _)) = Ipv4Header::mut_from_prefix(packet) {
-                header.set_ttl(hop_limit);
-            }
-        }
-        Some(6) => {
-            if let Ok((header, _)) = Ipv6Header::mut_from_prefix(packet) {
-                header.set_hop_limit(hop_limit);
-            }
-        }
-        _ => {}
     }
 }

@@ -14,6 +14,7 @@ mod check;
 mod decap;
 mod encap;
 mod explain;
+mod fit;
 mod limiter;
 mod lookups;
 mod peers;
@@ -22,6 +23,8 @@ mod reply;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
+
+use zerocopy::FromBytes;
 
 pub use explain::{Explanation, Route};
 pub use peers::PeerCounters;
@@ -33,7 +36,8 @@ use crate::policy::Policy;
 use crate::tables::Tables;
 use crate::units::Time;
 use crate::verdict::{Counters, Direction, DropReason, Verdict};
-use limiter::Limiter;
+use crate::wire::{Ipv4Header, Ipv6Header};
+use limiter::Limiters;
 use lookups::{CHUNK, Lookups};
 
 /// What an [`Engine`] is told once.
@@ -45,9 +49,18 @@ pub struct EngineConfig {
     pub seed: u64,
     /// Whether the node is a hop that counts: packets into a tunnel lose one from their TTL.
     pub decrement_ttl: bool,
-    /// ICMP errors per second, at most; zero for none.
+    /// Whether the maximum segment size that TCP SYN segments announce is lowered, in both
+    /// directions, to what fits the path. Has no effect where the device's MTU fits it already.
+    pub clamp_mss: bool,
+    /// Whether ICMP errors are sent as from the destination of the packet that they are about, in
+    /// place of the node's own address. For a device whose other end is this same host: its IP layer
+    /// takes no packet from an address of its own (RFC 1812 section 5.3.7), whoever it is for, and
+    /// under reverse path filtering (RFC 3704) only one from where the packet was going. Linux's own
+    /// tunnels do the same. The errors are matched by what they quote.
+    pub icmp_from_destination: bool,
+    /// ICMP errors per second, at most; zero for none. One sender gets at most half of them.
     pub icmp_per_second: u32,
-    /// ICMP errors that may follow each other at once.
+    /// ICMP errors that may follow each other at once; half as many to one sender.
     pub icmp_burst: u32,
 }
 
@@ -58,6 +71,8 @@ impl Default for EngineConfig {
         Self {
             seed: 0,
             decrement_ttl: true,
+            clamp_mss: true,
+            icmp_from_destination: false,
             icmp_per_second: 1000,
             icmp_burst: 50,
         }
@@ -73,7 +88,7 @@ pub struct Engine {
     encap: Counters,
     decap: Counters,
     peers: Vec<PeerCounters>,
-    limiter: Limiter,
+    limiters: Limiters,
     lookups: Lookups,
     admitted: [Option<Packet>; CHUNK],
     opened: [Option<decap::Admitted>; CHUNK],
@@ -89,7 +104,7 @@ impl Engine {
             encap: Counters::ZERO,
             decap: Counters::ZERO,
             peers: peers::carry_over(&[], &[], tables.peers()),
-            limiter: Limiter::new(config.icmp_per_second, config.icmp_burst),
+            limiters: Limiters::new(config.icmp_per_second, config.icmp_burst, config.seed),
             lookups: Lookups::new(),
             admitted: [const { None }; CHUNK],
             opened: [const { None }; CHUNK],
@@ -186,7 +201,9 @@ impl Rules<'_> {
         bytes: &[u8],
     ) -> Option<(Answer, IpAddr)> {
         let answer = refusal.answer?;
-        let source = reply::source_of_error(packet, bytes, self.tables.local())?;
+        let local = self.tables.local();
+        let from_destination = self.config.icmp_from_destination;
+        let source = reply::source_of_error(packet, bytes, local, from_destination)?;
         Some((answer, source))
     }
 }
@@ -210,13 +227,30 @@ fn reply(
     (answer, source): (Answer, IpAddr),
     reason: DropReason,
     counters: &mut Counters,
-    limiter: &mut Limiter,
+    limiters: &mut Limiters,
     now: Time,
 ) {
-    if !limiter.take(now) {
+    if !limiters.take(packet.flow.source, now) {
         counters.replies_suppressed += 1;
     } else if reply::write(frame, packet, source, answer).is_ok() {
         counters.replies += 1;
         frame.set_verdict(Verdict::Reply(reason));
+    }
+}
+
+/// Writes the TTL or hop limit of the IP packet at the front of `packet`.
+fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => {
+            if let Ok((header, _)) = Ipv4Header::mut_from_prefix(packet) {
+                header.set_ttl(hop_limit);
+            }
+        }
+        Some(6) => {
+            if let Ok((header, _)) = Ipv6Header::mut_from_prefix(packet) {
+                header.set_hop_limit(hop_limit);
+            }
+        }
+        _ => {}
     }
 }

@@ -64,6 +64,16 @@ impl PeerCounters {
         }
     }
 
+    /// Counts `packets` of `octets` together.
+    pub(super) fn count_sent_many(&mut self, kind: EncapsulationKind, packets: u64, octets: usize) {
+        if let Some(tally) = self.sent.get_mut(kind as usize) {
+            tally.add(Tally {
+                packets,
+                octets: octets as u64,
+            });
+        }
+    }
+
     pub(super) fn count_received(&mut self, kind: EncapsulationKind, octets: usize) {
         if let Some(tally) = self.received.get_mut(kind as usize) {
             tally.count(octets);

@@ -34,6 +34,8 @@ pub struct Ipv4Header {
 }
 
 impl Ipv4Header {
+    /// Octets of the longest header: 15 words. RFC 791 section 3.1.
+    pub const MAX_OCTETS: usize = 60;
     /// The flag "more fragments" in the fragment word.
     pub const MORE_FRAGMENTS: u16 = 0x2000;
     /// The flag "don't fragment" in the fragment word.

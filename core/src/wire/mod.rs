@@ -18,6 +18,7 @@ pub mod tcp;
 pub mod udp;
 pub mod virtio;
 pub mod vxlan;
+pub mod vxlan_gpe;
 
 use core::fmt;
 
@@ -33,6 +34,7 @@ pub use tcp::TcpHeader;
 pub use udp::UdpHeader;
 pub use virtio::VirtioNetHeader;
 pub use vxlan::VxlanHeader;
+pub use vxlan_gpe::VxlanGpeHeader;
 
 /// EtherTypes. IEEE 802 numbers, as IANA lists them.
 pub mod ether_type {
@@ -108,6 +110,8 @@ pub enum Layer {
     Icmpv6,
     /// VXLAN.
     Vxlan,
+    /// VXLAN with a protocol field.
+    VxlanGpe,
     /// Generic UDP encapsulation.
     Gue,
     /// Geneve.

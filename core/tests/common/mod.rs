@@ -21,6 +21,7 @@ use warren_core::units::{Family, MacAddr, Mtu, Time, Vni};
 use warren_core::{Batch, Engine, EngineConfig, NextHop, TableWriter, Tables, Tunnel, Verdict};
 
 pub const VXLAN_PORT: u16 = 8472;
+pub const VXLAN_GPE_PORT: u16 = 4790;
 pub const GENEVE_PORT: u16 = 6081;
 pub const FOU_PORT: u16 = 5555;
 pub const GUE_PORT: u16 = 6080;
@@ -66,6 +67,10 @@ impl Setup {
                 vni,
                 port: GENEVE_PORT,
                 mac,
+            },
+            EncapsulationKind::VxlanGpe => Encapsulation::VxlanGpe {
+                vni,
+                port: VXLAN_GPE_PORT,
             },
             EncapsulationKind::Ipip => Encapsulation::Ipip,
             EncapsulationKind::Fou => Encapsulation::Fou { port: FOU_PORT },
@@ -137,6 +142,7 @@ pub fn local(me: u8) -> Local {
         vtep_mac: mac(me),
         receive: Receive {
             vxlan: vec![VXLAN_PORT],
+            vxlan_gpe: vec![VXLAN_GPE_PORT],
             geneve: vec![GENEVE_PORT],
             fou_gue: vec![FOU_PORT, GUE_PORT],
             ipip: true,

@@ -31,6 +31,9 @@ pub fn engine(bytes: &[u8]) {
     let config = EngineConfig {
         seed: 7,
         decrement_ttl: true,
+        // It has twins of its own, in the library.
+        clamp_mss: false,
+        icmp_from_destination: false,
         icmp_per_second: ICMP_PER_SECOND,
         icmp_burst: ICMP_BURST,
     };
@@ -41,6 +44,7 @@ pub fn engine(bytes: &[u8]) {
         drops: [BTreeMap::new(), BTreeMap::new()],
         forwarded: [0; 2],
         replies: 0,
+        fragments: 0,
         flows: BTreeMap::new(),
     };
     let mut batch = Batch::new(MAX_FRAMES, MAX_OCTETS);
@@ -73,6 +77,7 @@ struct Game {
     drops: [BTreeMap<DropReason, u64>; 2],
     forwarded: [u64; 2],
     replies: u64,
+    fragments: u64,
     /// The link that each flow took since the tables were published.
     flows: BTreeMap<warren_core::packet::FlowKey, Link>,
 }
@@ -99,17 +104,27 @@ impl Game {
             Direction::Encap => self.engine.encap(batch, self.now),
             Direction::Decap => self.engine.decap(batch, self.now),
         }
-        assert_eq!(batch.len(), played.len());
+        // Behind the frames that were played stand the fragments that some of them became.
+        let mut fragments = batch.frames().skip(played.len());
         for ((arrival, frame), explained) in played.iter().zip(batch.frames()).zip(explained) {
             let same = explained == frame.verdict
-                || matches!((explained, frame.verdict), (Verdict::Reply(a), Verdict::Drop(b)) if a == b);
+                || matches!((explained, frame.verdict), (Verdict::Reply(a), Verdict::Drop(b)) if a == b)
+                // The batch had no room for the fragments.
+                || matches!(
+                    (explained, frame.verdict),
+                    (
+                        Verdict::Transmit,
+                        Verdict::Reply(DropReason::TooBig) | Verdict::Drop(DropReason::TooBig)
+                    )
+                );
             assert!(same, "explained {explained:?}, done {:?}", frame.verdict);
             self.count(direction, arrival, &frame);
             match direction {
-                Direction::Encap => self.judge_encap(arrival, &frame),
+                Direction::Encap => self.judge_encap(arrival, &frame, &mut fragments),
                 Direction::Decap => self.judge_decap(arrival, &frame),
             }
         }
+        assert_eq!(fragments.count(), 0, "fragments of nothing");
         self.check_counters(direction);
         // A frame that has its verdict is never looked at again: one decapsulation per packet.
         let before = *self.engine.counters(Direction::Decap);
@@ -125,7 +140,7 @@ impl Game {
                 assert_eq!(direction, Direction::Encap);
                 self.forwarded[way] += 1;
             }
-            Verdict::Deliver => {
+            Verdict::Deliver | Verdict::Probe => {
                 assert_eq!(direction, Direction::Decap);
                 self.forwarded[way] += 1;
             }
@@ -157,10 +172,16 @@ impl Game {
         );
         if direction == Direction::Encap {
             assert_eq!(counters.replies, self.replies);
+            assert_eq!(counters.fragments, self.fragments);
         }
     }
 
-    fn judge_encap(&mut self, arrival: &Arrival, frame: &FrameRef<'_>) {
+    fn judge_encap<'b>(
+        &mut self,
+        arrival: &Arrival,
+        frame: &FrameRef<'_>,
+        fragments: &mut impl Iterator<Item = FrameRef<'b>>,
+    ) {
         let Some(inner) = Inner::read(&arrival.bytes) else {
             assert_eq!(frame.verdict, Verdict::Drop(DropReason::MalformedPacket));
             return;
@@ -172,6 +193,40 @@ impl Game {
                 assert_eq!(frame.link.remote, next);
                 age(&mut packet);
                 assert_eq!(frame.bytes, packet);
+            }
+            (Expected::Tunnels(ways), Verdict::Transmit) if is_cut(&packet, frame, &ways) => {
+                let (tunnel, reasons) = ways
+                    .iter()
+                    .find(|(tunnel, _)| tunnel.remote == frame.link.remote)
+                    .expect("the link of one of the tunnels");
+                assert_eq!(*reasons, Reasons::from([DropReason::TooBig]));
+                age(&mut packet);
+                let shim = usize::from(tunnel.encapsulation.shim_octets());
+                let mtu = usize::from(tunnel.mtu.octets());
+                let header = usize::from(packet[0] & 15) * 4;
+                let whole = fragment_word(&packet);
+                let (mut at, mut part) = (header, *frame);
+                // RFC 791 section 3.2, from the front.
+                loop {
+                    assert_eq!((part.link, part.verdict), (frame.link, Verdict::Transmit));
+                    let bytes = &part.bytes[shim..];
+                    let data = &bytes[header..];
+                    assert!(bytes.len() <= mtu);
+                    assert_eq!(*data, packet[at..at + data.len()]);
+                    let offset = usize::from(whole & 0x1fff) + (at - header) / 8;
+                    at += data.len();
+                    let is_last = at == packet.len();
+                    let more = !is_last || whole & 0x2000 != 0;
+                    let word = fragment_word(bytes);
+                    assert_eq!(usize::from(word & 0x1fff), offset);
+                    assert_eq!(word & 0x2000 != 0, more);
+                    if is_last {
+                        break;
+                    }
+                    part = fragments.next().expect("the next fragment");
+                    self.fragments += 1;
+                }
+                self.judge_flow(arrival, &inner, frame.link);
             }
             (Expected::Tunnels(ways), Verdict::Transmit) => {
                 let way = ways.iter().find(|(tunnel, _)| {
@@ -231,7 +286,7 @@ impl Game {
     fn judge_decap(&self, arrival: &Arrival, frame: &FrameRef<'_>) {
         let (reasons, packet) = self.model.decap(&arrival.link, &arrival.bytes);
         match frame.verdict {
-            Verdict::Deliver => {
+            Verdict::Deliver | Verdict::Probe => {
                 assert_eq!(reasons, Reasons::new(), "delivered in spite of them");
                 let packet = packet.expect("a packet without reasons against it");
                 let inner = Inner::read(packet).expect("it was read before");
@@ -252,6 +307,21 @@ impl Game {
             }
         }
     }
+}
+
+/// Whether the frame is the first fragment of a packet that may be cut and is too big.
+fn is_cut(packet: &[u8], frame: &FrameRef<'_>, ways: &[(warren_core::Tunnel, Reasons)]) -> bool {
+    packet[0] >> 4 == 4
+        && packet[6] & 0x40 == 0
+        && ways.iter().any(|(tunnel, reasons)| {
+            tunnel.remote == frame.link.remote && reasons.contains(&DropReason::TooBig)
+        })
+        && frame.bytes.len() < packet.len()
+}
+
+/// Flags and offset of an IPv4 header.
+fn fragment_word(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[6], packet[7]])
 }
 
 /// An ICMP error: readable by etherparse with right checksums, short enough, to the source of the

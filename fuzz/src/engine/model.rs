@@ -113,6 +113,11 @@ impl Model {
         if !matches!(self.lookup(inner.source), Some(NextHop::Local)) {
             reasons.insert(DropReason::SourceNotLocal);
         }
+        let is_underlay = self.local.underlay.contains(&inner.destination)
+            || self.peer_of(inner.destination).is_some();
+        if is_underlay {
+            reasons.insert(DropReason::TunnelLoop);
+        }
         if inner.hop_limit <= 1 {
             reasons.insert(DropReason::TtlExpired);
         }
@@ -141,9 +146,7 @@ impl Model {
     }
 
     fn enter(&self, inner: &Inner, tunnel: &Tunnel, mut reasons: Reasons) -> (Tunnel, Reasons) {
-        let underlay = self.local.underlay.contains(&inner.destination)
-            || self.peer_of(inner.destination).is_some();
-        if underlay || [inner.source, inner.destination].contains(&tunnel.remote) {
+        if [inner.source, inner.destination].contains(&tunnel.remote) {
             reasons.insert(DropReason::TunnelLoop);
         }
         // Every IPv6 link carries 1280 octets. RFC 8200 section 5.
@@ -182,16 +185,20 @@ impl Model {
         let owners: Vec<PeerId> = match source_hop {
             Some(NextHop::Tunnel(tunnel)) => vec![tunnel.peer],
             Some(NextHop::EqualCost(tunnels)) => tunnels.iter().map(|t| t.peer).collect(),
-            Some(
-                NextHop::Direct { .. } | NextHop::Blackhole | NextHop::Prohibit | NextHop::Local,
-            )
-            | None => Vec::new(),
+            // A peer that gets its packets as they are may still send through a tunnel.
+            Some(NextHop::Direct { gateway }) => {
+                let peer = gateway.and_then(|gateway| self.peer_of(gateway));
+                peer.map(|(id, _)| *id).into_iter().collect()
+            }
+            Some(NextHop::Blackhole | NextHop::Prohibit | NextHop::Local) | None => Vec::new(),
         };
         if !peer.is_some_and(|(id, _)| owners.contains(id)) {
             reasons.insert(DropReason::SourceNotOwnedByPeer);
         }
         if !matches!(self.lookup(inner.destination), Some(NextHop::Local)) {
+            // And worse where it would go back.
             reasons.insert(DropReason::DestinationNotLocal);
+            reasons.insert(DropReason::TunnelLoop);
         }
         if inner.hop_limit == 0 {
             reasons.insert(DropReason::TtlExpired);
@@ -209,7 +216,7 @@ impl Model {
     pub(super) fn delivered_class(&self, link: &Link, inner: u8) -> Option<u8> {
         let (_, peer) = self.peer_of(link.remote)?;
         let dscp = match peer.dscp {
-            DscpMode::Pipe(_) => inner,
+            DscpMode::Pipe(_) | DscpMode::Map(_) => inner,
             DscpMode::Uniform => link.traffic_class,
         };
         Some(dscp & !0b11 | ecn_after(inner, link.traffic_class)?)
@@ -240,6 +247,23 @@ impl Model {
                     }
                     self.knows_vni([header[4], header[5], header[6]])?;
                     self.open_ethernet(rest)
+                } else if receive.vxlan_gpe.contains(&local_port) {
+                    let (header, rest) = bytes
+                        .split_at_checked(8)
+                        .ok_or(DropReason::MalformedEncapsulation)?;
+                    let protocol = match (header[0] & 0x3d, header[3]) {
+                        (0x0c, protocol) => protocol,
+                        // Without the flag P it is Ethernet, and the field zero.
+                        (0x08, 0) => 3,
+                        _ => return Err(DropReason::MalformedEncapsulation),
+                    };
+                    self.knows_vni([header[4], header[5], header[6]])?;
+                    match protocol {
+                        1 => of_version(rest, 4),
+                        2 => of_version(rest, 41),
+                        3 => self.open_ethernet(rest),
+                        _ => Err(DropReason::NotIp),
+                    }
                 } else if receive.geneve.contains(&local_port) {
                     let (header, rest) = bytes
                         .split_at_checked(8)
@@ -315,6 +339,9 @@ impl Model {
                 let port = u16::from_be_bytes([*high, *low]);
                 if receive.vxlan.contains(&port) {
                     matches!(payload, [flags, _, _, _, _, _, _, _, ..] if flags & 8 != 0)
+                } else if receive.vxlan_gpe.contains(&port) {
+                    matches!(payload, [flags, _, _, protocol, _, _, _, _, ..]
+                        if flags & 0x3d == 0x0c || flags & 0x3d == 0x08 && *protocol == 0)
                 } else if receive.geneve.contains(&port) {
                     GeneveHeader::parse(payload).is_ok()
                 } else if receive.fou_gue.contains(&port) {
@@ -349,6 +376,10 @@ pub(super) fn shim(encapsulation: Encapsulation, vtep_mac: MacAddr, v6: bool) ->
             let [a, b, c] = vni.octets();
             [vec![0, 0, 0x65, 0x58, a, b, c, 0], ethernet(mac)].concat()
         }
+        Encapsulation::VxlanGpe { vni, .. } => {
+            let [a, b, c] = vni.octets();
+            vec![0x0c, 0, 0, if v6 { 2 } else { 1 }, a, b, c, 0]
+        }
         Encapsulation::Gue { .. } => vec![0, if v6 { 41 } else { 4 }, 0, 0],
         Encapsulation::Ipip | Encapsulation::Fou { .. } => Vec::new(),
     }
@@ -359,6 +390,7 @@ pub(super) const fn outer_class(inner: u8, tunnel: &Tunnel) -> u8 {
     let dscp = match tunnel.dscp {
         DscpMode::Pipe(dscp) => dscp << 2,
         DscpMode::Uniform => inner & !0b11,
+        DscpMode::Map(map) => map.outer(inner >> 2) << 2,
     };
     match tunnel.ecn {
         EcnMode::Normal => dscp | inner & 0b11,

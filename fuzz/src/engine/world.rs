@@ -12,6 +12,7 @@ use warren_core::{NextHop, TableWriter, Tables, Tunnel};
 use super::model::Model;
 
 pub(super) const VXLAN_PORT: u16 = 8472;
+pub(super) const VXLAN_GPE_PORT: u16 = 4790;
 pub(super) const GENEVE_PORT: u16 = 6081;
 pub(super) const FOU_PORT: u16 = 5555;
 /// The network that the node is in.
@@ -116,6 +117,7 @@ impl World {
             vtep_mac: OWN_MAC,
             receive: Receive {
                 vxlan: vec![VXLAN_PORT],
+                vxlan_gpe: vec![VXLAN_GPE_PORT],
                 geneve: vec![GENEVE_PORT],
                 fou_gue: vec![FOU_PORT],
                 ipip: true,
@@ -195,7 +197,7 @@ impl World {
         }
     }
 
-    /// One of five encapsulations over one of two underlays to a peer.
+    /// One of six encapsulations over one of two underlays to a peer.
     fn tunnel(&self, way: u8, peer: usize) -> Tunnel {
         let (id, peer): &(PeerId, Peer) = &self.model.peers[peer % self.model.peers.len()];
         let family = usize::from(way % 2);
@@ -212,6 +214,10 @@ impl World {
                 vni,
                 port: GENEVE_PORT,
                 mac,
+            },
+            EncapsulationKind::VxlanGpe => Encapsulation::VxlanGpe {
+                vni,
+                port: VXLAN_GPE_PORT,
             },
             EncapsulationKind::Ipip => Encapsulation::Ipip,
             EncapsulationKind::Fou => Encapsulation::Fou { port: FOU_PORT },

@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use warren_core::tables::{EcnMode, Receive};
 use warren_core::units::{Family, MacAddr, Mtu, Vni};
 
-use super::encap::Encap;
+use super::encap::{Choice, Encap};
 use super::error::At;
 use super::format::{Draft, EncapDraft, PeerDraft};
-use super::{Config, Device, Node, Peer, Route, RouteNext, VtepMac, Worker};
+use super::{Config, Device, Node, Peer, Probing, Route, RouteNext, VtepMac, Worker};
 
 /// Makes the values of a draft in which nothing was found wrong; `None` if something is missing.
 pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
@@ -45,6 +46,7 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             mtu: device_mtu?,
             mtu_computed: device.mtu.is_none(),
             underlay_mtu: underlay_mtu(draft),
+            clamp_mss: device.clamp_mss.is_none_or(|on| on.value),
             mode: device.mode.map(|mode| mode.value).unwrap_or_default(),
         },
         receive: build_receive(draft)?,
@@ -64,7 +66,23 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             vnet_header: worker.vnet_header.is_none_or(|on| on.value),
             busy_poll_us: worker.busy_poll_us.map_or(0, |n| n.value),
         },
+        probing: build_probing(draft),
     })
+}
+
+fn build_probing(draft: &Draft) -> Probing {
+    let (written, default) = (&draft.probing, Probing::default());
+    let millis = |n: At<u32>| Duration::from_millis(n.value.into());
+    Probing {
+        enabled: written.enabled.is_none_or(|on| on.value),
+        interval: written.interval_ms.map_or(default.interval, millis),
+        down_after: written.down_after.map_or(default.down_after, |n| n.value),
+        up_after: written.up_after.map_or(default.up_after, |n| n.value),
+        confirm_interval: written.confirm_ms.map_or(default.confirm_interval, millis),
+        raise_interval: written.raise_s.map_or(default.raise_interval, |n| {
+            Duration::from_secs(n.value.into())
+        }),
+    }
 }
 
 fn build_node(draft: &Draft) -> Option<Node> {
@@ -91,20 +109,28 @@ fn build_receive(draft: &Draft) -> Option<Receive> {
     let ports = |encaps: &[Encap]| -> Vec<u16> {
         let encaps = encaps.iter().filter(|encap| received(encap));
         let ports: BTreeSet<u16> = encaps
-            .filter_map(|&encap| received_port(draft, encap))
+            .flat_map(|&encap| received_ports(draft, encap))
             .collect();
         ports.into_iter().collect()
     };
-    let with_vni = Encap::ALL.into_iter().filter(|encap| encap.has_vtep());
+    let with_vni = Encap::ALL.into_iter().filter(|encap| encap.has_vni());
     let own_vnis = with_vni
-        .filter(received)
+        .filter(|encap| received(encap) && has_section_port(draft, *encap))
         .map(|encap| section_vni(draft, encap));
-    let peers = draft.peers.iter();
-    let peers = peers.filter(|peer| peer_encap(peer).is_some_and(Encap::has_vtep));
-    let peer_vnis = peers.map(|peer| peer_vni(draft, peer));
-    let vnis: Option<BTreeSet<Vni>> = own_vnis.chain(peer_vnis).collect();
+    let named = draft.node.receive.iter().map(|choice| choice.value);
+    let named_vnis = named
+        .filter(|choice| choice.encap.has_vni())
+        .map(|choice| vni_of(draft, &choice, None));
+    let peer_vnis = draft.peers.iter().flat_map(|peer| {
+        let choices = peer_choices(peer).into_iter().enumerate();
+        choices
+            .filter(|(_, choice)| choice.encap.has_vni())
+            .map(|(rank, choice)| vni_of(draft, &choice, first(rank, peer.vni)))
+    });
+    let vnis: Option<BTreeSet<Vni>> = own_vnis.chain(named_vnis).chain(peer_vnis).collect();
     Some(Receive {
         vxlan: ports(&[Encap::Vxlan]),
+        vxlan_gpe: ports(&[Encap::VxlanGpe]),
         geneve: ports(&[Encap::Geneve]),
         fou_gue: ports(&[Encap::Fou, Encap::Gue]),
         ipip: received(&Encap::Ipip),
@@ -117,23 +143,39 @@ fn build_receive(draft: &Draft) -> Option<Receive> {
 }
 
 fn build_peer(draft: &Draft, peer: &PeerDraft) -> Option<Peer> {
-    let (encap, over) = encap_and_family(peer)?;
-    let port = match peer.port {
-        Some(port) => port.value,
-        None => received_port(draft, encap).unwrap_or_default(),
-    };
-    let mac = if encap.has_vtep() {
-        peer_vtep_mac(peer)?
-    } else {
-        MacAddr::default()
-    };
+    let (_, over) = encap_and_family(peer)?;
+    let choices = peer_choices(peer);
+    let mut encapsulations = Vec::with_capacity(choices.len());
+    for (rank, choice) in choices.iter().enumerate() {
+        let encap = choice.encap;
+        let port = first(rank, peer.port)
+            .map(|port| port.value)
+            .or_else(|| port_of(draft, choice));
+        let mac = if encap.has_vtep() {
+            peer_vtep_mac(peer, choice)?
+        } else {
+            MacAddr::default()
+        };
+        let vni = vni_of(draft, choice, first(rank, peer.vni))?;
+        encapsulations.push(encap.with(vni, port.unwrap_or_default(), mac));
+    }
+    let largest = encapsulations
+        .iter()
+        .map(|way| way.overhead_octets(over))
+        .max();
+    let mut alternatives = encapsulations.into_iter();
+    let encapsulation = alternatives.next()?;
     Some(Peer {
         name: peer.name.as_ref()?.value.clone(),
         address: peer.address?.value,
-        encapsulation: encap.with(peer_vni(draft, peer)?, port, mac),
+        encapsulation,
+        alternatives: alternatives.collect(),
+        mode: peer.mode.map(|mode| mode.value).unwrap_or_default(),
+        probe_address: peer.probe_address.map(|address| address.value),
+        probe: peer.probe.is_none_or(|on| on.value),
         prefixes: peer.prefixes.iter().map(|net| net.value).collect(),
         mtu: peer.mtu.map_or_else(
-            || encap.inner_mtu(over, underlay_mtu(draft)),
+            || underlay_mtu(draft).less(largest.unwrap_or_default()),
             |mtu| Mtu::new(mtu.value),
         ),
         dscp: peer.dscp.clone(),
@@ -148,22 +190,53 @@ pub(super) fn peer_indices(draft: &Draft) -> HashMap<&str, usize> {
         .collect()
 }
 
-/// What the peer is sent; VXLAN if nothing was written.
-pub(super) fn peer_encap(peer: &PeerDraft) -> Option<Encap> {
-    match peer.encap {
-        Some(encap) => Some(encap.value),
-        None => peer.encap_absent.then_some(Encap::Vxlan),
+/// What the peer may be sent, by preference; VXLAN if nothing was written.
+pub(super) fn peer_choices(peer: &PeerDraft) -> Vec<Choice> {
+    if peer.encap_absent {
+        return Choice::ALL.into_iter().take(1).collect();
     }
+    peer.encaps.iter().map(|choice| choice.value).collect()
+}
+
+/// What the peer is sent first.
+pub(super) fn peer_encap(peer: &PeerDraft) -> Option<Encap> {
+    peer_choices(peer).first().map(|choice| choice.encap)
+}
+
+/// The first of what the peer may be sent that has an Ethernet header inside.
+pub(super) fn vtep_choice(peer: &PeerDraft) -> Option<Choice> {
+    peer_choices(peer)
+        .into_iter()
+        .find(|choice| choice.encap.has_vtep())
+}
+
+/// Everything that is named: by peers, and under `receive`.
+fn named(draft: &Draft) -> impl Iterator<Item = Choice> {
+    let own = draft.node.receive.iter().map(|choice| choice.value);
+    own.chain(draft.peers.iter().flat_map(peer_choices))
+}
+
+/// What is written at a peer is about the encapsulation that it prefers.
+fn first<T>(rank: usize, written: Option<At<T>>) -> Option<At<T>> {
+    written.filter(|_| rank == 0)
 }
 
 pub(super) fn encap_and_family(peer: &PeerDraft) -> Option<(Encap, Family)> {
-    Some((peer_encap(peer)?, Family::of(peer.address?.value)))
+    // The one with the largest overhead: what fits it fits all.
+    let over = Family::of(peer.address?.value);
+    let choices = peer_choices(peer).into_iter().map(|choice| choice.encap);
+    // Of equals the first.
+    let largest = choices
+        .rev()
+        .max_by_key(|encap| encap.overhead_octets(over))?;
+    Some((largest, over))
 }
 
-pub(super) fn peer_vtep_mac(peer: &PeerDraft) -> Option<MacAddr> {
+pub(super) fn peer_vtep_mac(peer: &PeerDraft, choice: &Choice) -> Option<MacAddr> {
     let name = &peer.name.as_ref()?.value;
     let family = Family::of(peer.address?.value);
-    Some(peer.vtep_mac?.value.of(name, family))
+    let rule = peer.vtep_mac.map(|mac| mac.value).or(choice.mac)?;
+    Some(rule.of(name, family))
 }
 
 pub(super) fn own_vtep_mac(draft: &Draft) -> Option<MacAddr> {
@@ -179,11 +252,17 @@ fn section_vni(draft: &Draft, encap: Encap) -> Option<Vni> {
     Vni::new(section(draft, encap).vni.map_or(VNI, |vni| vni.value))
 }
 
-fn peer_vni(draft: &Draft, peer: &PeerDraft) -> Option<Vni> {
-    match peer.vni {
-        Some(vni) => Vni::new(vni.value),
-        None => section_vni(draft, peer_encap(peer)?),
+/// The VNI of a choice: as written at the peer, by the profile, or by the section.
+fn vni_of(draft: &Draft, choice: &Choice, written: Option<At<u32>>) -> Option<Vni> {
+    match written.map(|vni| vni.value).or(choice.vni) {
+        Some(vni) => Vni::new(vni),
+        None => section_vni(draft, choice.encap),
     }
+}
+
+/// The UDP port of a choice where none is written at the peer.
+fn port_of(draft: &Draft, choice: &Choice) -> Option<u16> {
+    choice.port.or_else(|| received_port(draft, choice.encap))
 }
 
 pub(super) fn section(draft: &Draft, encap: Encap) -> &EncapDraft {
@@ -193,6 +272,7 @@ pub(super) fn section(draft: &Draft, encap: Encap) -> &EncapDraft {
         Encap::Ipip => &draft.ipip,
         Encap::Fou => &draft.fou,
         Encap::Gue => &draft.gue,
+        Encap::VxlanGpe => &draft.vxlan_gpe,
     }
 }
 
@@ -203,12 +283,34 @@ pub(super) fn is_received(draft: &Draft, encap: Encap) -> bool {
         return enabled.value;
     }
     let nothing_else = draft.peers.is_empty()
+        && draft.node.receive.is_empty()
         && Encap::ALL
             .iter()
             .all(|&other| !section(draft, other).present);
     section(draft, encap).present
-        || draft.peers.iter().any(|p| peer_encap(p) == Some(encap))
+        || named(draft).any(|choice| choice.encap == encap)
         || (encap == Encap::Vxlan && nothing_else)
+}
+
+/// Whether the port of the section is among those received at: not where only profiles with ports
+/// of their own use the encapsulation.
+fn has_section_port(draft: &Draft, encap: Encap) -> bool {
+    let mut of_kind = named(draft)
+        .filter(|choice| choice.encap == encap)
+        .peekable();
+    section(draft, encap).present
+        || of_kind.peek().is_none()
+        || of_kind.any(Choice::has_section_port)
+}
+
+/// All UDP ports that this node receives an encapsulation at.
+pub(super) fn received_ports(draft: &Draft, encap: Encap) -> BTreeSet<u16> {
+    let profiles = named(draft).filter(|choice| choice.encap == encap);
+    let mut ports: BTreeSet<u16> = profiles.filter_map(|choice| choice.port).collect();
+    if has_section_port(draft, encap) {
+        ports.extend(received_port(draft, encap));
+    }
+    ports
 }
 
 /// The UDP port that this node receives at and expects its peers to; `None` for IP in IP.

@@ -8,6 +8,8 @@ use std::fmt;
 use warren_core::encap::Encapsulation;
 use warren_core::units::{Family, MacAddr, Mtu, Vni};
 
+use super::VtepMac;
+
 /// A kind of encapsulation: [`Encapsulation`] without the numbers of one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Encap {
@@ -16,17 +18,17 @@ pub(super) enum Encap {
     Ipip,
     Fou,
     Gue,
+    VxlanGpe,
 }
 
 impl Encap {
-    pub(super) const ALL: [Self; 5] = [Self::Vxlan, Self::Geneve, Self::Ipip, Self::Fou, Self::Gue];
-
-    pub(super) const NAMES: [(&'static str, Self); 5] = [
-        ("vxlan", Self::Vxlan),
-        ("geneve", Self::Geneve),
-        ("ipip", Self::Ipip),
-        ("fou", Self::Fou),
-        ("gue", Self::Gue),
+    pub(super) const ALL: [Self; 6] = [
+        Self::Vxlan,
+        Self::Geneve,
+        Self::Ipip,
+        Self::Fou,
+        Self::Gue,
+        Self::VxlanGpe,
     ];
 
     /// With the numbers of one peer; those that this kind has no use for are left out.
@@ -37,18 +39,32 @@ impl Encap {
             Self::Ipip => Encapsulation::Ipip,
             Self::Fou => Encapsulation::Fou { port },
             Self::Gue => Encapsulation::Gue { port },
+            Self::VxlanGpe => Encapsulation::VxlanGpe { vni, port },
         }
+    }
+
+    /// The name of its section.
+    pub(super) fn name(self) -> &'static str {
+        self.without_numbers().name()
     }
 
     fn without_numbers(self) -> Encapsulation {
         self.with(Vni::default(), 0, MacAddr::default())
     }
 
-    /// Whether inner packets have an Ethernet header, and so a VTEP MAC address and a VNI.
+    /// Whether it names a network.
+    pub(super) const fn has_vni(self) -> bool {
+        match self {
+            Self::Vxlan | Self::Geneve | Self::VxlanGpe => true,
+            Self::Ipip | Self::Fou | Self::Gue => false,
+        }
+    }
+
+    /// Whether inner packets have an Ethernet header, and so a VTEP MAC address.
     pub(super) const fn has_vtep(self) -> bool {
         match self {
             Self::Vxlan | Self::Geneve => true,
-            Self::Ipip | Self::Fou | Self::Gue => false,
+            Self::Ipip | Self::Fou | Self::Gue | Self::VxlanGpe => false,
         }
     }
 
@@ -60,6 +76,7 @@ impl Encap {
             Self::Geneve => Some(6081),
             Self::Fou => Some(5555),
             Self::Gue => Some(6080),
+            Self::VxlanGpe => Some(4790),
             Self::Ipip => None,
         }
     }
@@ -78,7 +95,71 @@ impl Encap {
 
 impl fmt::Display for Encap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.without_numbers().name())
+        f.write_str(self.name())
+    }
+}
+
+/// What a file may name for a peer: an encapsulation with the numbers of its section, or a profile
+/// with the numbers that another project gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Choice {
+    /// As written.
+    pub(super) name: &'static str,
+    pub(super) encap: Encap,
+    /// The UDP port of the profile, at both ends.
+    pub(super) port: Option<u16>,
+    /// The network of the profile.
+    pub(super) vni: Option<u32>,
+    /// The rule by which its nodes make their VTEP MAC addresses.
+    pub(super) mac: Option<VtepMac>,
+}
+
+impl Choice {
+    /// Encapsulations first.
+    pub(super) const ALL: [Self; 11] = [
+        Self::plain("vxlan", Encap::Vxlan),
+        Self::plain("geneve", Encap::Geneve),
+        Self::plain("ipip", Encap::Ipip),
+        Self::plain("fou", Encap::Fou),
+        Self::plain("gue", Encap::Gue),
+        Self::plain("vxlan-gpe", Encap::VxlanGpe),
+        Self {
+            port: Some(8472),
+            vni: Some(1),
+            ..Self::plain("flannel-vxlan", Encap::Vxlan)
+        },
+        Self {
+            port: Some(4789),
+            vni: Some(4096),
+            mac: Some(VtepMac::Calico),
+            ..Self::plain("calico-vxlan", Encap::Vxlan)
+        },
+        Self::plain("calico-ipip", Encap::Ipip),
+        // Bare IPv4 in UDP, which is what FOU is.
+        Self {
+            port: Some(8285),
+            ..Self::plain("flannel-udp", Encap::Fou)
+        },
+        // It says FOU and speaks GUE.
+        Self {
+            port: Some(5555),
+            ..Self::plain("kube-router-fou", Encap::Gue)
+        },
+    ];
+
+    const fn plain(name: &'static str, encap: Encap) -> Self {
+        Self {
+            name,
+            encap,
+            port: None,
+            vni: None,
+            mac: None,
+        }
+    }
+
+    /// Whether its port is that of the section.
+    pub(super) const fn has_section_port(self) -> bool {
+        self.port.is_none() && self.encap.default_port().is_some()
     }
 }
 
@@ -95,6 +176,7 @@ mod tests {
             (Encap::Gue, 32, 52, 1468, 1448),
             (Encap::Vxlan, 50, 70, 1450, 1430),
             (Encap::Geneve, 50, 70, 1450, 1430),
+            (Encap::VxlanGpe, 36, 56, 1464, 1444),
         ];
         assert_eq!(table.len(), Encap::ALL.len());
         for (encap, over_v4, over_v6, mtu_v4, mtu_v6) in table {
@@ -108,8 +190,9 @@ mod tests {
 
     #[test]
     fn the_names_of_the_file_are_those_of_the_library() {
-        for (name, encap) in Encap::NAMES {
-            assert_eq!(encap.to_string(), name);
+        for encap in Encap::ALL {
+            let plain = Choice::ALL.iter().find(|choice| choice.encap == encap);
+            assert_eq!(plain.map(|choice| choice.name), Some(encap.name()));
         }
     }
 }

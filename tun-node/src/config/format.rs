@@ -13,9 +13,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use warren_core::tables::EcnMode;
 
-use super::encap::Encap;
+use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
-use super::{DeviceMode, Dscp, DscpMap, LogLevel, RouteAction, VtepMac, value};
+use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
+
+mod dscp;
+mod ways;
+
+pub(super) use ways::ProbingDraft;
 
 /// The whole file; `None` or empty where nothing usable was written.
 #[derive(Debug, Default)]
@@ -27,12 +32,14 @@ pub(super) struct Draft {
     pub(super) fou: EncapDraft,
     pub(super) gue: EncapDraft,
     pub(super) ipip: EncapDraft,
+    pub(super) vxlan_gpe: EncapDraft,
     pub(super) peers: Vec<PeerDraft>,
     pub(super) routes: Vec<RouteDraft>,
     pub(super) control_socket: Option<At<PathBuf>>,
     pub(super) metrics_listen: Option<At<SocketAddr>>,
     pub(super) log_level: Option<At<LogLevel>>,
     pub(super) worker: WorkerDraft,
+    pub(super) probing: ProbingDraft,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +47,7 @@ pub(super) struct NodeDraft {
     pub(super) name: Option<At<String>>,
     pub(super) underlay: Vec<At<IpAddr>>,
     pub(super) vtep_mac: Option<At<VtepMac>>,
+    pub(super) receive: Vec<At<Choice>>,
     pub(super) prefixes: Vec<At<IpNet>>,
     /// The list may lack what was meant: something in it was refused, or all of `[node]` is
     /// missing.
@@ -54,10 +62,11 @@ pub(super) struct DeviceDraft {
     pub(super) addresses: Vec<At<IpNet>>,
     pub(super) mtu: Option<At<u16>>,
     pub(super) underlay_mtu: Option<At<u16>>,
+    pub(super) clamp_mss: Option<At<bool>>,
     pub(super) mode: Option<At<DeviceMode>>,
 }
 
-/// One of `[vxlan]`, `[geneve]`, `[fou]`, `[gue]`, `[ipip]`; keys that it does not have stay `None`.
+/// One of the sections of encapsulations; keys that it does not have stay `None`.
 #[derive(Debug, Default)]
 pub(super) struct EncapDraft {
     pub(super) present: bool,
@@ -73,7 +82,11 @@ pub(super) struct PeerDraft {
     pub(super) at: usize,
     pub(super) name: Option<At<String>>,
     pub(super) address: Option<At<IpAddr>>,
-    pub(super) encap: Option<At<Encap>>,
+    /// By preference.
+    pub(super) encaps: Vec<At<Choice>>,
+    pub(super) mode: Option<At<PeerMode>>,
+    pub(super) probe_address: Option<At<IpAddr>>,
+    pub(super) probe: Option<At<bool>>,
     /// The key was not written at all, as opposed to written with a value that was refused.
     pub(super) encap_absent: bool,
     pub(super) vtep_mac: Option<At<VtepMac>>,
@@ -168,6 +181,10 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             );
             draft.vxlan = encap(table, problems);
         }
+        "vxlan-gpe" => {
+            table.refuse_unknown(&["enabled", "port", "vni"], problems);
+            draft.vxlan_gpe = encap(table, problems);
+        }
         "geneve" => {
             table.refuse_unknown(&["enabled", "port", "vni"], problems);
             draft.geneve = encap(table, problems);
@@ -200,6 +217,7 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             draft.log_level = table.choice("level", &LogLevel::NAMES, problems);
         }
         "worker" => draft.worker = worker(table, problems),
+        "probing" => draft.probing = ways::probing(table, problems),
         _ => {}
     }
 }
@@ -245,6 +263,7 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
             "underlay",
             "vtep-mac",
             "prefixes",
+            "receive",
             "allow-loopback-underlay",
             "allow-overlap",
         ],
@@ -270,6 +289,7 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
     let prefixes = table.list("prefixes", problems, value::prefix);
     let prefixes_refused = problems.len() > refused_before;
     NodeDraft {
+        receive: ways::choices(table, "receive", problems),
         name: table.parsed("name", problems, value::node_name),
         underlay: underlay.unwrap_or_default(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
@@ -282,7 +302,14 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
 
 fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
     table.refuse_unknown(
-        &["name", "addresses", "mtu", "underlay-mtu", "mode"],
+        &[
+            "name",
+            "addresses",
+            "mtu",
+            "underlay-mtu",
+            "clamp-mss",
+            "mode",
+        ],
         problems,
     );
     DeviceDraft {
@@ -292,6 +319,7 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
             .unwrap_or_default(),
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
         underlay_mtu: table.number("underlay-mtu", MTU_MIN..=u16::MAX, problems),
+        clamp_mss: table.boolean("clamp-mss", problems),
         mode: table.choice("mode", &DeviceMode::NAMES, problems),
     }
 }
@@ -313,6 +341,9 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
             "name",
             "address",
             "encap",
+            "mode",
+            "probe-address",
+            "probe",
             "vtep-mac",
             "vni",
             "port",
@@ -350,7 +381,10 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         at: table.at,
         name: table.parsed("name", problems, value::node_name),
         address: table.parsed("address", problems, value::underlay_address),
-        encap: table.choice("encap", &Encap::NAMES, problems),
+        encaps: ways::choices(table, "encap", problems),
+        mode: table.choice("mode", &PeerMode::NAMES, problems),
+        probe_address: table.parsed("probe-address", problems, value::overlay_address),
+        probe: table.boolean("probe", problems),
         encap_absent: table.get("encap").is_none(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         vtep_mac_absent: table.get("vtep-mac").is_none(),
@@ -358,87 +392,9 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         port: table.number("port", 1..=u16::MAX, problems),
         prefixes: prefixes.unwrap_or_default(),
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
-        dscp: dscp(table, problems),
+        dscp: dscp::dscp(table, problems),
         ecn: table.choice("ecn", &ECN_MODES, problems),
     }
-}
-
-/// Reads `dscp` with the one of `dscp-value` and `dscp-map` that belongs to it.
-fn dscp(table: &Section<'_, '_>, problems: &mut Problems) -> Dscp {
-    let mode = table.choice("dscp", &DSCP_MODES, problems);
-    let mode = mode.map_or(DscpMode::Pipe, |mode| mode.value);
-    let fixed = table.number("dscp-value", 0..=DSCP_MAX, problems);
-    if let Some((_, at)) = table.get("dscp-value")
-        && mode != DscpMode::Pipe
-    {
-        problems.push(
-            at,
-            "dscp-value is only for dscp = \"pipe\"; remove it or change dscp",
-        );
-    }
-    let map = dscp_map(table, problems);
-    if let Some((_, at)) = table.get("dscp-map")
-        && mode != DscpMode::Map
-    {
-        problems.push(
-            at,
-            "dscp-map is only for dscp = \"map\"; remove it or change dscp",
-        );
-    }
-    match mode {
-        DscpMode::Pipe => Dscp::Pipe(fixed.map_or(0, |fixed| fixed.value)),
-        DscpMode::Uniform => Dscp::Uniform,
-        DscpMode::Map => {
-            if table.get("dscp-map").is_none() {
-                table.missing(
-                    "dscp-map",
-                    "dscp = \"map\" needs it, for example dscp-map = { 46 = 34 }",
-                    problems,
-                );
-            }
-            Dscp::Map(map)
-        }
-    }
-}
-
-fn dscp_map(table: &Section<'_, '_>, problems: &mut Problems) -> DscpMap {
-    let mut map = DscpMap::default();
-    let Some((content, at)) = table.get("dscp-map") else {
-        return map;
-    };
-    let Some(entries) = content.as_table() else {
-        let is = type_name(content);
-        problems.push(
-            at,
-            format!("dscp-map must be a table, not {is}; write for example {{ 46 = 34 }}"),
-        );
-        return map;
-    };
-    for (from, to) in entries {
-        let dscp = |number: u8| (number <= DSCP_MAX).then_some(number);
-        let inner = from.get_ref().parse().ok().and_then(dscp);
-        let outer = integer(to.get_ref()).and_then(|outer| u8::try_from(outer).ok());
-        let outer = outer.and_then(dscp);
-        if inner.is_none() {
-            problems.push(
-                from.span().start,
-                format!(
-                    "{} is no DSCP; write a number from 0 to {DSCP_MAX} for the inner one",
-                    quoted(from.get_ref())
-                ),
-            );
-        }
-        if outer.is_none() {
-            problems.push(
-                to.span().start,
-                format!("the outer DSCP must be a number from 0 to {DSCP_MAX}; change it"),
-            );
-        }
-        if let (Some(inner), Some(outer)) = (inner, outer) {
-            map.set(inner, outer);
-        }
-    }
-    map
 }
 
 fn route(table: &Section<'_, '_>, problems: &mut Problems) -> RouteDraft {
@@ -754,28 +710,27 @@ fn one_of(words: &[&str]) -> String {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DscpMode {
-    Pipe,
-    Uniform,
-    Map,
-}
-
 const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const DSCP_MODES: [(&str, DscpMode); 3] = [
-    ("pipe", DscpMode::Pipe),
-    ("uniform", DscpMode::Uniform),
-    ("map", DscpMode::Map),
+const SECTIONS: [&str; 15] = [
+    "node",
+    "device",
+    "vxlan",
+    "vxlan-gpe",
+    "geneve",
+    "fou",
+    "gue",
+    "ipip",
+    "peers",
+    "routes",
+    "control",
+    "metrics",
+    "log",
+    "worker",
+    "probing",
 ];
-const SECTIONS: [&str; 13] = [
-    "node", "device", "vxlan", "geneve", "fou", "gue", "ipip", "peers", "routes", "control",
-    "metrics", "log", "worker",
-];
-/// Six bits, RFC 2474.
-const DSCP_MAX: u8 = 63;
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;

@@ -38,6 +38,7 @@ use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::de::DeTable;
@@ -70,6 +71,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Sizes of the data path.
     pub worker: Worker,
+    /// How the paths to the peers are watched.
+    pub probing: Probing,
 }
 
 impl Config {
@@ -197,6 +200,8 @@ pub struct Device {
     pub mtu_computed: bool,
     /// The largest outer packet that the underlay carries whole.
     pub underlay_mtu: Mtu,
+    /// Whether the segment size that TCP connections announce is lowered to what fits the path.
+    pub clamp_mss: bool,
     /// Who makes it and who removes it.
     pub mode: DeviceMode,
 }
@@ -222,6 +227,15 @@ pub struct Peer {
     pub address: IpAddr,
     /// What packets to it are sent in, with its port, VNI and VTEP MAC address.
     pub encapsulation: Encapsulation,
+    /// What else packets to it may be sent in, by preference, when the first does not pass.
+    pub alternatives: Vec<Encapsulation>,
+    /// When packets to it are encapsulated at all.
+    pub mode: PeerMode,
+    /// An overlay address of it that answers an ICMP echo; for probes through peers that do not
+    /// know ours. The first address of its first prefix where none is given.
+    pub probe_address: Option<IpAddr>,
+    /// Whether it is probed, where [`Probing::enabled`] says so in general.
+    pub probe: bool,
     /// The overlay prefixes it owns, without host bits; never empty.
     pub prefixes: Vec<IpNet>,
     /// The largest inner packet sent to it.
@@ -230,6 +244,18 @@ pub struct Peer {
     pub dscp: Dscp,
     /// What happens to the ECN field.
     pub ecn: EcnMode,
+}
+
+/// When packets to a peer are encapsulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerMode {
+    /// Always.
+    #[default]
+    Always,
+    /// Only where a router lies between: a peer on the underlay's own link gets them as they are.
+    CrossSubnet,
+    /// Never: the underlay knows the way. Encapsulated packets of the peer are still taken.
+    Direct,
 }
 
 /// What the outer DSCP is made of, RFC 2983.
@@ -338,8 +364,41 @@ pub struct Worker {
     pub busy_poll_us: u32,
 }
 
+/// How the paths to the peers are watched: how often a probe is sent in every encapsulation of a
+/// peer, and what follows from its answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probing {
+    /// Whether peers are probed at all. Without, the first encapsulation is used and the path MTU
+    /// is what the configuration says.
+    pub enabled: bool,
+    /// Between two probes, and how long one of the path MTU is waited for; 50 ms to a minute.
+    pub interval: Duration,
+    /// An encapsulation is down when nothing was heard for so many intervals; 2..=100.
+    pub down_after: u32,
+    /// One that was down is used again after so many answers in a row; 1..=100.
+    pub up_after: u32,
+    /// Between two confirmations that the path MTU still passes.
+    pub confirm_interval: Duration,
+    /// After so long a larger path MTU is tried again.
+    pub raise_interval: Duration,
+}
+
+impl Default for Probing {
+    /// Down within 1.6 s, back after 2 s; a black hole found within 2.2 s, a raised path within 32 s.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: Duration::from_millis(400),
+            down_after: 4,
+            up_after: 5,
+            confirm_interval: Duration::from_secs(1),
+            raise_interval: Duration::from_secs(30),
+        }
+    }
+}
+
 /// A VTEP MAC address as the file gives it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum VtepMac {
     Given(MacAddr),
     Warren,
@@ -362,6 +421,14 @@ impl DeviceMode {
         ("create", Self::Create),
         ("persistent", Self::Persistent),
         ("attach", Self::Attach),
+    ];
+}
+
+impl PeerMode {
+    const NAMES: [(&'static str, Self); 3] = [
+        ("always", Self::Always),
+        ("cross-subnet", Self::CrossSubnet),
+        ("direct", Self::Direct),
     ];
 }
 
@@ -395,7 +462,7 @@ macro_rules! displays_its_name {
         }
     )*};
 }
-displays_its_name!(DeviceMode, RouteAction, LogLevel);
+displays_its_name!(DeviceMode, PeerMode, RouteAction, LogLevel);
 
 const FILE_OCTETS_MAX: usize = 4 << 20;
 /// Up to this size every syntax error of a file is reported, above it the first.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 use warren_core::units::{Family, Vni};
 
-use super::{Config, Dscp, Peer, RouteNext};
+use super::{Config, Dscp, Peer, PeerMode, RouteNext};
 
 impl Config {
     /// The configuration in a few lines for people, with every default filled in.
@@ -70,6 +70,7 @@ impl Config {
         let receive = &self.receive;
         let ports = [
             ("vxlan", &receive.vxlan),
+            ("vxlan-gpe", &receive.vxlan_gpe),
             ("geneve", &receive.geneve),
             ("fou and gue", &receive.fou_gue),
         ];
@@ -97,7 +98,16 @@ fn peer_line(peer: &Peer) -> String {
     };
     let (name, address, encapsulation) = (&peer.name, peer.address, peer.encapsulation);
     let (mtu, prefixes) = (peer.mtu, nets(&peer.prefixes));
-    format!("{name} {address} by {encapsulation}, mtu {mtu}{dscp}: {prefixes}")
+    let or: String = peer
+        .alternatives
+        .iter()
+        .map(|way| format!(" or {way}"))
+        .collect();
+    let mode = match peer.mode {
+        PeerMode::Always => String::new(),
+        PeerMode::CrossSubnet | PeerMode::Direct => format!(" ({})", peer.mode),
+    };
+    format!("{name} {address} by {encapsulation}{or}{mode}, mtu {mtu}{dscp}: {prefixes}")
 }
 
 fn nets(nets: &[IpNet]) -> String {

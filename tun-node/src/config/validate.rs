@@ -11,8 +11,9 @@ use ipnet::IpNet;
 use warren_core::units::{Family, MacAddr, Mtu};
 
 use super::build::{
-    self, encap_and_family, has_v6_inside, is_received, largest_overhead, own_vtep_mac, peer_encap,
-    peer_indices, peer_vtep_mac, received_port, section, underlay_mtu,
+    self, encap_and_family, has_v6_inside, is_received, largest_overhead, own_vtep_mac,
+    peer_choices, peer_encap, peer_indices, peer_vtep_mac, received_ports, section, underlay_mtu,
+    vtep_choice,
 };
 use super::encap::Encap;
 use super::error::{At, Lines, Problems, quoted};
@@ -248,11 +249,13 @@ impl<'d> Check<'_, 'd> {
                     "IP in IP has no ports; remove port or change encap".to_owned(),
                 );
             }
-            let disabled = section(self.draft, encap)
-                .enabled
-                .is_some_and(|enabled| !enabled.value);
-            if disabled {
-                let at = peer.encap.map_or(peer.at, |written| written.at);
+            for (rank, choice) in peer_choices(peer).into_iter().enumerate() {
+                let encap = choice.encap;
+                let enabled = section(self.draft, encap).enabled;
+                if enabled.is_none_or(|enabled| enabled.value) {
+                    continue;
+                }
+                let at = peer.encaps.get(rank).map_or(peer.at, |written| written.at);
                 let sentence = format!(
                     "{} uses {encap}, but [{encap}] has enabled = false; \
                      enable it or choose another encap",
@@ -270,7 +273,7 @@ impl<'d> Check<'_, 'd> {
             self.problems.push(
                 disabled.at,
                 "no encapsulation is left that this node receives; \
-                 enable vxlan, geneve, fou, gue or ipip",
+                 enable vxlan, geneve, fou, gue, ipip or vxlan-gpe",
             );
         }
     }
@@ -293,12 +296,13 @@ impl<'d> Check<'_, 'd> {
         }
         let mut first: HashMap<MacAddr, usize> = HashMap::new();
         for (index, peer) in self.draft.peers.iter().enumerate() {
-            let Some(encap) = peer_encap(peer).filter(|encap| encap.has_vtep()) else {
+            let Some(choice) = vtep_choice(peer) else {
                 continue;
             };
             let label = self.peer_label(index);
+            let encap = choice.encap;
             let Some(written) = &peer.vtep_mac else {
-                if peer.vtep_mac_absent {
+                if peer.vtep_mac_absent && choice.mac.is_none() {
                     self.problems.push(
                         peer.at,
                         format!(
@@ -309,7 +313,7 @@ impl<'d> Check<'_, 'd> {
                 }
                 continue;
             };
-            let Some(mac) = peer_vtep_mac(peer) else {
+            let Some(mac) = peer_vtep_mac(peer, &choice) else {
                 continue;
             };
             if own_vtep_mac(self.draft) == Some(mac) {
@@ -336,20 +340,28 @@ impl<'d> Check<'_, 'd> {
 
     /// Each encapsulation has its own UDP port; only FOU and GUE are told apart by the packet.
     fn ports(&mut self) {
-        let udp = [Encap::Vxlan, Encap::Geneve, Encap::Fou, Encap::Gue];
+        let udp = [
+            Encap::Vxlan,
+            Encap::VxlanGpe,
+            Encap::Geneve,
+            Encap::Fou,
+            Encap::Gue,
+        ];
         let received = udp
             .into_iter()
             .filter(|&encap| is_received(self.draft, encap));
         let received: Vec<Encap> = received.collect();
         for (index, &one) in received.iter().enumerate() {
             for &other in received.iter().skip(index + 1) {
-                let port = received_port(self.draft, one);
-                if port != received_port(self.draft, other) || one == Encap::Fou {
+                let others = received_ports(self.draft, other);
+                let shared = received_ports(self.draft, one)
+                    .intersection(&others)
+                    .min()
+                    .copied();
+                let Some(port) = shared.filter(|_| one != Encap::Fou) else {
                     continue;
-                }
-                let written = [one, other].map(|encap| section(self.draft, encap).port);
-                let written = written.into_iter().flatten().max_by_key(|port| port.at);
-                if let Some(At { value: port, at }) = written {
+                };
+                if let Some(at) = self.place_of_port(port, [one, other]) {
                     self.problems.push(
                         at,
                         format!(
@@ -360,6 +372,21 @@ impl<'d> Check<'_, 'd> {
                 }
             }
         }
+    }
+
+    /// The last place that says that one of `encaps` has this port.
+    fn place_of_port(&self, port: u16, encaps: [Encap; 2]) -> Option<usize> {
+        let sections = encaps.map(|encap| section(self.draft, encap).port);
+        let sections = sections.into_iter().flatten();
+        let sections = sections
+            .filter(|written| written.value == port)
+            .map(|p| p.at);
+        let peers = self.draft.peers.iter().flat_map(|peer| &peer.encaps);
+        let named = self.draft.node.receive.iter().chain(peers);
+        let named = named.filter(|choice| {
+            choice.value.port == Some(port) && encaps.contains(&choice.value.encap)
+        });
+        sections.chain(named.map(|choice| choice.at)).max()
     }
 
     /// Reports prefixes with two owners and overlaps between owners; gives the owner of each.

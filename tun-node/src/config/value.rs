@@ -59,6 +59,11 @@ pub(super) fn device_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// An inner address.
+pub(super) fn overlay_address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| not_an_address(text))
+}
+
 /// An outer address: one that a tunnel packet can come from and go to.
 ///
 /// Loopback passes here; whether it may be used is a question to the whole file.

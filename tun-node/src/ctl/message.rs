@@ -26,6 +26,14 @@ pub enum Request {
     Counters,
     /// What would happen to a packet: [`Response::Explain`].
     Explain(Flow),
+    /// Sends to a peer, or to all, in the encapsulation of this name as long as it passes, or
+    /// again by the configured preference: [`Response::Done`].
+    Prefer {
+        /// The peer; none for all.
+        peer: Option<String>,
+        /// The encapsulation; none for the configured order.
+        encapsulation: Option<String>,
+    },
     /// Makes a worker misbehave, for tests: [`Response::Done`], or no answer at all. Refused by
     /// a node that was built without fault injection.
     Fault(Fault),
@@ -98,6 +106,8 @@ pub struct StatusReport {
     pub ready: bool,
     /// Why it is not ready; empty when it is.
     pub not_ready_because: String,
+    /// What somebody should look at, such as a routing loop.
+    pub alarms: Vec<String>,
     /// The overlay device.
     pub device: DeviceStatus,
     /// Its addresses on the underlay.
@@ -176,6 +186,57 @@ pub struct PeerReport {
     pub prefixes: Vec<String>,
     /// What passed, over all workers.
     pub tally: PeerTallyReport,
+    /// What is known about the paths; none where nothing is probed.
+    pub path: Option<PathReport>,
+}
+
+/// What is known about the paths to the peers.
+#[derive(Clone, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct PathsReport {
+    /// Each peer that is probed.
+    pub peers: Vec<PathReport>,
+    /// ICMP errors relayed to inner senders.
+    pub relayed: u64,
+    /// ICMP errors about packets to nobody known.
+    pub ignored: u64,
+}
+
+/// What is known about the paths to a peer.
+#[derive(Clone, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct PathReport {
+    /// The peer.
+    pub peer: String,
+    /// The largest outer packet in octets.
+    pub path_mtu: u16,
+    /// How it was learned: `assumed`, `probe`, `icmp` or `black hole`.
+    pub path_mtu_by: String,
+    /// ICMP errors about size that were not believed.
+    pub forged: u64,
+    /// Changes of the encapsulation.
+    pub changes: u64,
+    /// The last of them, and why.
+    pub last_change: Option<String>,
+    /// What the network last said.
+    pub last_error: Option<String>,
+    /// Each encapsulation, the preferred first.
+    pub ways: Vec<WayReport>,
+}
+
+/// One encapsulation of a peer.
+#[derive(Clone, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct WayReport {
+    /// Its name.
+    pub encapsulation: String,
+    /// Whether packets are sent in it.
+    pub in_use: bool,
+    /// `up`, `down` or `unknown`.
+    pub state: String,
+    /// Who answers probes: `peer`, `echo` or `nobody`.
+    pub answered_by: String,
+    /// Smoothed round-trip time in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Lost probes among the last 64, in thousandths.
+    pub loss_per_mille: Option<u32>,
 }
 
 /// What was counted.
@@ -190,6 +251,9 @@ pub struct CountersReport {
 /// What would happen to a packet.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
 pub struct ExplainReport {
+    /// What the sender of a packet above the MTU would be told, and by whom; none where it would
+    /// not be told.
+    pub too_big: Option<String>,
     /// The packet.
     pub flow: Flow,
     /// Which way it goes through the engine: `encap` or `decap`.

@@ -6,13 +6,16 @@
 //! addresses carry its own protocol number; at its end it removes what it added, and at its start
 //! what a dead predecessor left. The device keeps its MTU and stays up.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use ipnet::IpNet;
 use tracing::{info, warn};
 use warren_core::tables::NextHop;
 
-use crate::config::{Config, DeviceMode};
+use super::RunOptions;
+use crate::config::{Config, DeviceMode, PeerMode};
 use crate::netlink::{self, Netlink, NetlinkError, Route};
 use crate::rib::Snapshot;
 use crate::rootless::{ChildSpec, Launch, Rootless, RootlessError};
@@ -143,6 +146,29 @@ pub(super) fn open_rootless(
     Ok((rootless, tun))
 }
 
+/// The peers that the underlay's own link leads to; asked only where the configuration does.
+pub(super) fn on_link(options: &RunOptions) -> HashSet<IpAddr> {
+    let peers = &options.config.peers;
+    let asking = peers
+        .iter()
+        .filter(|peer| peer.mode == PeerMode::CrossSubnet);
+    let mut asking = asking.peekable();
+    if asking.peek().is_none() || options.rootless {
+        return HashSet::new();
+    }
+    let Ok(mut netlink) = Netlink::open() else {
+        return HashSet::new();
+    };
+    let mut has_link = |address: &IpAddr| {
+        let path = netlink.path_to(*address).ok().flatten();
+        path.is_some_and(|path| path.gateway.is_none())
+    };
+    asking
+        .map(|peer| peer.address)
+        .filter(|address| has_link(address))
+        .collect()
+}
+
 /// Whether the device is to have a virtio header, and what it may leave undone.
 const fn offloads(config: &Config) -> (bool, Offload) {
     match (config.worker.vnet_header, config.worker.uso) {
@@ -158,10 +184,17 @@ pub(super) struct Undo {
     stays: bool,
     index: u32,
     routes: Vec<Route>,
+    /// Routes over the underlay, with their devices.
+    direct: Vec<(u32, Route)>,
     addresses: Vec<IpNet>,
 }
 
 impl Undo {
+    /// The device's index.
+    pub(super) const fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Removes the routes and addresses that a dead predecessor left on a device that was there
     /// before, and gives it the configured addresses and MTU.
     fn adopt(&mut self, netlink: &mut Netlink, config: &Config) -> Result<(), DeviceError> {
@@ -189,6 +222,7 @@ impl Undo {
         config: &Config,
         snapshot: &Snapshot,
     ) -> Result<(), DeviceError> {
+        self.add_direct_routes(netlink, snapshot)?;
         for route in routes(config, snapshot) {
             match netlink.add_route(self.index, &route) {
                 Ok(()) => self.routes.push(route),
@@ -208,8 +242,54 @@ impl Undo {
     }
 }
 
+impl Undo {
+    fn remove_direct_routes(&mut self) {
+        let routes = std::mem::take(&mut self.direct);
+        if routes.is_empty() {
+            return;
+        }
+        let Ok(mut netlink) = Netlink::open() else {
+            return;
+        };
+        for (device, route) in routes {
+            if let Err(error) = netlink.delete_route(device, &route)
+                && !error.is_not_found()
+            {
+                warn!("left behind: {error}");
+            }
+        }
+    }
+
+    /// Routes the prefixes of peers that are reached without a tunnel over the underlay.
+    fn add_direct_routes(
+        &mut self,
+        netlink: &mut Netlink,
+        snapshot: &Snapshot,
+    ) -> Result<(), DeviceError> {
+        for listed in &snapshot.routes {
+            let NextHop::Direct {
+                gateway: Some(gateway),
+            } = listed.next_hop
+            else {
+                continue;
+            };
+            let Some(path) = netlink.path_to(gateway)? else {
+                continue;
+            };
+            let route = Route {
+                gateway: Some(path.gateway.unwrap_or(gateway)),
+                ..Route::new(listed.prefix)
+            };
+            netlink.replace_route(path.device, &route)?;
+            self.direct.push((path.device, route));
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Undo {
     fn drop(&mut self) {
+        self.remove_direct_routes();
         if !self.stays || (self.routes.is_empty() && self.addresses.is_empty()) {
             return;
         }

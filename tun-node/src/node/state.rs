@@ -9,10 +9,12 @@ use warren_core::verdict::Direction;
 use crate::config::Config;
 use crate::counters::{PeerTallyReport, WorkerReport};
 use crate::ctl::message::{
-    CountersReport, DeviceStatus, Fault, Flow, PeerReport, Request, Response, StatusReport,
+    CountersReport, DeviceStatus, Fault, Flow, PathsReport, PeerReport, Request, Response,
+    StatusReport,
 };
 use crate::ctl::server::Handler;
 use crate::explain;
+use crate::paths::PathsSender;
 use crate::rib::TablesReader;
 use crate::worker::{Command, WorkerHandle};
 
@@ -24,16 +26,29 @@ pub struct NodeState {
     tables: TablesReader,
     started: Instant,
     workers: RwLock<Vec<Arc<WorkerHandle>>>,
+    paths: PathsSender,
+    /// What the paths' thread last said.
+    pub(super) path_reports: Arc<RwLock<PathsReport>>,
+    /// When the last packet in a loop was seen, and how many there were.
+    pub(super) loops: RwLock<Option<(Instant, u64)>>,
 }
 
 impl NodeState {
-    pub(super) fn new(config: Config, rootless: bool, tables: TablesReader) -> Self {
+    pub(super) fn new(
+        config: Config,
+        rootless: bool,
+        tables: TablesReader,
+        paths: PathsSender,
+    ) -> Self {
         Self {
             config,
             rootless,
             tables,
             started: Instant::now(),
             workers: RwLock::default(),
+            paths,
+            path_reports: Arc::default(),
+            loops: RwLock::default(),
         }
     }
 
@@ -98,6 +113,21 @@ impl NodeState {
         })
     }
 
+    /// What somebody should look at.
+    fn alarms(&self) -> Vec<String> {
+        let seen = self
+            .loops
+            .read()
+            .filter(|(at, _)| at.elapsed() < LOOP_ALARM_LIFE);
+        let sentence = |(_, count)| {
+            format!(
+                "routing loop: {count} packets came back or would have; look for a route that leads a \
+                 peer's underlay address to the device, or a prefix that two nodes point at each other"
+            )
+        };
+        seen.map(sentence).into_iter().collect()
+    }
+
     /// How the node is.
     #[must_use]
     pub fn status(&self) -> StatusReport {
@@ -108,6 +138,7 @@ impl NodeState {
         let mut receives = Vec::new();
         for (name, ports) in [
             ("vxlan", &receive.vxlan),
+            ("vxlan-gpe", &receive.vxlan_gpe),
             ("geneve", &receive.geneve),
             ("fou/gue", &receive.fou_gue),
         ] {
@@ -123,6 +154,7 @@ impl NodeState {
             pid: std::process::id(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             ready: readiness.is_ok(),
+            alarms: self.alarms(),
             not_ready_because: readiness.err().unwrap_or_default(),
             device: DeviceStatus {
                 name: config.device.name.clone(),
@@ -164,10 +196,16 @@ impl NodeState {
     fn peers(&self) -> Result<Vec<PeerReport>, String> {
         let snapshot = self.tables.snapshot();
         let counted = self.counters()?.total.peers;
+        let paths = self.path_reports.read().clone();
         let peers = snapshot.peers.iter().map(|peer| PeerReport {
             name: peer.name.clone(),
             tunnel: explain::tunnel_report(&peer.tunnel, &snapshot.tables),
             prefixes: peer.prefixes.iter().map(ToString::to_string).collect(),
+            path: paths
+                .peers
+                .iter()
+                .find(|path| path.peer == peer.name)
+                .cloned(),
             tally: counted
                 .iter()
                 .find(|tally| tally.peer == peer.name)
@@ -226,6 +264,13 @@ impl Handler for NodeState {
                 .counters()
                 .map(|report| Response::Counters(Box::new(report))),
             Request::Explain(flow) => self.explain(flow),
+            Request::Prefer {
+                peer,
+                encapsulation,
+            } => self
+                .paths
+                .prefer(peer, encapsulation)
+                .map(|()| Response::Done),
             Request::Fault(fault) => self.fault(fault),
         };
         answer.unwrap_or_else(Response::Error)
@@ -234,6 +279,9 @@ impl Handler for NodeState {
 
 /// How long a worker may take to say that it is there, where someone asks about readiness.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a routing loop is shown after its last packet.
+const LOOP_ALARM_LIFE: Duration = Duration::from_secs(60);
 
 /// How long a worker may take to report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -101,6 +101,11 @@ impl IntOption {
     pub const SEND_BUFFER_FORCE: Self = Self::socket(32);
     /// Report the count of dropped datagrams with each message.
     pub const RECEIVE_DROPS: Self = Self::socket(libc::SO_RXQ_OVFL);
+    /// Raw ICMP sockets: a bit for each type that is not delivered (`linux/icmp.h`).
+    pub const ICMP_FILTER: Self = Self {
+        level: 255,
+        name: 1,
+    };
     /// Several sockets on one port share its datagrams by flow.
     pub const REUSE_PORT: Self = Self::socket(libc::SO_REUSEPORT);
     /// IPv4: send UDP checksum zero.

@@ -190,6 +190,8 @@ fn encapsulation(config: &Config, transport: Transport) -> Option<Encapsulation>
     let port = local_port;
     if receive.vxlan.contains(&port) {
         Some(Encapsulation::Vxlan { vni, port, mac })
+    } else if receive.vxlan_gpe.contains(&port) {
+        Some(Encapsulation::VxlanGpe { vni, port })
     } else if receive.geneve.contains(&port) {
         Some(Encapsulation::Geneve { vni, port, mac })
     } else if receive.fou_gue.contains(&port) {

@@ -604,11 +604,16 @@ fn uncut_packet(first: &[u8], octets: usize) -> Option<SegmentKind> {
 /// The UDP ports that the node receives on, each once.
 fn udp_ports(config: &Config) -> Vec<u16> {
     let receive = &config.receive;
-    let mut ports: Vec<u16> = [&receive.vxlan, &receive.geneve, &receive.fou_gue]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect();
+    let mut ports: Vec<u16> = [
+        &receive.vxlan,
+        &receive.vxlan_gpe,
+        &receive.geneve,
+        &receive.fou_gue,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect();
     ports.sort_unstable();
     ports.dedup();
     ports

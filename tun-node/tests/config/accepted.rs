@@ -1,10 +1,11 @@
 //! What is accepted, and the values that come of it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tun_node::config::{
-    Config, DeviceMode, Dscp, LogLevel, RouteAction, RouteNext, calico_vtep_mac, example_config,
-    warren_vtep_mac,
+    Config, DeviceMode, Dscp, LogLevel, PeerMode, Probing, RouteAction, RouteNext, calico_vtep_mac,
+    example_config, warren_vtep_mac,
 };
 use warren_core::encap::Encapsulation;
 use warren_core::tables::{EcnMode, Receive};
@@ -33,6 +34,7 @@ fn the_least_file_takes_every_default() {
     assert!(config.device.mtu_computed);
     assert_eq!(config.device.mode, DeviceMode::Create);
     let receive = Receive {
+        vxlan_gpe: Vec::new(),
         vxlan: vec![8472],
         vnis: vec![vni(1)],
         ..Receive::default()
@@ -85,7 +87,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
             .unwrap_or(line)
     });
     let uncommented = lines.collect::<Vec<&str>>().join("\n");
-    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 65);
+    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 74);
     let all = accepted(&uncommented);
     let example = accepted(example_config());
     assert_eq!(all.node, example.node);
@@ -96,6 +98,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
     assert_eq!(all.device.name, example.device.name);
     assert_eq!(all.worker.source_ports, example.worker.source_ports);
     assert_eq!(all.worker.batch, example.worker.batch);
+    assert_eq!(all.probing, example.probing);
     assert_eq!(all.receive.vxlan, example.receive.vxlan);
     assert_eq!(all.receive.fou_gue, [5555, 6080]);
     assert_eq!(all.receive.geneve, [6081]);
@@ -109,7 +112,10 @@ fn every_key_arrives_where_it_belongs() {
         (4, r#"prefixes = ["10.244.1.0/24", "fd00:1::/64"]"#),
         (5, r#"vtep-mac = "02:00:00:00:00:0a""#),
         (8, "name = \"wr0\""),
-        (8, "mtu = 1400\nunderlay-mtu = 9000\nmode = \"attach\""),
+        (
+            8,
+            "mtu = 1400\nunderlay-mtu = 9000\nclamp-mss = false\nmode = \"attach\"",
+        ),
         (
             14,
             "vni = 0x1000\nport = 4_789\nmtu = 1300\nencap = \"vxlan\"",
@@ -132,6 +138,12 @@ fn every_key_arrives_where_it_belongs() {
             "[log]\nlevel = \"trace\"\n[worker]\nsource-ports = 3\nbatch = 5",
         ),
         (15, "receive-buffer = 8192\nsend-buffer = 4096"),
+        (14, "probe = false"),
+        (15, "[probing]\nenabled = false\ninterval-ms = 50"),
+        (
+            15,
+            "down-after = 2\nup-after = 3\nconfirm-ms = 200\nraise-s = 6",
+        ),
     ]));
     let mac: MacAddr = "02:00:00:00:00:0b".parse().unwrap();
     assert_eq!(config.node.vtep_mac.to_string(), "02:00:00:00:00:0a");
@@ -140,6 +152,7 @@ fn every_key_arrives_where_it_belongs() {
     assert!(!config.device.mtu_computed);
     assert_eq!(config.device.underlay_mtu, Mtu::new(9000));
     assert_eq!(config.device.mode, DeviceMode::Attach);
+    assert!(!config.device.clamp_mss);
     let peer = &config.peers[0];
     assert_eq!(
         peer.encapsulation,
@@ -157,6 +170,7 @@ fn every_key_arrives_where_it_belongs() {
     let table = map.table();
     assert_eq!((table[46], table[0], table[10]), (34, 8, 0));
     let receive = Receive {
+        vxlan_gpe: Vec::new(),
         vxlan: vec![4789],
         geneve: Vec::new(),
         fou_gue: vec![5000],
@@ -172,6 +186,16 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!((worker.source_ports, worker.batch), (3, 5));
     assert_eq!(worker.receive_buffer_octets, Some(8192));
     assert_eq!(worker.send_buffer_octets, Some(4096));
+    let probing = Probing {
+        enabled: false,
+        interval: Duration::from_millis(50),
+        down_after: 2,
+        up_after: 3,
+        confirm_interval: Duration::from_millis(200),
+        raise_interval: Duration::from_secs(6),
+    };
+    assert_eq!(config.probing, probing);
+    assert!(!peer.probe);
 
     let local = config.local();
     let address = |text: &str| -> IpAddr { text.parse().unwrap() };
@@ -365,4 +389,77 @@ metrics   127.0.0.1:9472
 log       warn
 ";
     assert_eq!(config.summary(), expected);
+}
+
+#[test]
+fn a_peer_may_have_several_encapsulations_and_profiles_bring_their_numbers() {
+    let encap = |names: &str| {
+        let text = edited(&[
+            (12, ""),
+            (14, &format!("encap = {names}\nvtep-mac = \"auto\"")),
+        ]);
+        parse(&text).unwrap()
+    };
+    let config = encap(r#"["vxlan", "ipip", "flannel-udp", "kube-router-fou"]"#);
+    let peer = &config.peers[0];
+    assert!(matches!(
+        peer.encapsulation,
+        Encapsulation::Vxlan { port: 8472, .. }
+    ));
+    assert_eq!(
+        peer.alternatives,
+        [
+            Encapsulation::Ipip,
+            Encapsulation::Fou { port: 8285 },
+            Encapsulation::Gue { port: 5555 }
+        ]
+    );
+    // The largest overhead of the four: whichever is used, the device's packets fit.
+    assert_eq!(peer.mtu.octets(), 1450);
+    assert_eq!(config.receive.vxlan, [8472]);
+    assert_eq!(config.receive.fou_gue, [5555, 8285]);
+    assert!(config.receive.ipip);
+
+    let config = encap(r#""calico-vxlan""#);
+    let Encapsulation::Vxlan { vni, port, .. } = config.peers[0].encapsulation else {
+        panic!("not VXLAN");
+    };
+    assert_eq!((vni.value(), port), (4096, 4789));
+    assert_eq!(config.receive.vxlan, [4789], "and not the default port");
+    assert_eq!(config.receive.vnis.len(), 1);
+
+    // Calico's rule gives the VTEP address where none is written.
+    let text = edited(&[(12, ""), (14, "encap = \"calico-vxlan\"")]);
+    let config = parse(&text).unwrap();
+    let Encapsulation::Vxlan { mac, .. } = config.peers[0].encapsulation else {
+        panic!("not VXLAN");
+    };
+    assert_eq!(mac, calico_vtep_mac("beta", false));
+
+    let config = encap(r#"["calico-ipip", "vxlan-gpe"]"#);
+    assert_eq!(config.peers[0].encapsulation, Encapsulation::Ipip);
+    assert_eq!(config.receive.vxlan_gpe, [4790]);
+}
+
+#[test]
+fn a_node_receives_what_it_names_and_a_peer_has_a_mode() {
+    let text = edited(&[
+        (
+            4,
+            "prefixes = [\"10.244.1.0/24\"]\nreceive = [\"flannel-vxlan\", \"ipip\"]",
+        ),
+        (
+            12,
+            "encap = \"gue\"\nmode = \"cross-subnet\"\nprobe-address = \"10.244.2.1\"",
+        ),
+    ]);
+    let config = parse(&text).unwrap();
+    assert_eq!(config.receive.vxlan, [8472]);
+    assert_eq!(config.receive.fou_gue, [6080]);
+    assert!(config.receive.ipip);
+    assert_eq!(config.peers[0].mode, PeerMode::CrossSubnet);
+    assert_eq!(
+        config.peers[0].probe_address,
+        Some("10.244.2.1".parse().unwrap())
+    );
 }

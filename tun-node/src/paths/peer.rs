@@ -1,0 +1,338 @@
+//! What is known about the paths to one peer, and what follows from it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use warren_core::encap::Encapsulation;
+use warren_core::pmtu::{PathMtu, PmtuOrigin, PmtuTimers, TooBig};
+use warren_core::units::{Family, Mtu, Time};
+
+use super::Question;
+use super::packet::Carrier;
+use super::way::{self, State, Timers};
+use crate::config::{self, Config};
+use crate::ctl::message::{PathReport, WayReport};
+use crate::rib::Way;
+
+/// One peer.
+#[derive(Debug)]
+pub(super) struct PeerPaths {
+    pub(super) name: String,
+    pub(super) remote: IpAddr,
+    pub(super) prefixes: Vec<IpNet>,
+    /// The inner addresses of probes.
+    pub(super) source: IpAddr,
+    pub(super) target: IpAddr,
+    /// The way that somebody asked for.
+    pub(super) forced: Option<usize>,
+    pub(super) last_error: Option<String>,
+    /// Whether anything is sent to find out.
+    is_probed: bool,
+    ways: Vec<OneWay>,
+    in_use: usize,
+    /// What the tables have.
+    told: Way,
+    configured_mtu: Mtu,
+    search: PathMtu,
+    /// A reported size that no probe has confirmed or refuted.
+    hint: Option<u16>,
+    forged: u64,
+    changes: u64,
+    last_change: Option<(Time, String)>,
+}
+
+#[derive(Debug)]
+struct OneWay {
+    encapsulation: Encapsulation,
+    live: way::Way,
+    /// What an answer came to; `None` before the first.
+    carrier: Option<Carrier>,
+}
+
+/// What the tables are to say about a peer.
+pub(super) struct Decision {
+    pub(super) from: Way,
+    pub(super) to: Way,
+    pub(super) why: String,
+}
+
+/// A probe to send: way, octets of the outer packet, whether it searches, carrier.
+pub(super) type Due = (usize, u16, bool, Carrier);
+
+impl PeerPaths {
+    /// `None` where there is no pair of inner addresses of one family to probe between.
+    pub(super) fn new(config: &Config, peer: &config::Peer) -> Option<Self> {
+        let (source, target) = inner_addresses(config, peer)?;
+        let all = std::iter::once(peer.encapsulation).chain(peer.alternatives.iter().copied());
+        let ways = all.map(|encapsulation| OneWay {
+            encapsulation,
+            live: way::Way::new(Timers::from(&config.probing)),
+            carrier: None,
+        });
+        let underlay = Family::of(peer.address);
+        Some(Self {
+            name: peer.name.clone(),
+            remote: peer.address,
+            prefixes: peer.prefixes.clone(),
+            source,
+            target,
+            forced: None,
+            last_error: None,
+            is_probed: config.probing.enabled && peer.probe,
+            ways: ways.collect(),
+            in_use: 0,
+            told: Way {
+                encapsulation: peer.encapsulation,
+                mtu: peer.mtu,
+            },
+            configured_mtu: peer.mtu,
+            search: PathMtu::new(
+                underlay,
+                config.device.underlay_mtu,
+                PmtuTimers {
+                    probe_timeout: config.probing.interval,
+                    confirm_interval: config.probing.confirm_interval,
+                    raise_interval: config.probing.raise_interval,
+                    ..PmtuTimers::default()
+                },
+                Time::ZERO,
+            ),
+            hint: None,
+            forged: 0,
+            changes: 0,
+            last_change: None,
+        })
+    }
+
+    pub(super) const fn underlay_family(&self) -> Family {
+        Family::of(self.remote)
+    }
+
+    pub(super) fn encapsulation(&self, way: usize) -> Option<Encapsulation> {
+        self.ways.get(way).map(|way| way.encapsulation)
+    }
+
+    /// The way of an [`EncapsulationKind`](warren_core::encap::EncapsulationKind) by its number.
+    pub(super) fn encapsulation_of_kind(&self, kind: u8) -> Option<Encapsulation> {
+        let mut ways = self.ways.iter().map(|way| way.encapsulation);
+        ways.find(|way| way.kind() as u8 == kind)
+            .or_else(|| self.encapsulation(self.in_use))
+    }
+
+    pub(super) fn way_named(&self, name: &str) -> Option<usize> {
+        self.ways
+            .iter()
+            .position(|way| way.encapsulation.name() == name)
+    }
+
+    pub(super) fn names(&self) -> String {
+        let names = self.ways.iter().map(|way| way.encapsulation.name());
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Lets time pass and gathers the probes that are due.
+    pub(super) fn poll(&mut self, now: Time, due: &mut Vec<Due>) {
+        if !self.is_probed {
+            return;
+        }
+        let over = self.underlay_family();
+        let small = usize::from(Family::of(self.source).header_octets()) + 8 + 16;
+        for (index, way) in self.ways.iter_mut().enumerate() {
+            if !way.live.poll(now) {
+                continue;
+            }
+            let octets = way.encapsulation.overhead_octets(over);
+            let octets = octets.saturating_add(u16::try_from(small).unwrap_or(u16::MAX));
+            match way.carrier {
+                Some(carrier) => due.push((index, octets, false, carrier)),
+                // Who is it? The message is asked last: its answer tells more.
+                None => due.extend([
+                    (index, octets, false, Carrier::Echo),
+                    (index, octets, false, Carrier::Message),
+                ]),
+            }
+        }
+        // A peer that answers nothing is not searched for: silence would look like a black hole.
+        let Some(way) = self.ways.get(self.in_use) else {
+            return;
+        };
+        // Nor is one that answers small probes no better at present: it is slow or gone.
+        if way.live.is_heard(now)
+            && let Some(carrier) = way.carrier
+            && let Some(octets) = self.search.poll_probe(now)
+        {
+            due.push((self.in_use, octets, true, carrier));
+        }
+    }
+
+    pub(super) fn poll_timeout(&self, now: Time) -> Time {
+        if !self.is_probed {
+            return now.after(Duration::from_secs(1));
+        }
+        let ways = self.ways.iter().map(|way| way.live.poll_timeout());
+        let search = self.ways.get(self.in_use);
+        let search = search.filter(|way| way.live.is_heard(now) && way.carrier.is_some());
+        let search = search.map(|_| self.search.poll_timeout());
+        ways.chain(search).min().unwrap_or(Time::ZERO)
+    }
+
+    /// A small probe leaves.
+    pub(super) fn sent(&mut self, way: usize, token: u64, now: Time) {
+        if let Some(way) = self.ways.get_mut(way) {
+            way.live.sent(token, now);
+        }
+    }
+
+    pub(super) fn answered(&mut self, token: u64, question: &Question, now: Time) {
+        let Some(way) = self.ways.get_mut(question.way) else {
+            return;
+        };
+        if way.carrier != Some(Carrier::Message) {
+            way.carrier = Some(question.carrier);
+        }
+        if !question.is_search {
+            way.live.answered(token, now);
+            return;
+        }
+        // What was said not to pass has passed.
+        if self.hint.is_some_and(|hint| question.octets > hint) {
+            self.hint = None;
+            self.forged += 1;
+        }
+        self.search.handle_answer(question.octets, now);
+    }
+
+    /// A router says that outer packets above `mtu` do not pass; `proven` is the probe that it
+    /// quotes.
+    pub(super) fn too_big(&mut self, mtu: u16, proven: Option<&Question>, now: Time) {
+        if proven.is_some_and(|question| question.octets > mtu) {
+            self.hint = None;
+            if self.search.handle_too_big(mtu, now) == TooBig::BelowMinimum {
+                self.forged += 1;
+            }
+            return;
+        }
+        let floor = match self.underlay_family() {
+            Family::V4 => Mtu::MIN_V4,
+            Family::V6 => Mtu::MIN_V6,
+        };
+        if mtu < floor.octets() {
+            self.forged += 1;
+        } else if mtu < self.search.current().octets() {
+            if self.hint.is_some() {
+                // A second one before the first is decided says nothing new.
+                self.forged += 1;
+            }
+            self.hint = Some(mtu);
+            self.search.doubt(now);
+        }
+    }
+
+    /// What the tables have to say now, if that differs from what they say.
+    pub(super) fn decide(&mut self) -> Option<Decision> {
+        let states: Vec<State> = self.ways.iter().map(|way| way.live.state()).collect();
+        let chosen = way::choose(&states, self.forced);
+        let why = if self.forced == Some(chosen) {
+            "asked for".to_owned()
+        } else if chosen > 0 {
+            format!(
+                "{} does not answer",
+                self.encapsulation(0)
+                    .map_or("the first", Encapsulation::name)
+            )
+        } else {
+            "it is preferred and answers".to_owned()
+        };
+        let encapsulation = self.encapsulation(chosen)?;
+        let path = encapsulation.inner_mtu(self.underlay_family(), self.search.current());
+        let to = Way {
+            encapsulation,
+            mtu: path.min(self.configured_mtu),
+        };
+        if to == self.told {
+            return None;
+        }
+        let from = self.told;
+        if from.encapsulation != to.encapsulation {
+            self.changes += 1;
+            self.last_change = Some((Time::ZERO, format!("{}: {why}", to.encapsulation.name())));
+        }
+        self.in_use = chosen;
+        self.told = to;
+        Some(Decision { from, to, why })
+    }
+
+    /// The decision took effect.
+    pub(super) fn published(&mut self, now: Time) {
+        if let Some((at, _)) = &mut self.last_change
+            && *at == Time::ZERO
+        {
+            *at = now;
+        }
+    }
+
+    pub(super) const fn in_use(&self) -> Way {
+        self.told
+    }
+
+    pub(super) fn report(&self, now: Time) -> PathReport {
+        let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+        PathReport {
+            peer: self.name.clone(),
+            path_mtu: self.search.current().octets(),
+            path_mtu_by: match self.search.origin() {
+                PmtuOrigin::Assumed => "assumed",
+                PmtuOrigin::Probe => "probe",
+                PmtuOrigin::Icmp => "icmp",
+                PmtuOrigin::BlackHole => "black hole",
+            }
+            .to_owned(),
+            forged: self.forged + self.search.ignored_too_big(),
+            changes: self.changes,
+            last_change: self
+                .last_change
+                .as_ref()
+                .map(|(at, why)| format!("{why}, {:.1} s ago", now.since(*at).as_secs_f64())),
+            last_error: self.last_error.clone(),
+            ways: (0..)
+                .zip(&self.ways)
+                .map(|(index, way)| WayReport {
+                    encapsulation: way.encapsulation.name().to_owned(),
+                    in_use: index == self.in_use,
+                    state: match way.live.state() {
+                        State::Unknown => "unknown",
+                        State::Up => "up",
+                        State::Down => "down",
+                    }
+                    .to_owned(),
+                    answered_by: match way.carrier {
+                        None => "nobody",
+                        Some(Carrier::Message) => "peer",
+                        Some(Carrier::Echo) => "echo",
+                    }
+                    .to_owned(),
+                    rtt_us: way.live.rtt().map(micros),
+                    loss_per_mille: way.live.loss_per_mille(now),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Where probes come from and go to inside: from the device's first address, or else the first of
+/// the node's own prefixes, to the configured address or the first of the peer's prefixes, which is
+/// the tunnel device of a flannel node.
+fn inner_addresses(config: &Config, peer: &config::Peer) -> Option<(IpAddr, IpAddr)> {
+    let devices = config.device.addresses.iter().map(IpNet::addr);
+    let own = devices.chain(config.node.prefixes.iter().map(IpNet::network));
+    let own: Vec<IpAddr> = own.collect();
+    let targets = peer
+        .probe_address
+        .into_iter()
+        .chain(peer.prefixes.iter().map(IpNet::network));
+    targets.into_iter().find_map(|target| {
+        let mut sources = own.iter().filter(|own| own.is_ipv4() == target.is_ipv4());
+        sources.next().map(|source| (*source, target))
+    })
+}
