@@ -218,7 +218,7 @@ fn wide<A: Address, M: Machine>(
     ) {
         let entry = Entry(block.cell(leaf_index(*block, WIDE_CHUNK, (key.high >> 40) as u32)));
         key.advance(24);
-        *code = first_of(entry.code(), *code);
+        *code = overlay(entry.code(), *code);
         *block = machine.block(segments, entry.handle());
         block.prefetch();
         *skip = entry.skip();
@@ -241,7 +241,7 @@ fn wide<A: Address, M: Machine>(
                 continue;
             };
             let entry = wide_tail(*block, *skip, key);
-            *code = first_of(entry.code(), *code);
+            *code = overlay(entry.code(), *code);
             *block = machine.block(segments, entry.handle());
             block.prefetch();
             *skip = entry.skip();
@@ -326,6 +326,14 @@ fn leaf_index(block: impl Block, shape: Shape, slot: u32) -> usize {
 #[inline(always)]
 const fn first_of(code: u16, below: u16) -> u16 {
     if code == 0 { below } else { code }
+}
+
+/// The same in arithmetic: a choice between a register and memory would be compiled to a branch, and whether a node
+/// has a route of its own for an address cannot be foreseen.
+#[inline(always)]
+const fn overlay(code: u16, below: u16) -> u16 {
+    let none = ((code as u32).wrapping_sub(1) >> 16) as u16;
+    code | below & none
 }
 
 type Slots = [u64; 1 << ROOT_STRIDE];

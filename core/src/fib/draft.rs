@@ -206,7 +206,7 @@ impl Draft {
     pub(super) fn insert(&mut self, slot: usize, len: u8, code: u16) -> Option<u16> {
         let route = RouteCell::new(slot, len, code);
         let mut routes = core::mem::take(&mut self.routes);
-        let index = routes.as_slice().lower_bound(route.key());
+        let index = routes.lower_bound(route.key());
         let old = match routes.get_mut(index) {
             Some(old) if old.key() == route.key() => Some(core::mem::replace(old, route).code()),
             Some(_) | None => {
@@ -230,7 +230,7 @@ impl Draft {
     pub(super) fn remove(&mut self, slot: usize, len: u8) -> Option<u16> {
         let mut routes = core::mem::take(&mut self.routes);
         let key = RouteCell::new(slot, len, 0).key();
-        let index = routes.as_slice().lower_bound(key);
+        let index = routes.lower_bound(key);
         let removed = routes
             .get(index)
             .copied()
@@ -238,10 +238,7 @@ impl Draft {
         if let Some(removed) = removed {
             routes.remove(index);
             let stride = self.shape.stride;
-            let code = routes
-                .as_slice()
-                .cover(slot, stride, len)
-                .map_or(0, RouteCell::code);
+            let code = routes.cover(slot, stride, len).map_or(0, RouteCell::code);
             let mut gaps = Gaps::new(&routes, index, stride);
             self.fill(slot, removed.last_slot(stride), |slot, entry| {
                 if gaps.holds(slot) {

@@ -31,6 +31,7 @@
 //! by the node whose bits its length ends in, so a leaf is the longest match *within its node* and a lookup keeps the
 //! last one that it met: a change rewrites one node, never those below it.
 
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use super::arena::{Segment, block, load, store};
@@ -283,10 +284,7 @@ impl<'a> Node<'a> {
         if code & NARROW_CHILD == 0 {
             return (leaf, false);
         }
-        (
-            self.shape.starts_end() + (code & 0x7fff) as usize,
-            true,
-        )
+        (self.shape.starts_end() + (code & 0x7fff) as usize, true)
     }
 
     fn next_start(self, from: usize) -> Option<usize> {
@@ -348,6 +346,16 @@ pub(super) trait RouteList {
     }
 }
 
+impl RouteList for Vec<RouteCell> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn at(&self, index: usize) -> RouteCell {
+        self.get(index).copied().unwrap_or_default()
+    }
+}
+
 impl RouteList for &[RouteCell] {
     fn count(&self) -> usize {
         self.len()
@@ -377,16 +385,16 @@ impl RouteList for Stored<'_> {
 }
 
 /// Walks the slots of a route in order and tells those that no longer route of the same node covers.
-pub(super) struct Gaps<'a> {
-    routes: &'a [RouteCell],
+pub(super) struct Gaps<'a, R: RouteList> {
+    routes: &'a R,
     stride: u8,
     next: usize,
     covered_to: usize,
 }
 
-impl<'a> Gaps<'a> {
+impl<'a, R: RouteList> Gaps<'a, R> {
     /// `first` is the index in `routes` of the first route after the one in question.
-    pub(super) fn new(routes: &'a [RouteCell], first: usize, stride: u8) -> Self {
+    pub(super) fn new(routes: &'a R, first: usize, stride: u8) -> Self {
         Self {
             routes,
             stride,
@@ -400,7 +408,8 @@ impl<'a> Gaps<'a> {
         if slot < self.covered_to {
             return false;
         }
-        while let Some(route) = self.routes.get(self.next) {
+        while self.next < self.routes.count() {
+            let route = self.routes.at(self.next);
             if route.slot() > slot {
                 break;
             }

@@ -52,8 +52,8 @@ impl SimdLevel {
             let (bmi1, bmi2) = (extended >> 3 & 1 == 1, extended >> 8 & 1 == 1);
             let movbe = x86_64::__cpuid(1).ecx >> 22 & 1 == 1;
             let (most_extended, _) = x86_64::__get_cpuid_max(0x8000_0000);
-            let lzcnt = most_extended >= 0x8000_0001
-                && x86_64::__cpuid(0x8000_0001).ecx >> 5 & 1 == 1;
+            let lzcnt =
+                most_extended >= 0x8000_0001 && x86_64::__cpuid(0x8000_0001).ecx >> 5 & 1 == 1;
             if popcnt && bmi1 && bmi2 && movbe && lzcnt {
                 return Self::Bmi2;
             }
