@@ -158,7 +158,7 @@ impl Splice {
             old: 0,
         };
         let first_leaf = node.leaf_before(0) + 1;
-        let leaf = |index: usize| lane::<16>(node.cells, first_leaf + index) as u16;
+        let leaf = |index: usize| (lane::<16>(node.cells, first_leaf + index) & 0xffff) as u16;
         let starts_before = splice.starts.first()? & ((1 << (first % GROUP_SLOTS)) - 1);
         splice.before =
             node.leaf_before(group) + 1 - first_leaf + starts_before.count_ones() as usize;
