@@ -12,6 +12,7 @@
 pub mod config;
 pub mod ctl;
 pub mod engine;
+pub mod fib;
 pub mod packet;
 pub mod random;
 pub mod wire;
@@ -22,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ctl", ctl::ctl),
     ("engine", engine::engine),
     ("ethernet", wire::ethernet),
+    ("fib", fib::fib),
     ("geneve", wire::geneve),
     ("gue", wire::gue),
     ("icmp", wire::icmp),
