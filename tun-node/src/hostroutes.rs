@@ -227,6 +227,8 @@ struct Core {
     looked_at: Option<Instant>,
     retried_at: Instant,
     is_gone: bool,
+    /// Whether the device is to be changed because somebody said so.
+    is_told: bool,
     report: HostReport,
     published: Arc<RwLock<HostReport>>,
 }
@@ -263,6 +265,7 @@ impl Core {
             looked_at: None,
             retried_at: Instant::now(),
             is_gone: false,
+            is_told: false,
             report: HostReport::default(),
             published,
         })
@@ -305,11 +308,7 @@ impl Core {
             }
             for order in orders.try_iter() {
                 match order {
-                    Order::Device { addresses, mtu } => {
-                        (self.addresses, self.mtu) = (addresses, mtu);
-                        self.look.device = true;
-                        self.seen = None;
-                    }
+                    Order::Device { addresses, mtu } => self.set_device(addresses, mtu),
                     Order::Stop => return self.clean(),
                 }
             }
@@ -388,6 +387,24 @@ impl Core {
         }
     }
 
+    fn set_device(&mut self, addresses: Vec<IpNet>, mtu: Mtu) {
+        let before = std::mem::replace(&mut self.addresses, addresses);
+        let gone = before.iter().filter(|old| !self.addresses.contains(old));
+        for address in gone.filter(|_| self.configures) {
+            if let Err(error) = self.netlink.delete_address(self.device, *address)
+                && !error.is_not_found()
+            {
+                warn!("an address of the device stays behind: {error}");
+            }
+        }
+        self.mtu = mtu;
+        self.look.device = true;
+        // The MTU of routes is told by what it is less than.
+        self.seen = None;
+        // Its own changes are not repairs.
+        self.is_told = true;
+    }
+
     /// Sets the device right.
     fn look_at_device(&mut self) -> Result<(), HostError> {
         let name = &self.config.device.name;
@@ -436,9 +453,12 @@ impl Core {
             self.netlink.add_address(self.device, *address)?;
             repaired.push("an address was removed");
         }
+        let was_told = std::mem::take(&mut self.is_told);
         if let Some(first) = repaired.first() {
-            self.report.repairs += 1;
-            warn!(device = %name, "set right: {first}");
+            if !was_told {
+                self.report.repairs += 1;
+                warn!(device = %name, "set right: {first}");
+            }
             // Its routes may have gone in silence.
             self.plan.want_listing();
         }
@@ -553,6 +573,17 @@ impl Core {
         self.plan.set_desired(kept);
         if let Err(error) = self.change() {
             warn!("the node's routes stay behind: {error}");
+        }
+        if self.stays && self.configures {
+            // Those that a source gave it; the others are taken back by who gave them.
+            let configured = &self.config.device.addresses;
+            let learned = self
+                .addresses
+                .iter()
+                .filter(|one| !configured.contains(one));
+            for address in learned {
+                let _ = self.netlink.delete_address(self.device, *address);
+            }
         }
     }
 

@@ -25,6 +25,7 @@ mod checksum;
 mod codec;
 mod file;
 mod keeper;
+mod memory;
 
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use warren_core::units::{Family, MacAddr, Mtu};
 pub use codec::Damage;
 pub use file::{Generation, Loaded, StateFile, StateFileError};
 pub use keeper::{Keeper, KeeperReport};
+pub use memory::{Memory, Remembered};
 
 use crate::rib::{Entry, SourceKind};
 

@@ -253,3 +253,90 @@ fn append(request: &mut Vec<u8>, action: &Action, sequence: u32, acknowledge: bo
 const BATCH: usize = 256;
 
 const BUFFER_OCTETS: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::netlink::{ListedRoute, Netlink, Route};
+    use crate::testing::{in_netns, ip};
+
+    fn route(number: u32, device: u32) -> ListedRoute {
+        let [_, high, middle, low] = number.to_be_bytes();
+        let prefix = format!("10.{high}.{middle}.{low}/32").parse();
+        let route = Route::new(prefix.expect("a prefix"));
+        ListedRoute { route, device }
+    }
+
+    #[test]
+    fn many_routes_go_at_once_refusals_are_told_apart_and_only_others_are_heard() {
+        in_netns(|| {
+            ip("link add d0 type veth peer name d1");
+            ip("link set d0 up");
+            let mut netlink = Netlink::open().expect("a socket");
+            let device = netlink.link_index("d0").expect("it was made");
+            let mut wire = Wire::open().expect("a socket");
+            let mut heard = Vec::new();
+            let all: Vec<ListedRoute> = (0..10_000).map(|number| route(number, device)).collect();
+            let adds: Vec<Action> = all.iter().cloned().map(Action::Add).collect();
+            let start = Instant::now();
+            let refused = wire.change(&adds, &mut heard).expect("it answers");
+            eprintln!("10,000 routes: {:?}", start.elapsed());
+            assert_eq!(refused, []);
+            assert_eq!(heard, [], "of its own changes it is not told");
+            assert_eq!(netlink.routes(Some(device), None).expect("listed"), all);
+            // Every one is refused, and each is known by its own answer.
+            let refused = wire.change(&adds, &mut heard).expect("it answers");
+            let again = adds.iter().cloned().map(|add| (add, Refused::Exists));
+            assert_eq!(refused, again.collect::<Vec<_>>());
+            // Somebody else.
+            let changed = route(9, device).route;
+            netlink.delete_route(device, &changed).expect("deleted");
+            netlink.add_route(device, &changed).expect("added");
+            let changed = Route {
+                mtu: Some(1300),
+                ..changed
+            };
+            netlink.replace_route(device, &changed).expect("replaced");
+            wire.hear(&mut heard).expect("it tells");
+            let events: Vec<Heard> = std::mem::take(&mut heard);
+            let (nine, changed) = (
+                route(9, device),
+                ListedRoute {
+                    route: changed,
+                    device,
+                },
+            );
+            let expected = [
+                RouteEvent::Removed(nine.clone()),
+                RouteEvent::Added(nine),
+                RouteEvent::Replaced(changed.clone()),
+            ];
+            assert_eq!(events, expected.map(Heard::Route));
+            // Somebody else and much: what finds no room is said to be missing.
+            let mut other = Wire::open().expect("a socket");
+            let dels: Vec<Action> = all.iter().cloned().map(Action::Delete).collect();
+            let refused = other.change(&dels, &mut Vec::new()).expect("it answers");
+            assert_eq!(refused, []);
+            wire.hear(&mut heard).expect("it tells");
+            let lost = heard.contains(&Heard::Overrun);
+            assert!(lost || heard.len() == 10_000, "{}", heard.len());
+            // Links and addresses.
+            heard.clear();
+            ip("link set d0 mtu 1400");
+            ip("addr add 192.0.2.7/24 dev d0");
+            ip("link del d1");
+            wire.hear(&mut heard).expect("it tells");
+            let has = |wanted: &dyn Fn(&Heard) -> bool| heard.iter().any(wanted);
+            assert!(has(
+                &|one| matches!(one, Heard::Link(link) if link.index == device && link.mtu == 1400)
+            ));
+            assert!(has(&|one| matches!(
+                one,
+                Heard::Address { address, there: true, .. } if address.to_string() == "192.0.2.7"
+            )));
+            assert!(has(&|one| *one == Heard::LinkGone(device)));
+        });
+    }
+}

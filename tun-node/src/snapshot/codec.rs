@@ -125,16 +125,20 @@ pub(super) fn encode(saved: &Saved, now: &Moment) -> Vec<u8> {
                 if remote.routes.is_empty() || routes.any(|route| route.read().is_err()) {
                     continue;
                 }
+                let count = u32::try_from(remote.routes.len());
                 put(
                     EntryWire {
                         key: &entry.key,
                         rank: entry.rank,
                         own,
                         node: &remote.node,
-                        routes: remote.routes.iter().map(RouteWire::of).collect(),
+                        routes: count.expect("a source's entry is shorter than a file"),
                     },
                     out,
                 );
+                for route in &remote.routes {
+                    put(RouteWire::of(route), out);
+                }
             }
         });
     }
@@ -262,7 +266,7 @@ pub(super) fn decode(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
                 // The shortest entry has more than this; so no length in a file makes room.
                 source.entries.reserve(section.len() / 32);
                 while !section.is_empty() {
-                    source.entries.push(entry(take(&mut section)?)?);
+                    source.entries.push(entry(&mut section)?);
                 }
             }
             SECTION_LEASES => {
@@ -304,13 +308,14 @@ struct SourceWire<'f> {
     age: u64,
 }
 
+/// The head of an entry; its [`RouteWire`]s follow it.
 #[derive(BorrowDecode, Encode)]
 struct EntryWire<'f> {
     key: &'f str,
     rank: u64,
     own: bool,
     node: &'f str,
-    routes: Vec<RouteWire>,
+    routes: u32,
 }
 
 #[derive(BorrowDecode, Encode)]
@@ -442,16 +447,23 @@ impl EncapsulationWire {
     }
 }
 
-fn entry(wire: EntryWire<'_>) -> Result<Entry, Damage> {
-    if wire.routes.is_empty() {
+/// Takes an entry and its routes off the front.
+fn entry(section: &mut &[u8]) -> Result<Entry, Damage> {
+    let wire: EntryWire<'_> = take(section)?;
+    // The shortest route has more octets than this; so no number in a file makes room.
+    let count = usize::try_from(wire.routes).unwrap_or(usize::MAX);
+    if count == 0 || count > section.len() / 8 {
         return Err(Damage::Value {
-            what: "an entry without routes",
+            what: "how many routes an entry has",
         });
     }
-    let routes = wire.routes.into_iter().map(RouteWire::read);
+    let mut routes = Vec::with_capacity(count);
+    for _ in 0..count {
+        routes.push(take::<RouteWire>(section)?.read()?);
+    }
     let remote = Arc::new(Remote {
         node: Arc::from(wire.node),
-        routes: routes.collect::<Result<_, _>>()?,
+        routes,
     });
     Ok(Entry {
         key: Arc::from(wire.key),
@@ -568,5 +580,5 @@ const SECTION_SOURCE: u8 = 2;
 const SECTION_ENTRIES: u8 = 3;
 const SECTION_LEASES: u8 = 4;
 const SECTION_PATHS: u8 = 5;
-/// Octets that one value may take in memory: an entry with 100,000 routes.
+/// Octets that one value may take in memory; the text of a network is the longest.
 const VALUE_OCTETS_MAX: usize = 16 << 20;
