@@ -9,6 +9,8 @@
     reason = "a panic is how a target reports a finding"
 )]
 
+pub mod config;
+pub mod ctl;
 pub mod engine;
 pub mod packet;
 pub mod random;
@@ -16,6 +18,8 @@ pub mod wire;
 
 /// Every target: the name of its program and of its folder of seeds, and what it runs.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("config", config::config),
+    ("ctl", ctl::ctl),
     ("engine", engine::engine),
     ("ethernet", wire::ethernet),
     ("geneve", wire::geneve),

@@ -295,7 +295,9 @@ impl Draft {
         }
         for (peer, prefixes) in draft.prefixes_by_peer() {
             for prefix in prefixes {
-                let next_hop = if is_direct(config, on_link, peer.remote) {
+                // The underlay's own routes carry no family but that of their gateway.
+                let same_family = prefix.addr().is_ipv4() == peer.remote.is_ipv4();
+                let next_hop = if same_family && is_direct(config, on_link, peer.remote) {
                     NextHop::Direct {
                         gateway: Some(peer.remote),
                     }

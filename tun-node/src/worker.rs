@@ -316,6 +316,9 @@ impl Worker {
         let batch_frames = usize::from(config.worker.batch);
         let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
         let engine_config = EngineConfig {
+            clamp_mss: config.device.clamp_mss,
+            // The device leads into this host's own IP layer.
+            icmp_from_destination: true,
             seed,
             ..EngineConfig::default()
         };
