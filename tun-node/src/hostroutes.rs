@@ -42,7 +42,7 @@ use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::RwLock;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use warren_core::tables::NextHop;
 use warren_core::units::{Epoch, Mtu};
 
@@ -226,6 +226,10 @@ struct Core {
     look: Look,
     looked_at: Option<Instant>,
     retried_at: Instant,
+    listed_at: Instant,
+    /// Whether the last turn changed a route.
+    has_changed: bool,
+    last_error: Option<String>,
     is_gone: bool,
     /// Whether the device is to be changed because somebody said so.
     is_told: bool,
@@ -238,6 +242,8 @@ struct Core {
 struct Look {
     device: bool,
     underlay: bool,
+    /// How the underlay leads to peers.
+    ways: bool,
 }
 
 impl Core {
@@ -259,11 +265,14 @@ impl Core {
             directs: HashMap::new(),
             missing: BTreeSet::new(),
             look: Look {
-                device: false,
                 underlay: true,
+                ..Look::default()
             },
             looked_at: None,
             retried_at: Instant::now(),
+            listed_at: Instant::now(),
+            has_changed: false,
+            last_error: None,
             is_gone: false,
             is_told: false,
             report: HostReport::default(),
@@ -296,12 +305,25 @@ impl Core {
         let mut events = Events::with_capacity(8);
         let mut heard = Vec::new();
         loop {
-            if let Err(error) = self.turn(&mut heard) {
-                warn!("the kernel's routes: {error}");
-                self.plan.want_listing();
-            }
+            let mut patience = match self.turn(&mut heard) {
+                Ok(()) => {
+                    self.last_error = None;
+                    self.patience()
+                }
+                Err(error) => {
+                    self.plan.want_listing();
+                    self.failing(&error.to_string());
+                    RETRY
+                }
+            };
             self.publish();
-            if let Err(error) = poll.poll(&mut events, Some(self.patience()))
+            if self.has_changed {
+                // Somebody who undoes every change at once gets an answer a hundred times a
+                // second, and what he does in between is one answer.
+                std::thread::sleep(CHANGE_LEAST);
+                patience = CHANGE_LEAST;
+            }
+            if let Err(error) = poll.poll(&mut events, Some(patience))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return warn!("the kernel's routes are watched no more: {error}");
@@ -317,6 +339,7 @@ impl Core {
 
     /// Hears what there is, looks at what may have changed, and sets it right.
     fn turn(&mut self, heard: &mut Vec<Heard>) -> Result<(), HostError> {
+        self.has_changed = false;
         self.wire.hear(heard)?;
         for one in heard.drain(..) {
             self.handle(one);
@@ -332,6 +355,12 @@ impl Core {
             self.looked_at = Some(Instant::now());
             self.look_at_underlay()?;
         }
+        if may_look && self.look.ways {
+            self.look.ways = false;
+            self.looked_at = Some(Instant::now());
+            self.directs.clear();
+            self.seen = None;
+        }
         let newest = self.tables.newer_than(self.seen.unwrap_or_default());
         if self.seen.is_none() || newest.is_some() {
             let snapshot = self.tables.snapshot();
@@ -346,15 +375,28 @@ impl Core {
             // What goes by a device that may be down would only be refused.
             return Ok(());
         }
+        let may_list = self.listed_at.elapsed() >= LISTING_LEAST;
         if self.plan.is_listing_wanted() {
+            if !may_list {
+                return Ok(());
+            }
             self.list()?;
         }
         self.change()
     }
 
+    /// Says an error, and says it again only after another one or none.
+    fn failing(&mut self, error: &str) {
+        if self.last_error.as_deref() != Some(error) {
+            warn!("the kernel's routes: {error}; it is tried again");
+            self.last_error = Some(error.to_owned());
+        }
+    }
+
     /// How long nothing needs to be done.
     fn patience(&self) -> Duration {
-        if self.look.device || self.look.underlay || self.plan.is_listing_wanted() {
+        if self.look.device || self.look.underlay || self.look.ways || self.plan.is_listing_wanted()
+        {
             return LOOK_LEAST;
         }
         TABLES_LOOK
@@ -374,7 +416,7 @@ impl Core {
                     self.report.repairs += 1;
                 } else {
                     // It may lead to a peer.
-                    self.look.underlay |= !self.directs.is_empty();
+                    self.look.ways |= !self.directs.is_empty();
                 }
             }
             Heard::Overrun => {
@@ -382,6 +424,7 @@ impl Core {
                 self.look = Look {
                     device: true,
                     underlay: true,
+                    ways: true,
                 };
             }
         }
@@ -484,8 +527,7 @@ impl Core {
         }
         if !self.directs.is_empty() {
             // Routes over a link that was down are gone, and its index may be another one.
-            self.seen = None;
-            self.directs.clear();
+            self.look.ways = true;
             self.plan.want_listing();
         }
         Ok(())
@@ -533,6 +575,7 @@ impl Core {
     }
 
     fn list(&mut self) -> Result<(), HostError> {
+        self.listed_at = Instant::now();
         let table = self.netlink.routes(None, None)?;
         let device = self.device;
         // A route of our number without a router through another device is that of another node
@@ -550,6 +593,7 @@ impl Core {
             if actions.is_empty() || !self.configures {
                 break;
             }
+            self.has_changed = true;
             for (action, why) in self.wire.change(&actions, &mut heard)? {
                 debug!(?action, ?why, "refused");
                 self.plan.handle_refused(&action, why);
@@ -617,8 +661,8 @@ impl Core {
         if (routes, &alarms) != (self.report.routes, &self.report.alarms)
             || self.report.repairs != self.published.read().repairs
         {
-            if let Some(new) = alarms.iter().find(|new| !self.report.alarms.contains(new)) {
-                info!("alarm: {new}");
+            if alarms.len() > self.report.alarms.len() {
+                warn!("something is to be looked at: `tun-node status` says what");
             }
             (self.report.routes, self.report.alarms) = (routes, alarms);
             *self.published.write() = self.report.clone();
@@ -638,6 +682,12 @@ const SOCKET: Token = Token(1);
 
 /// Between two looks at the kernel's state, so that a fight with somebody else costs little.
 const LOOK_LEAST: Duration = Duration::from_millis(50);
+
+/// Between two listings of the whole table, which may be long.
+const LISTING_LEAST: Duration = Duration::from_millis(200);
+
+/// Between two rounds of changes.
+const CHANGE_LEAST: Duration = Duration::from_millis(10);
 
 /// How often the tables are looked at without being told to: one atomic load.
 const TABLES_LOOK: Duration = Duration::from_millis(100);

@@ -1,7 +1,7 @@
 //! One netlink socket that asks for changes and hears of those that others make.
 //!
-//! One, because the kernel does not tell a socket of the changes that it asked for itself: what is
-//! heard is always somebody else. Changes leave many at a time in one `sendto`, which the kernel
+//! One, because an event carries the port of the socket that asked for the change: what carries our
+//! own is passed over, and what is heard is always somebody else. Changes leave many at a time in one `sendto`, which the kernel
 //! carries out before it returns; refusals and the acknowledgement of the last one are then in the
 //! socket, among the events. 100,000 routes take 0.2 s so, and several seconds one by one.
 
@@ -16,8 +16,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, send, setsockopt, socket, sockopt,
 };
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
@@ -32,6 +32,8 @@ use crate::netlink::{self, Link};
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: OwnedFd,
+    /// Its port: what events of its own changes carry.
+    port: u32,
     buffer: Box<[u8]>,
     sequence: u32,
 }
@@ -78,8 +80,10 @@ impl Wire {
             | libc::RTMGRP_IPV6_ROUTE;
         let groups = u32::try_from(groups).map_err(io::Error::other)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        let port = getsockname::<NetlinkAddr>(socket.as_raw_fd())?.pid();
         Ok(Self {
             socket,
+            port,
             // The kernel's largest datagram of events.
             buffer: vec![0; 32 << 10].into_boxed_slice(),
             sequence: 0,
@@ -146,12 +150,15 @@ impl Wire {
                 }
             };
             let mut rest = self.buffer.get(..octets).unwrap_or_default();
-            while let Some((length, message)) = first_message(rest) {
-                match message {
-                    Some(message) => read_message(&message, heard, answers),
-                    // What cannot be read may have been anything.
-                    None => heard.push(Heard::Overrun),
+            while let Some(octets) = first_message(rest) {
+                if !is_own_event(octets, self.port) {
+                    match NetlinkMessage::deserialize(octets) {
+                        Ok(message) => read_message(&message, heard, answers),
+                        // What cannot be read may have been anything.
+                        Err(_) => heard.push(Heard::Overrun),
+                    }
                 }
+                let length = octets.len().next_multiple_of(4);
                 rest = rest.get(length..).unwrap_or_default();
             }
         }
@@ -164,14 +171,24 @@ impl AsFd for Wire {
     }
 }
 
-/// The first message of a datagram and the octets to its next one. RFC 3549 section 2.3.2:
-/// lengths include the header, and messages are aligned to four octets.
-fn first_message(rest: &[u8]) -> Option<(usize, Option<NetlinkMessage<RouteNetlinkMessage>>)> {
+/// The octets of the first message of a datagram. RFC 3549 section 2.3.2: lengths include the
+/// header, and messages are aligned to four octets.
+fn first_message(rest: &[u8]) -> Option<&[u8]> {
     let (length, _) = rest.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
-    let octets = rest.get(..length).filter(|_| length >= 16)?;
-    let message = NetlinkMessage::deserialize(octets).ok();
-    Some((length.next_multiple_of(4), message))
+    rest.get(..length).filter(|_| length >= HEADER_OCTETS)
+}
+
+/// Whether a message tells of a route that the socket with `port` changed. Of 100,000 routes there
+/// are as many, so they are told apart before they are read.
+fn is_own_event(message: &[u8], port: u32) -> bool {
+    let Some((header, _)) = message.split_first_chunk::<HEADER_OCTETS>() else {
+        return false;
+    };
+    let [_, _, _, _, kind @ .., _, _, _, _, _, _, a, b, c, d] = *header;
+    let kind = u16::from_ne_bytes(kind);
+    u32::from_ne_bytes([a, b, c, d]) == port
+        && [libc::RTM_NEWROUTE, libc::RTM_DELROUTE].contains(&kind)
 }
 
 fn read_message(
@@ -254,6 +271,9 @@ const BATCH: usize = 256;
 
 const BUFFER_OCTETS: usize = 4 << 20;
 
+/// `struct nlmsghdr`: length, kind, flags, sequence number, port.
+const HEADER_OCTETS: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -284,12 +304,12 @@ mod tests {
             let refused = wire.change(&adds, &mut heard).expect("it answers");
             eprintln!("10,000 routes: {:?}", start.elapsed());
             assert_eq!(refused, []);
-            assert_eq!(heard, [], "of its own changes it is not told");
-            assert_eq!(netlink.routes(Some(device), None).expect("listed"), all);
+            assert_eq!(heard.len(), 0, "of its own changes it hears nothing");
+            assert!(netlink.routes(Some(device), None).expect("listed") == all);
             // Every one is refused, and each is known by its own answer.
             let refused = wire.change(&adds, &mut heard).expect("it answers");
             let again = adds.iter().cloned().map(|add| (add, Refused::Exists));
-            assert_eq!(refused, again.collect::<Vec<_>>());
+            assert!(refused == again.collect::<Vec<_>>());
             // Somebody else.
             let changed = route(9, device).route;
             netlink.delete_route(device, &changed).expect("deleted");
