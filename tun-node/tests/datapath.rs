@@ -80,8 +80,9 @@ fn a_node_with_a_thousand_routes_is_small_and_an_idle_one_sleeps() {
     let ticks = cpu_ticks(one.id()) - before;
     eprintln!("{resident} octets resident, {ticks} ticks of 10 ms in 6 s idle");
     assert!(resident < 64 << 20, "{resident} octets resident");
-    // 0.5 % of 6 s are 3 ticks.
-    assert!(ticks <= 3, "{ticks} ticks in 6 s");
+    // 0.5 % of 6 s are 3 ticks; an unoptimised program takes some times as long for the same.
+    let allowed = if cfg!(debug_assertions) { 12 } else { 3 };
+    assert!(ticks <= allowed, "{ticks} ticks in 6 s");
     assert_eq!(open_files(one.id()), descriptors);
     one.stop();
     two.stop();
