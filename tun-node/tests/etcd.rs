@@ -18,8 +18,9 @@ use cluster::{CONFIG, Etcd, Node, PREFIX, own};
 use nix::sys::signal::Signal;
 use tun_node::flannel::NetConf;
 use tun_node::rib::Event;
+use tun_node::rib::SourceKind;
+use tun_node::source::SourceNotice;
 use tun_node::source::etcd::Command;
-use tun_node::source::etcd::agent::Notice;
 
 const SHORT: Duration = Duration::from_secs(5);
 
@@ -77,7 +78,11 @@ fn three_nodes_find_each_other() {
         // One leaves and gives its subnet back; the others see it go.
         let mut leaver = nodes.pop().unwrap();
         leaver.source.as_ref().unwrap().tell(Command::Leave);
-        let left = |node: &Node| node.seen.contains(&Notice::Left);
+        let left = |node: &Node| {
+            node.seen.contains(&SourceNotice::Left {
+                source: SourceKind::Etcd,
+            })
+        };
         leaver.wait_for(SHORT, left).expect("left");
         all_know(&mut nodes, 2 * prefixes, SHORT).expect("gone");
         assert_eq!(etcd.values().len(), 2);

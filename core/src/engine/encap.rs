@@ -11,15 +11,17 @@
 use core::net::IpAddr;
 
 use super::fit::Cut;
+use super::flows::{Departure, EncapKey, Flows, Shim, may_be_known};
 use super::lookups::{CHUNK, Hops};
 use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, set_hop_limit, undecided};
 use crate::batch::{Batch, Frame, Link, Transport};
 use crate::encap::shim::ip_in_ip;
-use crate::encap::{Encapsulation, ecn, shim};
+use crate::encap::{Encapsulation, EncapsulationKind, ecn, shim};
+use crate::fragment::is_tcp_syn;
 use crate::gso::{Offload, SegmentKind};
 use crate::packet::Packet;
 use crate::policy::Permit;
-use crate::tables::{NextHop, Tunnel};
+use crate::tables::{NextHop, PeerId, Tunnel};
 use crate::units::{Family, Mtu, Time};
 use crate::verdict::{Counters, Direction, DropReason, Verdict};
 use crate::wire::{TcpHeader, UdpHeader};
@@ -64,7 +66,22 @@ impl Engine {
                 continue;
             };
             self.encap.received.count(frame.bytes().len());
-            match Rules::admit(frame.bytes()) {
+            let parsed = Rules::read(frame.bytes());
+            if let Ok(packet) = &parsed
+                && rules
+                    .depart(&mut frame, packet, &mut self.departures)
+                    .map(|(peer, kind)| {
+                        let octets = frame.bytes().len();
+                        self.encap.forwarded.count(octets);
+                        if let Some(peer) = self.peers.get_mut(peer.index()) {
+                            peer.count_sent(kind, octets);
+                        }
+                    })
+                    .is_some()
+            {
+                continue;
+            }
+            match parsed.and_then(Rules::admit) {
                 Ok(packet) => {
                     self.lookups.ask(&packet);
                     *slot = Some(packet);
@@ -132,6 +149,12 @@ impl Engine {
             };
             match rules.send(&mut frame, packet, way, &mut self.encap) {
                 Ok(tunnel) => {
+                    if let Some(tunnel) = tunnel
+                        && let Some(departure) = Departure::of(packet, &frame, tunnel, &rules)
+                    {
+                        self.departures
+                            .insert(packet.flow, EncapKey::of(packet), departure);
+                    }
                     let octets = frame.bytes().len();
                     self.encap.forwarded.count(octets);
                     if let Some(tunnel) = tunnel
@@ -147,13 +170,50 @@ impl Engine {
 }
 
 impl<'t> Rules<'t> {
-    /// Reads a packet and checks what needs no lookup.
-    pub(super) fn admit(bytes: &[u8]) -> Result<Packet, DropReason> {
+    /// Reads a packet and checks what its octets say.
+    pub(super) fn read(bytes: &[u8]) -> Result<Packet, DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::MalformedPacket)?;
         check::soundness(&packet, bytes)?;
+        Ok(packet)
+    }
+
+    /// Checks what a packet's addresses say and needs no lookup.
+    pub(super) fn admit(packet: Packet) -> Result<Packet, DropReason> {
         check::source(packet.flow.source)?;
         check::destination(packet.flow.destination)?;
         Ok(packet)
+    }
+
+    /// Sends a packet the way that its flow is known to go; says to whom and how, or `None` when
+    /// the packet has to take the whole way.
+    fn depart(
+        &self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        flows: &mut Flows<EncapKey, Departure>,
+    ) -> Option<(PeerId, EncapsulationKind)> {
+        if !may_be_known(packet)
+            || packet.hop_limit <= u8::from(self.config.decrement_ttl)
+            || is_tcp_syn(frame.bytes(), packet)
+        {
+            return None;
+        }
+        let ready = flows.find(&packet.flow, &EncapKey::of(packet))?;
+        let shim = ready.shim.octets();
+        if Size::of(packet, frame.bytes(), frame.offload()).largest > ready.largest_octets
+            || frame.headroom() < shim.len()
+        {
+            return None;
+        }
+        let Permit { .. } = ready.permit.again();
+        frame.truncate(packet.total_octets);
+        if self.config.decrement_ttl {
+            set_hop_limit(frame.bytes_mut(), packet.hop_limit.saturating_sub(1));
+        }
+        frame.push(shim.len())?.copy_from_slice(shim);
+        frame.set_link(ready.link);
+        frame.set_verdict(Verdict::Transmit);
+        Some((ready.peer, ready.kind))
     }
 
     /// Decides where an admitted packet of that size goes, or why it does not.
@@ -351,6 +411,32 @@ impl<'t> Rules<'t> {
                 Ok(Some(tunnel))
             }
         }
+    }
+}
+
+impl Departure {
+    /// What `frame`, into which `packet` was just wrapped, says about its flow; `None` when the
+    /// next packet may have to be treated otherwise.
+    fn of(packet: &Packet, frame: &Frame<'_>, tunnel: &Tunnel, rules: &Rules<'_>) -> Option<Self> {
+        if !may_be_known(packet) {
+            return None;
+        }
+        let permit = rules.policy.decide(Direction::Encap, &packet.flow).ok()?;
+        let shim_octets = usize::from(tunnel.encapsulation.shim_octets());
+        // Larger packets, where they pass at all, leave with other marks.
+        let largest = tunnel.mtu.min(path_mtu(tunnel, packet.family()));
+        Some(Self {
+            permit,
+            link: Link {
+                // What a packet that is not too large has, whatever this one is.
+                dont_fragment: dont_fragment(packet, 0, tunnel),
+                ..*frame.link()
+            },
+            shim: Shim::read(frame.bytes(), shim_octets)?,
+            largest_octets: usize::from(largest.octets()),
+            peer: tunnel.peer,
+            kind: tunnel.encapsulation.kind(),
+        })
     }
 }
 

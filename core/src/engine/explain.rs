@@ -100,7 +100,7 @@ impl Engine {
 impl Rules<'_> {
     fn explain_encap(&self, bytes: &[u8], found: &mut Explanation) -> Result<Verdict, DropReason> {
         found.packet = Packet::parse(bytes).ok();
-        let packet = Rules::admit(bytes)?;
+        let packet = Rules::read(bytes).and_then(Rules::admit)?;
         let hops = self.explain_routes(&packet, found);
         let next_hop = hops.destination.and_then(|id| self.tables.next_hop(id));
         if let Some(tunnel) = next_hop.and_then(|hop| self.tunnel(&packet, hop)) {

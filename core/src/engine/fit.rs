@@ -138,7 +138,7 @@ impl Rules<'_> {
     /// Wraps one fragment and returns its octets.
     fn wrap(&self, frame: &mut Frame<'_>, cut: &Cut<'_>) -> Result<usize, DropReason> {
         let vtep_mac = self.tables.local().vtep_mac;
-        let permit = cut.permit.for_fragment();
+        let permit = cut.permit.again();
         shim::push(
             frame,
             Family::V4,

@@ -15,6 +15,7 @@ mod decap;
 mod encap;
 mod explain;
 mod fit;
+mod flows;
 mod limiter;
 mod lookups;
 mod peers;
@@ -37,6 +38,7 @@ use crate::tables::Tables;
 use crate::units::Time;
 use crate::verdict::{Counters, Direction, DropReason, Verdict};
 use crate::wire::{Ipv4Header, Ipv6Header};
+use flows::{DecapKey, Delivery, Departure, EncapKey, Flows};
 use limiter::Limiters;
 use lookups::{CHUNK, Lookups};
 
@@ -62,11 +64,14 @@ pub struct EngineConfig {
     pub icmp_per_second: u32,
     /// ICMP errors that may follow each other at once; half as many to one sender.
     pub icmp_burst: u32,
+    /// Flows that are remembered in each direction, so that their packets need no lookup; rounded
+    /// up to a power of two, zero for none. About 250 octets each.
+    pub flows: usize,
 }
 
 impl Default for EngineConfig {
     /// A routing node that sends up to 1000 ICMP errors a second, the limit that Linux has too,
-    /// and 50 at once.
+    /// and 50 at once, and remembers 1024 flows.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -75,6 +80,7 @@ impl Default for EngineConfig {
             icmp_from_destination: false,
             icmp_per_second: 1000,
             icmp_burst: 50,
+            flows: 1024,
         }
     }
 }
@@ -90,6 +96,8 @@ pub struct Engine {
     peers: Vec<PeerCounters>,
     limiters: Limiters,
     lookups: Lookups,
+    departures: Flows<EncapKey, Departure>,
+    deliveries: Flows<DecapKey, Delivery>,
     admitted: [Option<Packet>; CHUNK],
     opened: [Option<decap::Admitted>; CHUNK],
 }
@@ -106,6 +114,8 @@ impl Engine {
             peers: peers::carry_over(&[], &[], tables.peers()),
             limiters: Limiters::new(config.icmp_per_second, config.icmp_burst, config.seed),
             lookups: Lookups::new(),
+            departures: Flows::new(config.flows, config.seed),
+            deliveries: Flows::new(config.flows, config.seed),
             admitted: [const { None }; CHUNK],
             opened: [const { None }; CHUNK],
             tables,
@@ -118,6 +128,8 @@ impl Engine {
     /// To be called between batches; allocates.
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
         self.peers = peers::carry_over(self.tables.peers(), &self.peers, tables.peers());
+        self.departures.forget();
+        self.deliveries.forget();
         self.tables = tables;
     }
 
@@ -147,6 +159,12 @@ impl Engine {
     #[must_use]
     pub fn peer_counters(&self) -> &[PeerCounters] {
         &self.peers
+    }
+
+    /// Packets of both directions whose flow was known, so that nothing was looked up for them.
+    #[must_use]
+    pub const fn flow_hits(&self) -> u64 {
+        self.departures.hits() + self.deliveries.hits()
     }
 
     fn rules(&self) -> Rules<'_> {

@@ -36,6 +36,7 @@ pub fn engine(bytes: &[u8]) {
         icmp_from_destination: false,
         icmp_per_second: ICMP_PER_SECOND,
         icmp_burst: ICMP_BURST,
+        flows: 8,
     };
     let mut game = Game {
         engine: Engine::new(config, world.publish()),

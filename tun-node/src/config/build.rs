@@ -14,7 +14,8 @@ use warren_core::units::{Family, MacAddr, Mtu, Vni};
 use super::encap::{Choice, Encap};
 use super::error::At;
 use super::format::{Draft, EncapDraft, PeerDraft};
-use super::{Config, Device, Node, Peer, Probing, Route, RouteNext, VtepMac, Worker};
+use super::sources::{SUBNET_ENV, Sources};
+use super::{Config, Device, Node, Peer, Probing, Route, RouteNext, StateFile, VtepMac, Worker};
 
 /// Makes the values of a draft in which nothing was found wrong; `None` if something is missing.
 pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
@@ -48,6 +49,7 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             underlay_mtu: underlay_mtu(draft),
             clamp_mss: device.clamp_mss.is_none_or(|on| on.value),
             mode: device.mode.map(|mode| mode.value).unwrap_or_default(),
+            routes: device.routes.is_none_or(|on| on.value),
         },
         receive: build_receive(draft)?,
         peers: peers?,
@@ -67,6 +69,12 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             busy_poll_us: worker.busy_poll_us.map_or(0, |n| n.value),
         },
         probing: build_probing(draft),
+        sources: build_sources(draft),
+        state_file: match &draft.state_file {
+            None => StateFile::Usual,
+            Some(path) if path.value.as_os_str().is_empty() => StateFile::None,
+            Some(path) => StateFile::At(path.value.clone()),
+        },
     })
 }
 
@@ -83,6 +91,23 @@ fn build_probing(draft: &Draft) -> Probing {
             Duration::from_secs(n.value.into())
         }),
     }
+}
+
+fn build_sources(draft: &Draft) -> Sources {
+    let mut sources = Sources {
+        etcd: draft.etcd.clone(),
+        kubernetes: draft.kubernetes.clone(),
+        files: draft.files.clone(),
+        guard: draft.guard,
+        subnet_env: None,
+        ip_masq: draft.node.ip_masq.is_some_and(|masq| masq.value),
+    };
+    let written = draft.node.subnet_env.as_ref().map(|path| &path.value);
+    sources.subnet_env = match written {
+        Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
+        None => sources.may_claim().then(|| SUBNET_ENV.into()),
+    };
+    sources
 }
 
 fn build_node(draft: &Draft) -> Option<Node> {

@@ -15,9 +15,11 @@ use warren_core::tables::EcnMode;
 
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
+use super::sources::{Etcd, Files, Guard, Kubernetes};
 use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 
 mod dscp;
+mod sources;
 mod ways;
 
 pub(super) use ways::ProbingDraft;
@@ -38,8 +40,13 @@ pub(super) struct Draft {
     pub(super) control_socket: Option<At<PathBuf>>,
     pub(super) metrics_listen: Option<At<SocketAddr>>,
     pub(super) log_level: Option<At<LogLevel>>,
+    pub(super) state_file: Option<At<PathBuf>>,
     pub(super) worker: WorkerDraft,
     pub(super) probing: ProbingDraft,
+    pub(super) etcd: Option<Etcd>,
+    pub(super) kubernetes: Option<Kubernetes>,
+    pub(super) files: Option<Files>,
+    pub(super) guard: Guard,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +61,8 @@ pub(super) struct NodeDraft {
     pub(super) prefixes_refused: bool,
     pub(super) allow_loopback_underlay: Option<At<bool>>,
     pub(super) allow_overlap: Option<At<bool>>,
+    pub(super) subnet_env: Option<At<PathBuf>>,
+    pub(super) ip_masq: Option<At<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +73,7 @@ pub(super) struct DeviceDraft {
     pub(super) underlay_mtu: Option<At<u16>>,
     pub(super) clamp_mss: Option<At<bool>>,
     pub(super) mode: Option<At<DeviceMode>>,
+    pub(super) routes: Option<At<bool>>,
 }
 
 /// One of the sections of encapsulations; keys that it does not have stay `None`.
@@ -154,6 +164,11 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
             }
             _ => {
                 if let Some(table) = section(name, content, problems) {
+                    if name == "node" {
+                        let has_claims = CLAIMING.iter().any(|key| file.contains_key(*key));
+                        draft.node = node(&table, has_claims, problems);
+                        continue;
+                    }
                     single(name, &table, &mut draft, problems);
                 }
             }
@@ -172,7 +187,6 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
 /// Reads a section that a file has at most once.
 fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut Problems) {
     match name {
-        "node" => draft.node = node(table, problems),
         "device" => draft.device = device(table, problems),
         "vxlan" => {
             table.refuse_unknown(
@@ -218,6 +232,14 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
         }
         "worker" => draft.worker = worker(table, problems),
         "probing" => draft.probing = ways::probing(table, problems),
+        "etcd" => draft.etcd = sources::etcd(table, problems),
+        "kubernetes" => draft.kubernetes = sources::kubernetes(table, problems),
+        "files" => draft.files = sources::files(table, problems),
+        "guard" => draft.guard = sources::guard(table, problems),
+        "state" => {
+            table.refuse_unknown(&["file"], problems);
+            draft.state_file = table.parsed("file", problems, value::file_path_or_none);
+        }
         _ => {}
     }
 }
@@ -256,7 +278,7 @@ pub(super) fn syntax_errors(errors: &[toml::de::Error], text: &str, problems: &m
     }
 }
 
-fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
+fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> NodeDraft {
     table.refuse_unknown(
         &[
             "name",
@@ -266,10 +288,12 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
             "receive",
             "allow-loopback-underlay",
             "allow-overlap",
+            "subnet-env",
+            "ip-masq",
         ],
         problems,
     );
-    if table.get("name").is_none() {
+    if table.get("name").is_none() && !has_claims {
         table.missing("name", "write this node's own name", problems);
     }
     let underlay = table.list("underlay", problems, value::underlay_address);
@@ -288,15 +312,26 @@ fn node(table: &Section<'_, '_>, problems: &mut Problems) -> NodeDraft {
     let refused_before = problems.len();
     let prefixes = table.list("prefixes", problems, value::prefix);
     let prefixes_refused = problems.len() > refused_before;
+    let underlay = underlay.unwrap_or_default();
+    let name = match table.get("name") {
+        Some(_) => table.parsed("name", problems, value::node_name),
+        // The others will know the node by its address.
+        None => underlay.first().map(|first| At {
+            value: value::name_by_address(first.value),
+            at: table.at,
+        }),
+    };
     NodeDraft {
         receive: ways::choices(table, "receive", problems),
-        name: table.parsed("name", problems, value::node_name),
-        underlay: underlay.unwrap_or_default(),
+        name,
+        underlay,
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         prefixes: prefixes.unwrap_or_default(),
         prefixes_refused,
         allow_loopback_underlay: table.boolean("allow-loopback-underlay", problems),
         allow_overlap: table.boolean("allow-overlap", problems),
+        subnet_env: table.parsed("subnet-env", problems, value::file_path_or_none),
+        ip_masq: table.boolean("ip-masq", problems),
     }
 }
 
@@ -309,6 +344,7 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
             "underlay-mtu",
             "clamp-mss",
             "mode",
+            "routes",
         ],
         problems,
     );
@@ -321,6 +357,7 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
         underlay_mtu: table.number("underlay-mtu", MTU_MIN..=u16::MAX, problems),
         clamp_mss: table.boolean("clamp-mss", problems),
         mode: table.choice("mode", &DeviceMode::NAMES, problems),
+        routes: table.boolean("routes", problems),
     }
 }
 
@@ -714,7 +751,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 20] = [
     "node",
     "device",
     "vxlan",
@@ -730,7 +767,14 @@ const SECTIONS: [&str; 15] = [
     "log",
     "worker",
     "probing",
+    "etcd",
+    "kubernetes",
+    "files",
+    "guard",
+    "state",
 ];
+/// The sections of sources that give a node its subnet.
+const CLAIMING: [&str; 2] = ["etcd", "kubernetes"];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;

@@ -30,6 +30,7 @@ mod error;
 mod example;
 mod format;
 mod mac;
+mod sources;
 mod summary;
 mod validate;
 mod value;
@@ -49,6 +50,7 @@ use warren_core::units::{Family, MacAddr, Mtu};
 pub use error::{ConfigError, Problem};
 pub use example::example_config;
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
+pub use sources::{Etcd, Files, Guard, Kubernetes, KubernetesNetwork, Sources};
 
 /// Everything a node is told by its file; consistent, or it would not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,10 @@ pub struct Config {
     pub worker: Worker,
     /// How the paths to the peers are watched.
     pub probing: Probing,
+    /// Where further routes come from.
+    pub sources: Sources,
+    /// Where the node keeps what it remembers across a restart.
+    pub state_file: StateFile,
 }
 
 impl Config {
@@ -161,6 +167,18 @@ impl Config {
     }
 }
 
+/// Where the state is kept that a restart begins with; see [`crate::snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StateFile {
+    /// In the usual place, where there is something to remember.
+    #[default]
+    Usual,
+    /// Nowhere.
+    None,
+    /// In this file.
+    At(PathBuf),
+}
+
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -204,6 +222,8 @@ pub struct Device {
     pub clamp_mss: bool,
     /// Who makes it and who removes it.
     pub mode: DeviceMode,
+    /// Whether the host's own routes to the overlay are made and kept.
+    pub routes: bool,
 }
 
 /// Who makes the overlay device and who removes it.

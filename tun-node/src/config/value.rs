@@ -235,6 +235,94 @@ pub(super) fn reference(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The name of a node that has none, by its first underlay address.
+pub(super) fn name_by_address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("v6-{}", v6.to_string().replace(':', "-")),
+    }
+}
+
+/// The URL of an etcd member.
+pub(super) fn endpoint(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://");
+    let rest = rest.or_else(|| text.strip_prefix("https://"));
+    let plain = |rest: &str| {
+        let rest = rest.trim_end_matches('/');
+        !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || "/@?#".contains(c))
+    };
+    if rest.is_some_and(plain) {
+        return Ok(text.trim_end_matches('/').to_owned());
+    }
+    Err(format!(
+        "{} is not an endpoint; write for example \"http://192.0.2.1:2379\"",
+        quoted(text)
+    ))
+}
+
+/// Where in etcd flannel's keys are.
+pub(super) fn etcd_prefix(text: &str) -> Result<String, String> {
+    let prefix = text.trim_end_matches('/');
+    if prefix.starts_with('/') && prefix.len() <= ETCD_PREFIX_OCTETS {
+        return Ok(prefix.to_owned());
+    }
+    Err(format!(
+        "the prefix {} is none; begin it with '/', as in \"/coreos.com/network\"",
+        quoted(text)
+    ))
+}
+
+/// The name of a Node object: a DNS subdomain. RFC 1123 section 2.1.
+pub(super) fn kubernetes_node(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !label.is_empty()
+            && label.chars().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= DNS_NAME_OCTETS && text.split('.').all(label) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "the node {} cannot be a Node of Kubernetes; write a DNS name in lower case",
+        quoted(text)
+    ))
+}
+
+/// What annotations begin with: a DNS name that may have a path.
+pub(super) fn annotation_prefix(text: &str) -> Result<String, String> {
+    let prefix = text.trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
+    if !prefix.is_empty() && prefix.len() <= DNS_NAME_OCTETS && prefix.chars().all(plain) {
+        return Ok(prefix.to_owned());
+    }
+    Err(format!(
+        "the annotation prefix {} is none; write for example \"flannel.alpha.coreos.com\"",
+        quoted(text)
+    ))
+}
+
+/// The path of a file or directory.
+pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && !text.contains('\0') {
+        return Ok(path);
+    }
+    Err(format!(
+        "the path {} is not absolute; begin it with '/'",
+        quoted(text)
+    ))
+}
+
+/// As [`file_path`]; empty text is an empty path.
+pub(super) fn file_path_or_none(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Ok(PathBuf::new());
+    }
+    file_path(text)
+}
+
 fn not_an_address(text: &str) -> String {
     format!(
         "{} is not an IP address; write one such as \"192.0.2.1\" or \"2001:db8::1\", \
@@ -244,6 +332,8 @@ fn not_an_address(text: &str) -> String {
 }
 
 const ONE_HOST: &str = "write one host's own address";
+const DNS_NAME_OCTETS: usize = 253;
+const ETCD_PREFIX_OCTETS: usize = 256;
 const NODE_NAME_OCTETS: usize = 63;
 /// `IFNAMSIZ` less the final NUL.
 const DEVICE_NAME_OCTETS: usize = 15;

@@ -20,7 +20,6 @@ use crate::rib::Way;
 pub(super) struct PeerPaths {
     pub(super) name: String,
     pub(super) remote: IpAddr,
-    pub(super) prefixes: Vec<IpNet>,
     /// The inner addresses of probes.
     pub(super) source: IpAddr,
     pub(super) target: IpAddr,
@@ -74,7 +73,6 @@ impl PeerPaths {
         Some(Self {
             name: peer.name.clone(),
             remote: peer.address,
-            prefixes: peer.prefixes.clone(),
             source,
             target,
             forced: None,

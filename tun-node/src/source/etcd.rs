@@ -30,10 +30,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use warren_core::units::{Mtu, Time};
 
+use super::{Outlet, Own, Source, SourceCommand, SourceNotice};
+
 pub use claim::OwnNode;
 
 use crate::flannel::{NetConf, SubnetEnv, SubnetKey};
-use crate::rib::SourceUpdate;
+use crate::rib::SourceKind;
 use agent::{Agent, AgentSettings, Input, Notice};
 use gateway::{Cluster, ClusterError, Gateway, StreamEnd};
 use store::{Header, WatchEvent};
@@ -68,17 +70,13 @@ pub struct EtcdSource {
 }
 
 impl EtcdSource {
-    /// Starts the source. It delivers to `updates` what there is and to `notices` what it does.
+    /// Starts the source, which delivers to `outlet`.
     ///
     /// # Errors
     ///
     /// [`ClusterError`] when the description of the cluster is unusable. That no member answers is
     /// no error: it will be asked until one does.
-    pub fn start(
-        settings: EtcdSettings,
-        updates: Sender<SourceUpdate>,
-        notices: Sender<Notice>,
-    ) -> Result<Self, ClusterError> {
+    pub fn start(settings: EtcdSettings, outlet: Outlet) -> Result<Self, ClusterError> {
         let gateway = Arc::new(Gateway::new(&settings.cluster, &settings.agent.prefix)?);
         let (commands, orders) = crossbeam_channel::unbounded();
         let agent = Agent::new(settings.agent, settings.own);
@@ -87,8 +85,7 @@ impl EtcdSource {
             Driver {
                 agent,
                 gateway,
-                updates,
-                notices,
+                outlet,
                 start: Instant::now(),
                 watch: None,
                 watches: crossbeam_channel::bounded(WATCH_MESSAGES),
@@ -119,6 +116,41 @@ impl EtcdSource {
             let _ = thread.join();
         }
     }
+}
+
+impl Source for EtcdSource {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Etcd
+    }
+
+    fn tell(&self, command: SourceCommand) {
+        let command = match command {
+            SourceCommand::Leave => Command::Leave,
+            SourceCommand::Stop => Command::Stop,
+            SourceCommand::Own(own) => match own_node(own) {
+                Some(own) => Command::Own(own),
+                // Without an IPv4 address there is nothing to be known by; the claim stays.
+                None => return,
+            },
+        };
+        Self::tell(self, command);
+    }
+
+    fn join(self: Box<Self>) {
+        Self::join(*self);
+    }
+}
+
+/// This node as its lease describes it; `None` without an IPv4 address, which flannel's layout
+/// knows nodes by.
+#[must_use]
+pub fn own_node(own: Own) -> Option<OwnNode> {
+    Some(OwnNode {
+        public_ip: own.v4?,
+        public_ipv6: own.v6,
+        vtep_mac_v4: own.vtep_mac,
+        vtep_mac_v6: own.vtep_mac,
+    })
 }
 
 impl Drop for EtcdSource {
@@ -170,8 +202,7 @@ pub fn previous_subnet(path: &Path) -> Option<SubnetKey> {
 struct Driver {
     agent: Agent,
     gateway: Arc<Gateway>,
-    updates: Sender<SourceUpdate>,
-    notices: Sender<Notice>,
+    outlet: Outlet,
     start: Instant,
     watch: Option<Watch>,
     watches: (Sender<WatchMessage>, Receiver<WatchMessage>),
@@ -283,14 +314,26 @@ impl Driver {
     /// Hands over what the agent has to say; whether someone still listens.
     fn deliver(&mut self) -> bool {
         while let Some(update) = self.agent.poll_update() {
-            if self.updates.send(update).is_err() {
+            if !self.outlet.update(update) {
                 return false;
             }
         }
         while let Some(notice) = self.agent.poll_notice() {
-            let left = notice == Notice::Left;
-            let _ = self.notices.send(notice);
-            if left {
+            let source = SourceKind::Etcd;
+            let (notice, left) = match notice {
+                Notice::Claimed { subnet, network } => {
+                    let subnets = subnet.prefixes().collect();
+                    let claimed = SourceNotice::Claimed {
+                        source,
+                        subnets,
+                        network,
+                    };
+                    (claimed, false)
+                }
+                Notice::Alarm(text) => (SourceNotice::Alarm { source, text }, false),
+                Notice::Left => (SourceNotice::Left { source }, true),
+            };
+            if !self.outlet.notice(notice) || left {
                 return false;
             }
         }

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crossbeam_channel::{Receiver, unbounded};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tun_node::rib::{
     Event, Identity, Outcome, Reconciler, RouteChange, Settings, SourceStatus, SourceUpdate,
 };
-use tun_node::source::etcd::agent::{AgentSettings, Notice};
+use tun_node::source::etcd::agent::AgentSettings;
 use tun_node::source::etcd::gateway::Cluster;
 use tun_node::source::etcd::{EtcdSettings, EtcdSource, OwnNode};
+use tun_node::source::{Outlet, SourceNotice};
 use warren_core::units::{MacAddr, Time};
 
 pub(crate) const PREFIX: &str = "/coreos.com/network";
@@ -233,8 +235,8 @@ pub(crate) struct Node {
     pub(crate) table: Reconciler,
     pub(crate) source: Option<EtcdSource>,
     updates: Receiver<SourceUpdate>,
-    notices: Receiver<Notice>,
-    pub(crate) seen: Vec<Notice>,
+    notices: Receiver<SourceNotice>,
+    pub(crate) seen: Vec<SourceNotice>,
     pub(crate) alarms: Vec<String>,
     pub(crate) changes: Vec<RouteChange>,
     start: Instant,
@@ -247,6 +249,14 @@ pub(crate) fn own(number: u8) -> OwnNode {
         vtep_mac_v4: MacAddr::new([2, 0, 0, 0, 4, number]),
         vtep_mac_v6: MacAddr::new([2, 0, 0, 0, 6, number]),
     }
+}
+
+/// The last part of the key of these subnets.
+fn key_of(subnets: &[IpNet]) -> String {
+    let parts = subnets
+        .iter()
+        .map(|net| format!("{}-{}", net.addr(), net.prefix_len()));
+    parts.collect::<Vec<_>>().join("&")
 }
 
 impl Node {
@@ -263,7 +273,14 @@ impl Node {
             agent,
             own,
         };
-        let source = EtcdSource::start(settings, to_table, to_node).unwrap();
+        let source = EtcdSource::start(
+            settings,
+            Outlet {
+                updates: to_table,
+                notices: to_node,
+            },
+        )
+        .unwrap();
         let identity = Identity {
             underlay: vec![own.public_ip.into(), own.public_ipv6.unwrap().into()],
             vteps: vec![own.vtep_mac_v4, own.vtep_mac_v6],
@@ -333,8 +350,8 @@ impl Node {
 
     pub(crate) fn subnet(&self) -> Option<String> {
         self.seen.iter().rev().find_map(|notice| match notice {
-            Notice::Claimed { subnet, .. } => Some(subnet.to_string()),
-            Notice::Alarm(_) | Notice::Left => None,
+            SourceNotice::Claimed { subnets, .. } => Some(key_of(subnets)),
+            SourceNotice::Alarm { .. } | SourceNotice::Left { .. } => None,
         })
     }
 

@@ -40,7 +40,15 @@ fn start(row: &mut Row, over: u8, encap: &str) {
         row.is_ready(1)
     });
     // Every neighbour on the way is known, so that no packet waits for one.
-    row.exec(1, &format!("ping -n -c 1 -W 5 {}", Row::underlay(2, over)));
+    for (node, router) in [
+        (1, ["192.0.2.254", "2001:db8:1::fe"]),
+        (2, ["198.51.100.254", "2001:db8:2::fe"]),
+    ] {
+        row.exec(
+            node,
+            &format!("ping -n -c 1 -W 5 {}", router[usize::from(over == 6)]),
+        );
+    }
 }
 
 /// What arrives behind node 1, up to the packet whose payload is `end`, with the source of each.

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -83,11 +83,12 @@ fn told(over: u8) {
                 1,
                 &format!("ping -n -c 1 -W 5 -M do -s {fits} {destination}"),
             );
-            // What may be cut is: by the node, or by the kernel that knows the path.
+            // What may be cut is: by the node, or by the kernel that knows the path, which for the
+            // answer the other kernel has to learn first.
             let may = if headers == 28 { "dont" } else { "want" };
             row.exec(
                 1,
-                &format!("ping -n -c 1 -W 5 -M {may} -s 3000 {destination}"),
+                &format!("ping -n -c 3 -i 0.2 -W 5 -M {may} -s 3000 {destination}"),
             );
         }
         let said = row.command(1, "explain 10.244.1.1 10.244.2.1 udp 1 2 --octets 3000");
@@ -130,6 +131,12 @@ fn a_sender_behind_the_node_is_told_by_an_address_that_the_kernel_takes() {
     let Some(mut row) = Row::new() else { return };
     start(&mut row, 4, "vxlan", "");
     let pod = Pod::new(&row);
+    // Its neighbour is known once its address is no longer tentative.
+    for node in ["10.244.1.1", "fd00:10:244:1::1"] {
+        row.await_true("the pod reaches the node", Duration::from_secs(10), || {
+            pod.ping(node).contains(" 0% packet loss")
+        });
+    }
     for (destination, answers) in [
         ("10.244.2.1", ["From 10.244.2.1", "(mtu = 1450)"]),
         ("fd00:10:244:2::1", ["From fd00:10:244:2::1", "mtu=1450"]),
@@ -162,6 +169,8 @@ impl Pod {
             "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
         );
         row.ip(1, "link set topod up");
+        // IPv6 answers for an address only on the link that has it.
+        row.ip(1, "-6 addr add fe80::1/64 dev topod nodad");
         row.ip(1, "route add 10.244.1.9/32 dev topod");
         row.ip(1, "-6 route add fd00:10:244:1::9/128 dev topod");
         for arguments in [
@@ -170,8 +179,7 @@ impl Pod {
             "addr add fd00:10:244:1::9/128 dev eth0 nodad",
             "route add 10.244.1.1 dev eth0",
             "route add default via 10.244.1.1",
-            "-6 route add fd00:10:244:1::1 dev eth0",
-            "-6 route add default via fd00:10:244:1::1",
+            "-6 route add default via fe80::1 dev eth0",
         ] {
             let mut all = vec!["-n", &pod.0];
             all.extend(arguments.split_whitespace());
@@ -210,7 +218,7 @@ fn stream_without_discovery(row: &Row) -> (usize, u16) {
         ready.send(()).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
         stream
-            .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+            .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         let mut octets = Vec::new();
         let _ = stream.read_to_end(&mut octets);
@@ -226,7 +234,7 @@ fn stream_without_discovery(row: &Row) -> (usize, u16) {
         socket.connect(&SockAddr::from(to)).unwrap();
         let segment = socket.tcp_mss().unwrap();
         socket
-            .set_write_timeout(Some(std::time::Duration::from_secs(20)))
+            .set_write_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         let octets: Vec<u8> = (0..STREAM_OCTETS).map(|n| n.to_le_bytes()[0]).collect();
         socket.write_all(&octets).unwrap();

@@ -1,0 +1,1 @@
+//! The control plane: one thread that takes what all sources say and publishes what follows.

@@ -1,0 +1,147 @@
+//! Which sources a node has, and how each is started: the one place that knows them all.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+
+use super::etcd::agent::AgentSettings;
+use super::etcd::gateway::{Cluster, ClusterError};
+use super::etcd::{EtcdSettings, EtcdSource, own_node, previous_subnet};
+use super::kube::access::{Access, AccessError};
+use super::kube::{KubeSettings, KubeSource};
+use super::{Outlet, Own, Source, kube};
+use crate::config::{self, Config, KubernetesNetwork};
+use crate::flannel::{NetConf, NetConfError};
+
+/// Why a source cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The description of the etcd cluster.
+    #[error(transparent)]
+    Etcd(#[from] ClusterError),
+    /// The file with the password.
+    #[error("etcd: password-file {}", path.display())]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// How the Kubernetes API is reached.
+    #[error(transparent)]
+    Kubernetes(#[from] AccessError),
+    /// The file with the network.
+    #[error("kubernetes: net-conf {}", path.display())]
+    NetConfFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is in it.
+    #[error("kubernetes: net-conf {}: {source}", path.display())]
+    NetConf {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: NetConfError,
+    },
+    /// flannel's layout knows nodes by their IPv4 addresses.
+    #[error("etcd: nodes are known by their IPv4 addresses; add one to `node.underlay`")]
+    NoIpv4,
+}
+
+/// Starts the sources that `config` names.
+///
+/// # Errors
+///
+/// [`SourceError`]; those that were started end again.
+pub fn start_all(
+    config: &Config,
+    own: Own,
+    outlet: &Outlet,
+) -> Result<Vec<Box<dyn Source>>, SourceError> {
+    let mut started: Vec<Box<dyn Source>> = Vec::new();
+    let sources = &config.sources;
+    if let Some(etcd) = &sources.etcd {
+        let settings = etcd_settings(config, etcd, own)?;
+        started.push(Box::new(EtcdSource::start(settings, outlet.clone())?));
+    }
+    if let Some(kubernetes) = &sources.kubernetes {
+        let settings = kube_settings(config, kubernetes, own)?;
+        started.push(Box::new(KubeSource::start(settings, outlet.clone())?));
+    }
+    Ok(started)
+}
+
+fn etcd_settings(
+    config: &Config,
+    etcd: &config::Etcd,
+    own: Own,
+) -> Result<EtcdSettings, SourceError> {
+    let user = match &etcd.user {
+        Some((name, path)) => Some((name.clone(), password(path)?)),
+        None => None,
+    };
+    let subnet_env = config.sources.subnet_env.as_deref();
+    Ok(EtcdSettings {
+        cluster: Cluster {
+            endpoints: etcd.endpoints.clone(),
+            ca: etcd.ca.clone(),
+            certificate: etcd.certificate.clone(),
+            user,
+        },
+        agent: AgentSettings {
+            prefix: etcd.prefix.clone(),
+            lease_ttl_s: etcd.lease_ttl_s.into(),
+            allow_loopback: own.v4.is_some_and(|address| address.is_loopback()),
+            seed: RandomState::new().hash_one(&config.node.name),
+            previous: subnet_env.and_then(previous_subnet),
+            ..AgentSettings::default()
+        },
+        own: own_node(own).ok_or(SourceError::NoIpv4)?,
+    })
+}
+
+fn kube_settings(
+    config: &Config,
+    kubernetes: &config::Kubernetes,
+    own: Own,
+) -> Result<KubeSettings, SourceError> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let access = match &kubernetes.kubeconfig {
+        Some(path) => Access::kubeconfig(path)?,
+        None => Access::in_cluster(variable)?,
+    };
+    let network = match &kubernetes.network {
+        KubernetesNetwork::Keys(network) => network.clone(),
+        KubernetesNetwork::File(path) => net_conf(path)?,
+    };
+    let node = kubernetes.node.clone();
+    let node = node.or_else(|| variable("NODE_NAME"));
+    let node = node.unwrap_or_else(|| config.node.name.clone());
+    let mut agent = kube::agent::AgentSettings::new(node, network);
+    agent.prefix.clone_from(&kubernetes.annotation_prefix);
+    agent.allow_loopback = own.v4.is_some_and(|address| address.is_loopback());
+    Ok(KubeSettings { access, agent, own })
+}
+
+/// The network that a file as flannel's describes.
+fn net_conf(path: &Path) -> Result<NetConf, SourceError> {
+    let octets = std::fs::read(path).map_err(|source| SourceError::NetConfFile {
+        path: path.to_owned(),
+        source,
+    })?;
+    NetConf::parse(&octets).map_err(|source| SourceError::NetConf {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The password in a file, without the end of its line.
+fn password(path: &Path) -> Result<String, SourceError> {
+    let text = std::fs::read_to_string(path).map_err(|source| SourceError::Password {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
