@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::unwrap_in_result,
     clippy::indexing_slicing,
     reason = "a test ends where its own assumption is wrong"
 )]
@@ -160,12 +161,12 @@ fn broken_watches_go_on_where_they_were() {
     let server = cluster();
     let mut node = Node::of(&server, 1, NETWORK);
     all_know(std::slice::from_mut(&mut node), 51);
-    for (round, in_line) in [true, false, true, true, false].into_iter().enumerate() {
+    for (round, in_line) in (0..).zip([true, false, true, true, false]) {
         server.cut(in_line);
         // Between two watches something happens.
-        server.put(flannel(200 + round as u16));
+        server.put(flannel(200 + round));
         let most = Duration::from_secs(10);
-        let took = node.wait_for(most, |node| node.remote() == 51 + round);
+        let took = node.wait_for(most, |node| node.remote() == 51 + usize::from(round));
         eprintln!("cut, in a line {in_line}: change seen after {took:?}");
         assert!(took.is_some(), "{:?}", node.alarms());
         node.run(Duration::from_millis(300));

@@ -13,6 +13,7 @@ use std::path::Path;
 use tun_node::config::{Config, ConfigError};
 
 mod accepted;
+mod kubernetes;
 mod twins;
 
 /// A small valid file; the cases in `refused.txt` replace lines of it by number.

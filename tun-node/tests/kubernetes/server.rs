@@ -421,7 +421,10 @@ fn list(state: &mut State, asked: &Asked) -> Answer {
     let mut meta = Map::new();
     meta.insert("resourceVersion".into(), json!(version.to_string()));
     if items.len() > page {
-        let whole = state.snapshots.entry(version).or_insert(items.clone());
+        let whole = state
+            .snapshots
+            .entry(version)
+            .or_insert_with(|| items.clone());
         let before = whole.len() - items.len();
         meta.insert(
             "continue".into(),
@@ -447,10 +450,11 @@ fn merge(node: &mut Value, patch: &Value) {
             *annotations = json!({});
         }
         let annotations = annotations.as_object_mut().unwrap();
-        match value {
-            Value::Null => annotations.remove(name),
-            value => annotations.insert(name.clone(), value.clone()),
-        };
+        if value.is_null() {
+            annotations.remove(name);
+        } else {
+            annotations.insert(name.clone(), value.clone());
+        }
     }
     for condition in patch["status"]["conditions"]
         .as_array()
@@ -462,9 +466,8 @@ fn merge(node: &mut Value, patch: &Value) {
             *conditions = json!([]);
         }
         let conditions = conditions.as_array_mut().unwrap();
-        let known = conditions.iter_mut();
-        let known = known.filter(|one| one["type"] == condition["type"]).next();
-        match known {
+        let mut known = conditions.iter_mut();
+        match known.find(|one| one["type"] == condition["type"]) {
             Some(known) => {
                 for (key, value) in condition.as_object().unwrap() {
                     known[key] = value.clone();
