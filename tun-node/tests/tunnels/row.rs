@@ -96,6 +96,8 @@ impl Row {
                 row.ip(at, &format!("link set {device} addrgenmode none"));
                 row.ip(at, &format!("addr add {v4}.{last4}/24 dev {device}"));
                 row.ip(at, &format!("addr add {v6}:{last6}/64 dev {device} nodad"));
+                // A router asks for a neighbour from its link-local address, or not at all.
+                row.ip(at, &format!("addr add fe80::{last6}/64 dev {device} nodad"));
                 row.ip(at, &format!("link set {device} up"));
             }
             row.ip(node, &format!("route add default via {v4}.254"));
@@ -346,7 +348,11 @@ prefixes = ["10.244.{peer}.0/24", "fd00:10:244:{peer}::/64"]
             if start.elapsed() > limit {
                 let logs = [1, 2, 3].map(|node| {
                     let log = self.directory.path().join(format!("{node}.log"));
-                    fs::read_to_string(log).unwrap_or_default()
+                    let log = fs::read_to_string(log).unwrap_or_default();
+                    let neighbours = self.try_exec(node, "ip neigh");
+                    let addresses = self.try_exec(node, "ip -o addr");
+                    let routes = self.try_exec(node, "ip -6 route");
+                    format!("node {node}\n{log}{neighbours}{addresses}{routes}")
                 });
                 panic!(
                     "not within {limit:?}: {what}\n{:#?}\n{}",

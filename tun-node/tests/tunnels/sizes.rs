@@ -30,15 +30,22 @@ const MTUS: [(&str, u16, u16); 6] = [
 ];
 
 fn start(row: &mut Row, over: u8, encap: &str, device: &str) {
+    // The device takes more than the path, and no route says so: what a sender learns, it learns
+    // from the node.
+    let device = format!("mtu = 9000\nunderlay-mtu = 9100\nroutes = false\n{device}");
     row.start_plan(&Plan {
         over,
         encap: &format!("{encap:?}"),
-        device,
+        device: &device,
         sections: |_| "[probing]\ninterval-ms = 100\n",
         ..Plan::default()
     });
     for node in [1, 2] {
-        row.ip(node, "link set warren0 mtu 9000");
+        row.await_true("the path is measured", Duration::from_secs(30), || {
+            row.path(node).path_mtu == 1500
+        });
+        row.ip(node, "route add 10.244.0.0/16 dev warren0");
+        row.ip(node, "-6 route add fd00:10:244::/48 dev warren0");
         row.exec(
             node,
             "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.warren0.rp_filter=1 \
