@@ -155,3 +155,8 @@ pub use batch::{Batch, Link};
 pub use engine::{Engine, EngineConfig};
 pub use tables::{NextHop, TableWriter, Tables, Tunnel};
 pub use verdict::{Direction, DropReason, Verdict};
+
+/// The README's library example, compiled and run with the documentation's own.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -13,8 +13,10 @@ use crate::verdict::{Direction, DropReason};
 pub struct Permit(());
 
 impl Permit {
-    /// The permit for a part of the packet that this one is for.
-    pub(crate) const fn for_fragment(&self) -> Self {
+    /// The permit for a part of the packet that this one is for, or for the next packet of its
+    /// flow: a policy sees nothing but the flow, and the engine forgets what it said when it
+    /// changes.
+    pub(crate) const fn again(&self) -> Self {
         Self(())
     }
 }

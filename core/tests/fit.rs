@@ -264,6 +264,40 @@ fn a_super_packet_of_oversize_segments_is_answered_and_not_cut() {
     );
 }
 
+#[test]
+fn a_tcp_super_packet_without_df_is_cut_into_segments_that_fit() {
+    for (setup, mtu) in setups() {
+        let mut tcp = Vec::new();
+        PacketBuilder::ipv4([10, 42, 1, 7], [10, 42, 2, 9], 64)
+            .tcp(1, 2, 3, 4)
+            .write(&mut tcp, &[7; 20_000])
+            .unwrap();
+        for (dont_fragment, verdict) in [
+            (false, Verdict::Transmit),
+            (true, Verdict::Reply(DropReason::TooBig)),
+        ] {
+            let packet = rewrite(&tcp, |v4| v4.dont_fragment = dont_fragment, |_| ());
+            let mut engine = setup.engine(1, 2);
+            let mut batch = Batch::new(1, 65_535);
+            let mut frame = batch.push(&packet, Link::LOCAL).unwrap();
+            frame.set_offload(Offload {
+                partial_checksum: None,
+                segments: Some((SegmentKind::Tcp, 1460)),
+            });
+            engine.encap(&mut batch, Time::ZERO);
+            let frame = batch.frame(0).unwrap();
+            assert_eq!(frame.verdict, verdict, "{setup:?}");
+            if verdict == Verdict::Transmit {
+                // What is left of the path for the data behind an IPv4 and a TCP header.
+                let segments = Some((SegmentKind::Tcp, mtu - 40));
+                assert_eq!(frame.offload.segments, segments, "{setup:?}");
+                let books = engine.counters(Direction::Encap);
+                assert_eq!((books.forwarded.packets, books.fragmented), (1, 0));
+            }
+        }
+    }
+}
+
 /// A SYN with the maximum segment size `mss`, its option behind `padding` of one octet each.
 fn syn(family: Family, from: u8, to: u8, mss: u16, padding: usize) -> Vec<u8> {
     let mut tcp = TcpHeader::new(40_000, 80, 1, 65_535);

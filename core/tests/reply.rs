@@ -221,11 +221,33 @@ fn an_error_about_the_nodes_own_packet_comes_from_its_destination() {
 }
 
 #[test]
+fn all_errors_come_from_the_destination_where_the_host_takes_no_others() {
+    let setup = Setup::new(EncapsulationKind::Vxlan, Family::V4);
+    for family in FAMILIES {
+        let config = EngineConfig {
+            icmp_from_destination: true,
+            ..EngineConfig::default()
+        };
+        let mut engine = Engine::new(config, setup.tables(1, 2));
+        let packet = Udp::between(family, 1, 99).packet(b"x");
+        let message = answered(&mut engine, &packet, DropReason::NoRoute);
+        let (sent, told) = [&packet, &message]
+            .map(|packet| Packet::parse(packet).unwrap().flow)
+            .into();
+        assert_eq!(
+            (told.source, told.destination),
+            (sent.destination, sent.source)
+        );
+    }
+}
+
+#[test]
 fn errors_are_limited_and_counted() {
     let setup = Setup::new(EncapsulationKind::Vxlan, Family::V4);
     let config = EngineConfig {
-        icmp_per_second: 10,
-        icmp_burst: 5,
+        // One sender gets half.
+        icmp_per_second: 20,
+        icmp_burst: 10,
         ..EngineConfig::default()
     };
     let mut engine = Engine::new(config, setup.tables(1, 2));

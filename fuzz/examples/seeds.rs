@@ -10,6 +10,9 @@ use std::fs;
 use std::path::Path;
 
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
+use tun_node::config::example_config;
+use tun_node::ctl::frame::{self, REQUEST_OCTETS_MAX, RESPONSE_OCTETS_MAX};
+use tun_node::ctl::message::{Fault, Flow, Request, Response};
 use warren_core::units::{MacAddr, Vni};
 use warren_core::wire::{
     ArpPacket, EthernetHeader, GeneveHeader, GueHeader, VlanTag, VxlanHeader, ether_type,
@@ -69,6 +72,8 @@ fn main() {
     write("vxlan", "reserved-bit", &reserved);
 
     scripts();
+    configurations();
+    questions();
     write(
         "gue",
         "ipv4",
@@ -181,6 +186,99 @@ fn scripts() {
             &encap(&[packet(0, 0, 1)]),
         ]),
     );
+}
+
+/// Configuration files, whole and damaged.
+fn configurations() {
+    let small = "[node]\nname = \"alpha\"\nunderlay = [\"192.0.2.1\"]\n\
+        prefixes = [\"10.244.1.0/24\"]\n\n[device]\naddresses = [\"10.244.1.1/24\"]\n\n\
+        [[peers]]\nname = \"beta\"\naddress = \"192.0.2.2\"\nvtep-mac = \"auto\"\n\
+        prefixes = [\"10.244.2.0/24\"]\n";
+    let with = |more: &str| format!("{small}\n{more}\n");
+    for (name, text) in [
+        ("example", example_config().to_owned()),
+        ("small", small.to_owned()),
+        ("crlf", small.replace('\n', "\r\n")),
+        (
+            "routes",
+            with(
+                "[[routes]]\nprefix = \"10.245.0.0/16\"\naction = \"blackhole\"\n\
+                 [[routes]]\nprefix = \"10.246.0.0/16\"\nvia = [\"beta\"]",
+            ),
+        ),
+        (
+            "sections",
+            with(
+                "[vxlan]\nport = 4789\nvni = 4096\n[geneve]\n[ipip]\nenabled = true\n\
+                 [worker]\nbatch = 64\n[metrics]\nlisten = \"127.0.0.1:9472\"\n\
+                 [log]\nlevel = \"debug\"",
+            ),
+        ),
+        ("overlap", small.replace("10.244.2.0/24", "10.244.0.0/16")),
+        ("host-bits", small.replace("10.244.2.0/24", "10.244.2.7/24")),
+        ("unknown-key", small.replace("address =", "adress =")),
+        ("wrong-type", small.replace("\"alpha\"", "1979-05-27")),
+        ("no-toml", small.replace("[device]", "[device")),
+        (
+            "control-characters",
+            small.replace("beta", "\\u001b[31m\u{e4}"),
+        ),
+        ("loop", small.replace("192.0.2.2", "10.244.2.2")),
+    ] {
+        write("config", name, text.as_bytes());
+    }
+}
+
+/// What clients of the control socket send, and messages without their frames.
+fn questions() {
+    let flow = |source: &str, destination: &str| Flow {
+        source: source.parse().expect("an address"),
+        destination: destination.parse().expect("an address"),
+        protocol: 6,
+        source_port: 40000,
+        destination_port: 443,
+        octets: 1500,
+    };
+    let requests = [
+        Request::Status,
+        Request::Routes { first: 1 },
+        Request::Peers,
+        Request::Counters,
+        Request::Explain(flow("10.244.1.1", "10.244.2.1")),
+        Request::Explain(flow("fd00:10:244:2::1", "fd00:10:244:1::1")),
+        Request::Prefer {
+            peer: Some("beta".to_owned()),
+            encapsulation: None,
+        },
+        Request::Fault(Fault::Hang),
+    ];
+    let frames = requests.map(|request| {
+        let mut framed = Vec::new();
+        frame::write::<_, REQUEST_OCTETS_MAX>(&mut framed, &request).expect("it is short");
+        framed
+    });
+    write("ctl", "every-question", &frames.concat());
+    write("ctl", "cut-off", &frames[4][..20]);
+    write("ctl", "too-long", &[0, 0, 4, 1, 0, 1]);
+    write("ctl", "other-version", &[0, 0, 0, 3, 0xff, 0xff, 0]);
+    for (name, frame) in [
+        ("message-status", &frames[0]),
+        ("message-routes", &frames[1]),
+        ("message-explain-v4", &frames[4]),
+        ("message-explain-v6", &frames[5]),
+        ("message-prefer", &frames[6]),
+    ] {
+        write("ctl", name, &frame[6..]);
+    }
+    let answers = [
+        ("answer-error", Response::Error("no".to_owned())),
+        ("answer-counters", Response::Counters(Box::default())),
+    ];
+    for (name, answer) in answers {
+        let mut framed = Vec::new();
+        frame::write::<_, RESPONSE_OCTETS_MAX>(&mut framed, &answer).expect("it is short");
+        write("ctl", name, &framed[6..]);
+    }
 }
 
 /// IP packets of every kind that the engine looks into.

@@ -9,15 +9,21 @@
     reason = "a panic is how a target reports a finding"
 )]
 
+pub mod config;
+pub mod ctl;
 pub mod engine;
+pub mod fib;
 pub mod packet;
 pub mod random;
 pub mod wire;
 
 /// Every target: the name of its program and of its folder of seeds, and what it runs.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("config", config::config),
+    ("ctl", ctl::ctl),
     ("engine", engine::engine),
     ("ethernet", wire::ethernet),
+    ("fib", fib::fib),
     ("geneve", wire::geneve),
     ("gue", wire::gue),
     ("icmp", wire::icmp),

@@ -16,7 +16,9 @@ use tracing::level_filters::LevelFilter;
 
 use crate::config::{Config, ConfigError, LogLevel, example_config};
 use crate::ctl::client::{Client, ClientError};
-use crate::ctl::message::{Fault, Flow, Request, Response};
+#[cfg(any(debug_assertions, feature = "fault-injection"))]
+use crate::ctl::message::Fault;
+use crate::ctl::message::{Flow, Request, Response};
 use crate::ctl::path::{default_path, known_sockets};
 use crate::demo;
 use crate::node::{DeviceError, NodeError, RunOptions, run};

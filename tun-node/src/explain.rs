@@ -87,6 +87,10 @@ pub fn report(flow: Flow, found: &Explanation, snapshot: &Snapshot) -> ExplainRe
             .answer
             .as_ref()
             .map(|(answer, source)| format!("{answer} from {source}")),
+        too_big: found
+            .too_big
+            .as_ref()
+            .map(|(answer, source)| format!("{answer} from {source}")),
         text: text(&flow, found),
     }
 }
@@ -199,6 +203,17 @@ fn text(flow: &Flow, found: &Explanation) -> String {
             tunnel.remote,
             found.mtu.unwrap_or(tunnel.mtu),
         );
+        if let (Some((answer, source)), None) = (&found.too_big, &found.answer) {
+            let _ = write!(
+                text,
+                " The sender of a larger one is told: {answer} from {source}"
+            );
+            text.push_str(if source.is_ipv4() {
+                "; without DF it is cut into fragments."
+            } else {
+                "."
+            });
+        }
     }
     let verdict = match found.verdict {
         Verdict::Transmit => " It would be encapsulated and sent.".to_owned(),

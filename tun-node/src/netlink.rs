@@ -144,6 +144,18 @@ impl Netlink {
         Ok(read_link(&message))
     }
 
+    /// Finds a link by its index.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::is_not_found`] when there is none.
+    pub fn link_at(&mut self, device: u32) -> Result<Link, NetlinkError> {
+        let request = self.handle.link().get().match_index(device);
+        let found = self.first(request.execute());
+        let message = named("looking for link", device, found)?;
+        Ok(read_link(&message))
+    }
+
     /// The index of a link.
     ///
     /// # Errors
@@ -177,6 +189,30 @@ impl Netlink {
         let request = self.handle.link().change(message);
         named(
             "setting the MTU of link",
+            device,
+            self.runtime.block_on(request.execute()),
+        )
+    }
+
+    /// Sets the octets of the largest packet that the link is given uncut (`IFLA_GSO_MAX_SIZE`),
+    /// and how many packets may wait in it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn set_queue(
+        &mut self,
+        device: u32,
+        gso_max_octets: u32,
+        packets: u32,
+    ) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(device)
+            .txqueuelen(packets)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(gso_max_octets))
+            .build();
+        let request = self.handle.link().change(message);
+        named(
+            "setting the queue of link",
             device,
             self.runtime.block_on(request.execute()),
         )
@@ -280,6 +316,16 @@ impl Netlink {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
+    }
+
+    /// Whether the kernel takes packets to `address` as its own.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn is_local(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
+        let message = self.route_to(address)?;
+        Ok(message.is_some_and(|message| message.header.kind == RouteType::Local))
     }
 
     /// Takes an address from a link.
@@ -550,7 +596,7 @@ fn named<T>(
     })
 }
 
-fn read_link(message: &LinkMessage) -> Link {
+pub(crate) fn read_link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
@@ -567,7 +613,7 @@ fn read_link(message: &LinkMessage) -> Link {
     link
 }
 
-fn read_address(message: &AddressMessage) -> Option<IpNet> {
+pub(crate) fn read_address(message: &AddressMessage) -> Option<IpNet> {
     let local = |attribute: &AddressAttribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
@@ -582,7 +628,7 @@ fn read_address(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
-fn write_route(device: u32, route: &Route) -> RouteMessage {
+pub(crate) fn write_route(device: u32, route: &Route) -> RouteMessage {
     let prefix = route.prefix.trunc();
     let mut message = match prefix {
         IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
@@ -614,7 +660,7 @@ fn write_route(device: u32, route: &Route) -> RouteMessage {
     message
 }
 
-fn read_route(message: &RouteMessage) -> Option<ListedRoute> {
+pub(crate) fn read_route(message: &RouteMessage) -> Option<ListedRoute> {
     let header = &message.header;
     let parts = read_route_parts(message);
     if parts.table.unwrap_or_else(|| header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN) {

@@ -27,7 +27,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never, select, tick};
+use crossbeam_channel::{Receiver, RecvTimeoutError, never, select, tick};
 use mio::unix::SourceFd;
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -37,6 +37,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::ctl::path::default_path;
 use crate::ctl::server::{Server, ServerError};
+use crate::hostroutes::{Host, HostError, HostParts};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::paths::{PathsInlet, PathsParts};
 use crate::rib::{Rib, RibError};
@@ -87,15 +88,24 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     ));
     // First, because a node of this name that runs is found out here.
     let control = Server::start(&path, Arc::<NodeState>::clone(&state))?;
-    let mut device_index = None;
+    let (failed, failures) = crossbeam_channel::bounded(1);
+    let mut host = None;
     let ends_with_command = !options.command.is_empty();
     let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
         let (rootless, tun) = device::open_rootless(&config, &snapshot, &launch)?;
         (tun, Some(rootless), Undo::default())
     } else {
-        let opened = device::open(&config, &snapshot)?;
-        device_index = Some(opened.undo.index());
+        let opened = device::open(&config)?;
+        let parts = HostParts {
+            config: config.clone(),
+            tables: rib.reader(),
+            device: opened.undo.index(),
+            configures: opened.undo.configures(),
+            stays: opened.undo.stays(),
+            failed,
+        };
+        host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
         (opened.tun, None, opened.undo)
     };
     let (alive, ended) = crossbeam_channel::bounded(0);
@@ -111,7 +121,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let parts = PathsParts {
         config: config.clone(),
         rib,
-        device: device_index,
+        host: host.as_ref().map(Host::sender),
         seed: random(),
         inject: Box::new(move |packet| {
             if let Some(worker) = injector.workers().first() {
@@ -143,7 +153,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         loops: 0,
         was_ready: false,
     };
-    let end = supervisor.watch(&signals.received, &ended, &child_ended);
+    let end = supervisor.watch(&signals.received, &ended, &child_ended, &failures);
     drop(paths);
     drop(metrics);
     drop(control);
@@ -157,6 +167,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     };
     // After the last packet, and before the process ends.
     drop(child);
+    drop(host);
     drop(undo);
     drop(signals);
     Ok(code)
@@ -178,6 +189,9 @@ pub enum NodeError {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The kernel's routes.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// The underlay or the event loop.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -228,8 +242,11 @@ impl Supervisor<'_> {
         signals: &Receiver<i32>,
         ended: &Receiver<()>,
         child_ended: &Receiver<()>,
+        failures: &Receiver<String>,
     ) -> End {
         let ticker = tick(TICK);
+        let unheard = never();
+        let mut failures = failures;
         self.heartbeats = self
             .state
             .workers()
@@ -245,6 +262,17 @@ impl Supervisor<'_> {
                     }
                 }
                 recv(ended) -> _ => return End::Worker(self.how_worker_ended()),
+                recv(failures) -> sentence => match sentence {
+                    // The device goes with a worker that has ended, who knows why.
+                    Ok(sentence) => match ended.recv_timeout(TICK) {
+                        Err(RecvTimeoutError::Disconnected) => {
+                            return End::Worker(self.how_worker_ended());
+                        }
+                        Ok(()) | Err(RecvTimeoutError::Timeout) => return End::Worker(sentence),
+                    },
+                    // Nobody watches the host.
+                    Err(_) => failures = &unheard,
+                },
                 recv(child_ended) -> _ => {
                     if let Some(status) = self.child_status() {
                         return End::Child(status);

@@ -11,7 +11,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::counters::{Balance, DirectionReport, SocketReport, TallyReport, WorkerReport};
+use crate::counters::{
+    Balance, DirectionReport, PeerTallyReport, SocketReport, TallyReport, WorkerReport,
+};
 use crate::ctl::message::{
     CountersReport, ExplainReport, PathReport, PeerReport, RouteReport, StatusReport, TunnelReport,
 };
@@ -147,15 +149,26 @@ pub fn peers(report: &[PeerReport]) -> String {
         ]);
     }
     let mut text = table.to_string();
-    for path in report.iter().filter_map(|peer| peer.path.as_ref()) {
-        text.push('\n');
-        text.push_str(&self::path(path));
+    for peer in report {
+        if let Some(path) = &peer.path {
+            text.push('\n');
+            text.push_str(&self::path(path, &peer.tally));
+        }
     }
     text
 }
 
-/// What is known about the paths to a peer, in lines.
-fn path(path: &PathReport) -> String {
+/// What is known about the paths to a peer, in lines: one for each encapsulation that it may be
+/// sent or was heard in.
+fn path(path: &PathReport, tally: &PeerTallyReport) -> String {
+    let passed = |encapsulation: &str| {
+        let tally = tally.by_encapsulation.get(encapsulation).copied();
+        let tally = tally.unwrap_or_default();
+        format!(
+            "sent {}, heard {}",
+            tally.encap.packets, tally.decap.packets
+        )
+    };
     let mut text = format!(
         "{}: path MTU {} (by {})",
         path.peer, path.path_mtu, path.path_mtu_by
@@ -178,9 +191,23 @@ fn path(path: &PathReport) -> String {
             .map_or_else(dash, |lost| format!("{}.{} %", lost / 10, lost % 10));
         let _ = writeln!(
             text,
-            "  {mark} {:<10} {:<8} rtt {rtt}, loss {loss}, answered by {}",
-            way.encapsulation, way.state, way.answered_by
+            "  {mark} {:<10} {:<8} rtt {rtt}, loss {loss}, answered by {}; {}",
+            way.encapsulation,
+            way.state,
+            way.answered_by,
+            passed(&way.encapsulation)
         );
+    }
+    for encapsulation in tally.by_encapsulation.keys() {
+        let is_listed = path.ways.iter().any(|w| w.encapsulation == *encapsulation);
+        if !is_listed {
+            let state = "not sent";
+            let _ = writeln!(
+                text,
+                "    {encapsulation:<10} {state:<8} {}",
+                passed(encapsulation)
+            );
+        }
     }
     text
 }
@@ -261,6 +288,8 @@ pub fn explain(report: &ExplainReport) -> String {
     }
     if let Some(answer) = &report.answer {
         row("answer", answer.clone());
+    } else if let Some(answer) = &report.too_big {
+        row("if too big", answer.clone());
     }
     let reason = report.reason.as_ref();
     row(

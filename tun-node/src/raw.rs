@@ -204,6 +204,21 @@ impl RawIp {
         sys::errqueue::receive(self.socket.as_fd(), quoted)
     }
 
+    /// Makes a socket that only sends: what arrives for its protocol is dropped before it is
+    /// queued.
+    ///
+    /// # Errors
+    ///
+    /// [`RawError::Option`].
+    pub fn receive_nothing(&self) -> Result<(), RawError> {
+        sockopt::attach_drop_all(self.socket.as_fd()).map_err(|source| RawError::Option {
+            protocol: self.inner.protocol(),
+            bind: self.bind,
+            what: "SO_ATTACH_FILTER",
+            source,
+        })
+    }
+
     /// The underlay address that it is bound to.
     #[must_use]
     pub const fn local_addr(&self) -> IpAddr {

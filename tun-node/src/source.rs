@@ -27,6 +27,7 @@
 //! ([`crate::plane`]) when they change.
 
 pub mod etcd;
+pub mod kube;
 mod start;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -47,6 +47,7 @@ use crate::ctl::message::Fault;
 use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::paths::PathsSender;
 use crate::rib::TablesReader;
+use crate::sys;
 use crate::tun::Tun;
 use probe::Prober;
 use underlay::Underlay;
@@ -152,6 +153,9 @@ impl WorkerHandle {
             .name(format!("worker-{number}"))
             .spawn(move || {
                 let _ended = ended;
+                if let Err(error) = sys::schedule::set_slice(SLICE) {
+                    tracing::debug!("slices of a worker: {error}");
+                }
                 worker.run()
             })
             .map_err(event_loop("thread"))?;
@@ -312,6 +316,9 @@ impl Worker {
         let batch_frames = usize::from(config.worker.batch);
         let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
         let engine_config = EngineConfig {
+            clamp_mss: config.device.clamp_mss,
+            // The device leads into this host's own IP layer.
+            icmp_from_destination: true,
             seed,
             ..EngineConfig::default()
         };
@@ -582,6 +589,10 @@ fn event_loop(what: &'static str) -> impl Fn(io::Error) -> WorkerError {
 const WAKER: Token = Token(0);
 const DEVICE: Token = Token(1);
 const FIRST_SOCKET: Token = Token(2);
+
+/// The slice that a worker asks the scheduler for, the shortest there is: a worker that has
+/// packets is to run soon, before its queues are full, and does little at a time.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// Events taken at once; the sources are fewer.
 const EVENTS_MAX: usize = 64;

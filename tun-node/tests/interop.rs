@@ -25,6 +25,8 @@ use support::agent::{self, lost_sizes, transfer};
 use support::capture::{self, Capture, Dissected};
 use support::kernel::{Node, Shape, configuration, set_up};
 use support::netns::{Netns, Sandbox, veth};
+use tun_node::ctl::client::Client;
+use tun_node::ctl::message::{Request, Response};
 
 #[test]
 fn agent() {
@@ -289,16 +291,18 @@ impl<'a> RunningNode<'a> {
             .stdin(Stdio::null())
             .spawn()
             .expect("nsenter is installed");
-        // The control socket is there once packets flow.
+        // Ready is who has sent a packet through its own device and seen it: the device, its
+        // routes and its sockets are there. The socket's file comes before all of them.
+        let is_ready = || {
+            let answer = Client::connect(&socket).and_then(|mut node| node.ask(&Request::Status));
+            matches!(answer, Ok(Response::Status(status)) if status.ready)
+        };
         let began = Instant::now();
-        while !socket.exists() {
+        while !is_ready() {
             if let Some(status) = child.try_wait().expect("a child of ours") {
                 panic!("the node ended: {status}");
             }
-            assert!(
-                began.elapsed() < Duration::from_secs(20),
-                "the node is not ready"
-            );
+            assert!(began.elapsed() < PATIENCE, "the node is not ready");
             std::thread::sleep(Duration::from_millis(20));
         }
         Self { pair, child }
@@ -322,6 +326,9 @@ impl Drop for RunningNode<'_> {
         let _ = self.child.wait();
     }
 }
+
+/// Long enough for a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What goes over TCP in a capture, for each direction and family.
 const CAPTURED_OCTETS: u32 = 1 << 20;

@@ -222,7 +222,9 @@ impl Lab {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, program]);
+        // It ends with the thread that started it, whatever becomes of that.
+        command.args(["netns", "exec", &self.namespace]);
+        command.args(["setpriv", "--pdeathsig", "KILL", program]);
         command
     }
 
@@ -266,7 +268,7 @@ impl Lab {
                 "con0=fd:0,fd:1",
                 "ssl=null",
             ]);
-        Guest::start(command, Some(self.directory.path().join("w/pid")))
+        Guest::start(command, self.directory.path())
     }
 
     fn qemu(&self, kernel: &Path) -> Guest {
@@ -296,7 +298,7 @@ impl Lab {
             ])
             .args(["-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no"])
             .args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
-        Guest::start(command, None)
+        Guest::start(command, self.directory.path())
     }
 
     /// Starts a node for the case and sends everything there is to send.
@@ -502,12 +504,13 @@ struct Guest {
     input: ChildStdin,
     lines: Receiver<String>,
     version: String,
-    /// Where user-mode Linux writes its process number: it outlives its parent otherwise.
-    pid_file: Option<PathBuf>,
+    /// A directory that stands in the arguments of everything started here and nowhere else:
+    /// user-mode Linux makes processes that outlive their parent.
+    directory: PathBuf,
 }
 
 impl Guest {
-    fn start(mut command: Command, pid_file: Option<PathBuf>) -> Self {
+    fn start(mut command: Command, directory: &Path) -> Self {
         let start = Instant::now();
         let mut child = command
             .stdin(Stdio::piped())
@@ -536,7 +539,7 @@ impl Guest {
             input,
             lines,
             version: String::new(),
-            pid_file,
+            directory: directory.to_owned(),
         };
         let (_, ready) = guest.read_until("@@READY ", Duration::from_secs(90));
         guest.version = ready
@@ -584,17 +587,38 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if let Some(pid) = self
-            .pid_file
-            .as_ref()
-            .and_then(|file| fs::read_to_string(file).ok())
-            && let Ok(pid) = pid.trim().parse()
-        {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Processes that were made while others were ended are met in the next round.
+        for _ in 0..20 {
+            let left = processes_with(&self.directory);
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!(
+            "the guest does not end: {:?}",
+            processes_with(&self.directory)
+        );
     }
+}
+
+/// The processes that have `directory` in their arguments, but for the dead.
+fn processes_with(directory: &Path) -> Vec<Pid> {
+    let directory = directory.display().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| {
+            let pid: i32 = process.file_name().to_str()?.parse().ok()?;
+            let arguments = fs::read(process.path().join("cmdline")).ok()?;
+            let is_one = String::from_utf8_lossy(&arguments).contains(&directory);
+            is_one.then(|| Pid::from_raw(pid))
+        })
+        .collect()
 }
 
 /// Sends echoes of every size from the empty payload to the MTU, one after the other, and wants

@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -344,7 +345,13 @@ fn as_ordinary_user_after(
     fs::set_permissions(room.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // Where the build lies may be closed to other users.
     let program = room.path().join("tun-node");
-    fs::copy(env!("CARGO_BIN_EXE_tun-node"), &program).unwrap();
+    // By another process: a descriptor that writes it here would be inherited by what other tests
+    // start at the same moment, and the kernel starts no program that someone may write to.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_tun-node"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     let path = room.path().to_owned();
     let outcome = thread::spawn(move || {
         if root {

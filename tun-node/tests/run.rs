@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use common::{Lab, Underlay, tun_node, wait_until};
@@ -104,27 +105,55 @@ fn a_packet_too_large_is_answered_and_tcp_crosses_both_ways() {
 #[test]
 fn after_sigterm_and_after_sigkill_and_a_new_start_all_is_as_before() {
     let Some(lab) = Lab::new() else { return };
-    let before = lab.traces(1);
+    let before = [lab.traces(1), lab.traces(2)];
     let extra = "[[routes]]\nprefix = \"10.245.0.0/16\"\naction = \"blackhole\"\n\
                  [metrics]\nlisten = \"127.0.0.1:9472\"\n";
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut node = lab.start(1, "vxlan", Underlay::V4, extra);
-        let routes = lab.ip(1, "route show dev warren0");
-        assert!(
-            routes.contains("10.244.2.0/24") && routes.contains("10.245.0.0/16"),
-            "{routes}"
-        );
-        node.signal(signal);
+    // UDP sockets, and raw ones.
+    for encap in ["vxlan", "ipip"] {
+        let mut running = None;
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let mut node = lab.start(1, encap, Underlay::V4, extra);
+            let routes = lab.ip(1, "route show dev warren0");
+            assert!(
+                routes.contains("10.244.2.0/24") && routes.contains("10.245.0.0/16"),
+                "{routes}"
+            );
+            let first = running.get_or_insert_with(|| while_it_runs(&lab));
+            assert_eq!(
+                *first,
+                while_it_runs(&lab),
+                "{encap}: every start gives the same"
+            );
+            node.signal(signal);
+            let (status, _) = node.wait();
+            assert!(status.success(), "{status}: {}", node.log());
+            assert_clean(&lab, &before[0]);
+        }
+        let mut node = lab.start(1, encap, Underlay::V4, extra);
+        node.signal(Signal::SIGKILL);
         let (status, _) = node.wait();
-        assert!(status.success(), "{status}: {}", node.log());
-        assert_clean(&lab, &before);
+        assert_eq!(status.signal(), Some(9));
+        assert!(lab.socket(1).exists(), "nobody was left to remove it");
+        // The kernel takes the device, its routes and the sockets with the process.
+        let gone = wait_until("the kernel has cleaned up", || {
+            (lab.traces(1) == before[0]).then_some(())
+        });
+        assert!(gone.is_some(), "{encap}: {}", lab.traces(1));
+        // A new start finds nothing in its way, runs like the first and ends like it.
+        let node = lab.start(1, encap, Underlay::V4, extra);
+        assert_eq!(
+            Some(while_it_runs(&lab)),
+            running,
+            "{encap}: as the first start"
+        );
+        node.stop();
+        assert_clean(&lab, &before[0]);
     }
-    let mut node = lab.start(1, "vxlan", Underlay::V4, extra);
-    node.signal(Signal::SIGKILL);
-    node.wait();
-    assert!(lab.socket(1).exists(), "nobody was left to remove it");
-    lab.start(1, "vxlan", Underlay::V4, extra).stop();
-    assert_clean(&lab, &before);
+    assert_eq!(
+        lab.traces(2),
+        before[1],
+        "the other namespace was never touched"
+    );
 }
 
 #[test]
@@ -371,6 +400,30 @@ fn assert_balanced(report: &WorkerReport) {
         decap.received.packets,
         decap.forwarded.packets + decap.dropped
     );
+}
+
+/// Links, addresses, routes and sockets while node 1 runs, without the numbers that the kernel
+/// gives anew each time: of interfaces, and of ports and slots of sockets that asked for any port.
+fn while_it_runs(lab: &Lab) -> Vec<String> {
+    let mut traces: Vec<String> = lab
+        .traces(1)
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                [table, slot, local, remote, state] if slot.ends_with(':') => {
+                    let (address, port) = local.split_once(':').unwrap_or((local, ""));
+                    let is_any = u16::from_str_radix(port, 16).is_ok_and(|port| port >= 32_768);
+                    let port = if is_any { "any" } else { port };
+                    format!("{table} {address}:{port} {remote} {state}")
+                }
+                [number, rest @ ..] if number.ends_with(':') => rest.join(" "),
+                all => all.join(" "),
+            }
+        })
+        .collect();
+    traces.sort();
+    traces
 }
 
 /// The namespace is as it was, and no file of the node is left.

@@ -154,6 +154,33 @@ impl Tunnel {
     }
 }
 
+impl Tunnel {
+    /// The largest resident memory of its processes, MiB.
+    pub(crate) fn resident_mib(&self) -> f64 {
+        let of = |program: &Running| resident_kib(program.id()).unwrap_or_default();
+        self.programs.iter().map(of).max().unwrap_or_default() as f64 / 1024.0
+    }
+
+    /// The processes: one for each end, A's first.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = u32> {
+        self.programs.iter().map(Running::id)
+    }
+
+    /// Where Warren's node of an end is asked.
+    pub(crate) fn control_socket(&self, end: End) -> PathBuf {
+        self.folder.0.join(format!("n{}.sock", end.number()))
+    }
+}
+
+/// Resident memory of a process, KiB.
+pub(crate) fn resident_kib(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn process_cpu_seconds(id: u32) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
@@ -231,14 +258,17 @@ fn warren(
     Ok(())
 }
 
-fn worker_option(option: &str) -> Result<&'static str, String> {
+fn worker_option(option: &str) -> Result<String, String> {
     Ok(match option {
-        "no-gso" => "gso = false\n",
-        "no-gro" => "gro = false\n",
-        "no-uso" => "uso = false\n",
-        "no-vnet" => "vnet-header = false\n",
-        "spin" => "busy-poll-us = 50\n",
-        other => return Err(format!("{other} is no option of a worker")),
+        "no-gso" => "gso = false\n".into(),
+        "no-gro" => "gro = false\n".into(),
+        "no-uso" => "uso = false\n".into(),
+        "no-vnet" => "vnet-header = false\n".into(),
+        "spin" => "busy-poll-us = 50\n".into(),
+        other => match other.split_once('=') {
+            Some((key, value)) => format!("{key} = {value}\n"),
+            None => return Err(format!("{other} is no option of a worker")),
+        },
     })
 }
 

@@ -23,10 +23,11 @@ pub(crate) enum Measure {
     Udp1400,
     RoundTrip,
     Loaded,
+    Idle,
 }
 
 impl Measure {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Tcp1,
         Self::Tcp4,
         Self::Tcp1Reverse,
@@ -34,6 +35,7 @@ impl Measure {
         Self::Udp1400,
         Self::RoundTrip,
         Self::Loaded,
+        Self::Idle,
     ];
 
     pub(crate) fn parse(word: &str) -> Option<Self> {
@@ -49,6 +51,7 @@ impl Measure {
             Self::Udp1400 => "udp1400",
             Self::RoundTrip => "rtt",
             Self::Loaded => "loaded",
+            Self::Idle => "idle",
         }
     }
 
@@ -62,6 +65,7 @@ impl Measure {
             Self::Udp1400 => &["1400 B kpps <0.1 %"],
             Self::RoundTrip => &["RTT p50 us", "p99 us"],
             Self::Loaded => &["loaded p50 us", "p99 us"],
+            Self::Idle => &["idle CPU %", "resident MiB"],
         }
     }
 }
@@ -105,6 +109,13 @@ pub(crate) fn measure(
             drop((sink.finish(), source.finish()));
             figures
         }
+        Measure::Idle => {
+            let before = tunnel.cpu_seconds();
+            let length = length.max(Duration::from_secs(3));
+            std::thread::sleep(length);
+            let share = (tunnel.cpu_seconds() - before) / 2.0 / length.as_secs_f64();
+            Ok(vec![share * 100.0, tunnel.resident_mib()])
+        }
     }
 }
 
@@ -114,7 +125,7 @@ fn own() -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
-fn spawn(net: &Net, end: End, words: &[&str]) -> Result<Running, String> {
+pub(crate) fn spawn(net: &Net, end: End, words: &[&str]) -> Result<Running, String> {
     let mut arguments = vec!["load"];
     arguments.extend(words);
     net.spawn(end, &own()?, &arguments)
@@ -168,7 +179,7 @@ fn tcp(
 
 /// The highest rate, in thousands a second, at which less than 0.1 % is lost: doubling from below,
 /// then halving the gap, each step on a fresh socket.
-fn highest_rate(
+pub(crate) fn highest_rate(
     net: &Net,
     tunnel: &Tunnel,
     octets: usize,
@@ -244,7 +255,7 @@ fn round_trip(net: &Net, tunnel: &Tunnel, length: Duration) -> Result<Vec<f64>, 
     numbers(&probe.finish()?)
 }
 
-fn numbers(line: &str) -> Result<Vec<f64>, String> {
+pub(crate) fn numbers(line: &str) -> Result<Vec<f64>, String> {
     line.split_whitespace()
         .map(|word| word.parse().map_err(|_| format!("{word} is no figure")))
         .collect()

@@ -10,11 +10,14 @@
 //! cargo bench -p warren-benches --bench end_to_end -- --help
 //! ```
 //!
-//! Needs root, for the namespaces only. Prints a table, and JSON with `--json FILE`.
+//! Needs root, for the namespaces only. Prints a table; JSON with `--json FILE`, a plot with
+//! `--svg FILE`.
 
 mod contender;
 mod load;
+mod plot;
 mod report;
+mod soak;
 mod topology;
 
 use std::process::ExitCode;
@@ -34,6 +37,8 @@ struct Plan {
     contenders: Vec<Contender>,
     measures: Vec<Measure>,
     json: Option<String>,
+    svg: Option<String>,
+    soak_minutes: f64,
 }
 
 const HELP: &str = "Whole tunnels side by side, contenders taking turns.
@@ -46,9 +51,12 @@ Usage: end_to_end [OPTIONS]
   --wire LIST        plain,wire: veth as it is; veth with its offloads off (plain,wire)
   --contenders LIST  none,kernel,warren,warren-fou,warren-gue,warren-geneve,warren-ipip,warren-OPTIONS,
                      wireguard-go,openvpn (all that are installed); OPTIONS joined by '+':
-                     no-gso no-gro no-uso no-vnet spin
-  --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded (all)
-  --json FILE        write every sample";
+                     no-gso no-gro no-uso no-vnet spin, or a KEY=VALUE of [worker]
+  --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all)
+  --json FILE        write every sample
+  --svg FILE         write a plot of the medians
+  --soak MINUTES     instead: Warren alone at half its highest rate, watching memory, descriptors
+                     and the books of both nodes";
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -83,6 +91,9 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: &Plan) -> Result<(), String> {
+    if plan.soak_minutes > 0.0 {
+        return soak::run(plan);
+    }
     let mut samples = Vec::new();
     for &wire in &plan.wires {
         for round in 0..plan.rounds {
@@ -119,6 +130,10 @@ fn run(plan: &Plan) -> Result<(), String> {
         }
     }
     report::table(&samples, plan);
+    if let Some(path) = &plan.svg {
+        std::fs::write(path, plot::svg(&samples, plan))
+            .map_err(|error| format!("{path}: {error}"))?;
+    }
     if let Some(path) = &plan.json {
         std::fs::write(path, report::json(&samples, plan))
             .map_err(|error| format!("{path}: {error}"))?;
@@ -138,6 +153,8 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
         contenders: Contender::installed(),
         measures: Measure::ALL.to_vec(),
         json: None,
+        svg: None,
+        soak_minutes: 0.0,
     };
     let mut words = words.iter();
     while let Some(&option) = words.next() {
@@ -159,6 +176,10 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
             "--contenders" => plan.contenders = list(value, Contender::parse)?,
             "--measures" => plan.measures = list(value, Measure::parse)?,
             "--json" => plan.json = Some(value.into()),
+            "--svg" => plan.svg = Some(value.into()),
+            "--soak" => {
+                plan.soak_minutes = value.parse().map_err(|_| format!("{value} is no number"))?
+            }
             _ => return Err(format!("{option} is no option; see --help")),
         }
     }

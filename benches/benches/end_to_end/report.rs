@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use crate::Plan;
-use crate::load::Sample;
+use crate::load::{Measure, Sample};
+use crate::topology::Wire;
 
 /// Prints a line on standard output.
 #[allow(clippy::print_stdout, reason = "the table is what this program is for")]
@@ -23,6 +24,24 @@ fn median(values: &mut [f64]) -> Option<f64> {
     let upper = values.get(values.len() / 2).copied()?;
     let lower = values.get(values.len().checked_sub(1)? / 2).copied()?;
     Some(f64::midpoint(lower, upper))
+}
+
+/// The median of one figure over the rounds.
+pub(crate) fn figure(
+    samples: &[Sample],
+    wire: Wire,
+    contender: &str,
+    measure: Measure,
+    index: usize,
+) -> Option<f64> {
+    let mut values: Vec<f64> = samples
+        .iter()
+        .filter(|sample| {
+            sample.wire == wire && sample.contender == contender && sample.measure == measure
+        })
+        .filter_map(|sample| sample.value.get(index).copied())
+        .collect();
+    median(&mut values)
 }
 
 /// Prints one table for each wire: medians, and for each figure the ratio to the kernel's VXLAN.
@@ -49,17 +68,8 @@ pub(crate) fn table(samples: &[Sample], plan: &Plan) {
         }
         print(&head);
         print(&rule);
-        let figure = |contender: &str, column: &(crate::Measure, usize)| {
-            let mut values: Vec<f64> = samples
-                .iter()
-                .filter(|sample| {
-                    sample.wire == wire
-                        && sample.contender == contender
-                        && sample.measure == column.0
-                })
-                .filter_map(|sample| sample.value.get(column.1).copied())
-                .collect();
-            median(&mut values)
+        let figure = |contender: &str, column: &(Measure, usize)| {
+            figure(samples, wire, contender, column.0, column.1)
         };
         for contender in &plan.contenders {
             let name = contender.to_string();

@@ -195,6 +195,29 @@ pub fn is_tunnel_packet(packet: &Packet, bytes: &[u8], receive: &Receive) -> boo
     }
 }
 
+/// Octets of the shim that frames over `transport` usually have: a guess, good enough to find out
+/// whether the same shim was read before.
+pub(crate) fn usual_octets(bytes: &[u8], transport: Transport, receive: &Receive) -> Option<usize> {
+    Some(match Listener::of(transport, receive)? {
+        Listener::Vxlan | Listener::Geneve => 8 + 14,
+        Listener::VxlanGpe => 8,
+        Listener::FouGue => match bytes.first()? >> 4 {
+            4 | 6 => 0,
+            _ => size_of::<GueHeader>(),
+        },
+        Listener::Ipip(_) => 0,
+    })
+}
+
+/// Whether packets of this flow may be such as [`is_tunnel_packet`] finds.
+pub(crate) fn may_be_tunnel(packet: &Packet, receive: &Receive) -> bool {
+    match packet.flow.protocol {
+        ip_protocol::IPV4 | ip_protocol::IPV6 => true,
+        ip_protocol::UDP => Listener::of_port(packet.flow.destination_port, receive).is_some(),
+        _ => false,
+    }
+}
+
 /// What receives a frame.
 #[derive(Clone, Copy)]
 enum Listener {

@@ -9,6 +9,7 @@
 
 use core::net::IpAddr;
 
+use super::flows::{DecapKey, Delivery, Flows, Shim, may_be_known};
 use super::lookups::{CHUNK, Hops};
 use super::{Engine, Rules, check, drop_frame, undecided};
 use crate::batch::{Batch, Frame, Link};
@@ -62,6 +63,27 @@ impl Engine {
                 continue;
             };
             self.decap.received.count(frame.bytes().len());
+            if let Some(known) = rules.known(&frame, &mut self.deliveries) {
+                let counters = self.peers.get_mut(known.peer.index());
+                match known.arrival {
+                    Ok(arrival) => {
+                        self.decap.ecn_anomalies += u64::from(arrival.anomalous);
+                        deliver(&mut frame, &known.opened, arrival);
+                        let octets = frame.bytes().len();
+                        self.decap.forwarded.count(octets);
+                        if let Some(counters) = counters {
+                            counters.count_received(known.opened.kind, octets);
+                        }
+                    }
+                    Err(reason) => {
+                        drop_frame(&mut frame, reason, &mut self.decap);
+                        if let Some(counters) = counters {
+                            counters.refused += 1;
+                        }
+                    }
+                }
+                continue;
+            }
             let peer = match rules.peer(frame.link()) {
                 Ok(peer) => peer,
                 Err(reason) => {
@@ -93,6 +115,9 @@ impl Engine {
                 Ok(arrival) => {
                     self.decap.ecn_anomalies += u64::from(arrival.anomalous);
                     let packet = &admitted.opened.packet;
+                    if let Some((key, delivery)) = rules.remember(admitted, &frame) {
+                        self.deliveries.insert(packet.flow, key, delivery);
+                    }
                     deliver(&mut frame, &admitted.opened, arrival);
                     // What the sender of a SYN is told about segments is told to whom it opens a
                     // connection: this node's side, whose segments take the way back.
@@ -120,7 +145,69 @@ impl Engine {
     }
 }
 
+/// A frame of a known flow: what it is and what becomes of it.
+struct Known {
+    peer: PeerId,
+    opened: Opened,
+    arrival: Result<Arrival, DropReason>,
+}
+
 impl<'t> Rules<'t> {
+    /// What is known about the flow of a frame; `None` when it has to take the whole way.
+    fn known(&self, frame: &Frame<'_>, flows: &mut Flows<DecapKey, Delivery>) -> Option<Known> {
+        let bytes = frame.bytes();
+        let link = frame.link();
+        // A guess from where the frame arrived; that the octets are those of a shim that was
+        // read before is what the key says.
+        let shim_octets = shim::usual_octets(bytes, link.transport, &self.tables.local().receive)?;
+        let inner = bytes.get(shim_octets..)?;
+        let packet = Packet::parse(inner).ok()?;
+        if !may_be_known(&packet) || packet.hop_limit == 0 || is_tcp_syn(inner, &packet) {
+            return None;
+        }
+        let key = DecapKey::of(link, Shim::read(bytes, shim_octets)?);
+        let delivery = flows.find(&packet.flow, &key)?;
+        check::soundness(&packet, inner).ok()?;
+        let traffic_class =
+            ecn::inner_traffic_class(packet.traffic_class, link.traffic_class, delivery.dscp);
+        Some(Known {
+            peer: delivery.peer,
+            arrival: traffic_class.map(|(traffic_class, anomalous)| Arrival {
+                permit: delivery.permit.again(),
+                traffic_class,
+                anomalous,
+            }),
+            opened: Opened {
+                kind: delivery.kind,
+                vni: None,
+                shim_octets,
+                packet,
+            },
+        })
+    }
+
+    /// What the next packets of an admitted packet's flow need; `None` when they may have to be
+    /// treated otherwise.
+    fn remember(&self, admitted: &Admitted, frame: &Frame<'_>) -> Option<(DecapKey, Delivery)> {
+        let opened = &admitted.opened;
+        let receive = &self.tables.local().receive;
+        // Whether a packet to one of the tunnels' ports is a tunnel's depends on its octets.
+        if !may_be_known(&opened.packet) || shim::may_be_tunnel(&opened.packet, receive) {
+            return None;
+        }
+        let permit = self.policy.decide(Direction::Decap, &opened.packet.flow);
+        let shim = Shim::read(frame.bytes(), opened.shim_octets)?;
+        Some((
+            DecapKey::of(frame.link(), shim),
+            Delivery {
+                permit: permit.ok()?,
+                peer: admitted.peer,
+                kind: opened.kind,
+                dscp: self.tables.peer(admitted.peer)?.dscp,
+            },
+        ))
+    }
+
     /// The peer that sent a frame.
     pub(super) fn peer(&self, link: &Link) -> Result<PeerId, DropReason> {
         // A packet from this node's own address was made by somebody else.

@@ -5,22 +5,23 @@
 //! of an ICMP error is as it came, because nothing is written before everything is decided.
 //!
 //! Obeys RFC 1812 section 5 where it forwards, RFC 2003, RFC 2473 and RFC 4213 for what enters a
-//! tunnel, RFC 6040 and RFC 2983 for the traffic class. Knowingly not RFC 1812 section 5.2.6: a
-//! packet that does not fit is answered with what would, whether it may be fragmented or not;
-//! [`fragment`](crate::fragment) has the arithmetic for a caller that would rather split it first.
+//! tunnel, RFC 6040 and RFC 2983 for the traffic class. What becomes of a packet that does not fit
+//! is told in `fit`.
 
 use core::net::IpAddr;
 
 use super::fit::Cut;
+use super::flows::{Departure, EncapKey, Flows, Shim, may_be_known};
 use super::lookups::{CHUNK, Hops};
 use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, set_hop_limit, undecided};
 use crate::batch::{Batch, Frame, Link, Transport};
 use crate::encap::shim::ip_in_ip;
-use crate::encap::{Encapsulation, ecn, shim};
+use crate::encap::{Encapsulation, EncapsulationKind, ecn, shim};
+use crate::fragment::is_tcp_syn;
 use crate::gso::{Offload, SegmentKind};
 use crate::packet::Packet;
 use crate::policy::Permit;
-use crate::tables::{NextHop, Tunnel};
+use crate::tables::{NextHop, PeerId, Tunnel};
 use crate::units::{Family, Mtu, Time};
 use crate::verdict::{Counters, Direction, DropReason, Verdict};
 use crate::wire::{TcpHeader, UdpHeader};
@@ -33,6 +34,8 @@ pub(super) enum Way<'t> {
         tunnel: &'t Tunnel,
         link: Link,
         permit: Permit,
+        /// The segment size that a TCP super-packet is to be cut to in place of its own.
+        segment_octets: Option<u16>,
     },
     /// Into the tunnel in several fragments.
     Cut(Cut<'t>),
@@ -63,7 +66,22 @@ impl Engine {
                 continue;
             };
             self.encap.received.count(frame.bytes().len());
-            match Rules::admit(frame.bytes()) {
+            let parsed = Rules::read(frame.bytes());
+            if let Ok(packet) = &parsed
+                && rules
+                    .depart(&mut frame, packet, &mut self.departures)
+                    .map(|(peer, kind)| {
+                        let octets = frame.bytes().len();
+                        self.encap.forwarded.count(octets);
+                        if let Some(peer) = self.peers.get_mut(peer.index()) {
+                            peer.count_sent(kind, octets);
+                        }
+                    })
+                    .is_some()
+            {
+                continue;
+            }
+            match parsed.and_then(Rules::admit) {
                 Ok(packet) => {
                     self.lookups.ask(&packet);
                     *slot = Some(packet);
@@ -77,8 +95,8 @@ impl Engine {
                 continue;
             };
             let hops = self.lookups.answer(packet.family());
-            let largest = largest_octets(packet, frame.bytes(), frame.offload());
-            let way = match rules.way(packet, largest, hops) {
+            let size = Size::of(packet, frame.bytes(), frame.offload());
+            let way = match rules.way(packet, size, hops) {
                 Ok(Way::Cut(cut)) => {
                     if Rules::has_room_for_fragments(batch, packet, cut.mtu) {
                         let sent = rules.send_fragments(batch, index, packet, &cut);
@@ -122,7 +140,7 @@ impl Engine {
                             answer,
                             refusal.reason,
                             &mut self.encap,
-                            &mut self.limiter,
+                            &mut self.limiters,
                             now,
                         );
                     }
@@ -131,6 +149,12 @@ impl Engine {
             };
             match rules.send(&mut frame, packet, way, &mut self.encap) {
                 Ok(tunnel) => {
+                    if let Some(tunnel) = tunnel
+                        && let Some(departure) = Departure::of(packet, &frame, tunnel, &rules)
+                    {
+                        self.departures
+                            .insert(packet.flow, EncapKey::of(packet), departure);
+                    }
                     let octets = frame.bytes().len();
                     self.encap.forwarded.count(octets);
                     if let Some(tunnel) = tunnel
@@ -146,23 +170,54 @@ impl Engine {
 }
 
 impl<'t> Rules<'t> {
-    /// Reads a packet and checks what needs no lookup.
-    pub(super) fn admit(bytes: &[u8]) -> Result<Packet, DropReason> {
+    /// Reads a packet and checks what its octets say.
+    pub(super) fn read(bytes: &[u8]) -> Result<Packet, DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::MalformedPacket)?;
         check::soundness(&packet, bytes)?;
+        Ok(packet)
+    }
+
+    /// Checks what a packet's addresses say and needs no lookup.
+    pub(super) fn admit(packet: Packet) -> Result<Packet, DropReason> {
         check::source(packet.flow.source)?;
         check::destination(packet.flow.destination)?;
         Ok(packet)
     }
 
-    /// Decides where an admitted packet goes, or why it does not; `largest` are the octets of the
-    /// largest packet that it is split into.
-    pub(super) fn way(
+    /// Sends a packet the way that its flow is known to go; says to whom and how, or `None` when
+    /// the packet has to take the whole way.
+    fn depart(
         &self,
+        frame: &mut Frame<'_>,
         packet: &Packet,
-        largest: usize,
-        hops: Hops,
-    ) -> Result<Way<'t>, Refusal> {
+        flows: &mut Flows<EncapKey, Departure>,
+    ) -> Option<(PeerId, EncapsulationKind)> {
+        if !may_be_known(packet)
+            || packet.hop_limit <= u8::from(self.config.decrement_ttl)
+            || is_tcp_syn(frame.bytes(), packet)
+        {
+            return None;
+        }
+        let ready = flows.find(&packet.flow, &EncapKey::of(packet))?;
+        let shim = ready.shim.octets();
+        if Size::of(packet, frame.bytes(), frame.offload()).largest > ready.largest_octets
+            || frame.headroom() < shim.len()
+        {
+            return None;
+        }
+        let Permit { .. } = ready.permit.again();
+        frame.truncate(packet.total_octets);
+        if self.config.decrement_ttl {
+            set_hop_limit(frame.bytes_mut(), packet.hop_limit.saturating_sub(1));
+        }
+        frame.push(shim.len())?.copy_from_slice(shim);
+        frame.set_link(ready.link);
+        frame.set_verdict(Verdict::Transmit);
+        Some((ready.peer, ready.kind))
+    }
+
+    /// Decides where an admitted packet of that size goes, or why it does not.
+    pub(super) fn way(&self, packet: &Packet, size: Size, hops: Hops) -> Result<Way<'t>, Refusal> {
         let tables = self.tables;
         // RFC 2003 section 3: what goes to a tunnel's end does not go through a tunnel, else its
         // outer packet comes back for another round. Asked first: it is this node's own outer packet
@@ -208,7 +263,7 @@ impl<'t> Rules<'t> {
             }),
             Some(next_hop @ (NextHop::Tunnel(_) | NextHop::EqualCost(_))) => {
                 let tunnel = self.tunnel(packet, next_hop).ok_or(no_route)?;
-                self.enter(packet, largest, tunnel, permit)
+                self.enter(packet, size, tunnel, permit)
             }
         }
     }
@@ -239,7 +294,7 @@ impl<'t> Rules<'t> {
     fn enter(
         &self,
         packet: &Packet,
-        largest: usize,
+        size: Size,
         tunnel: &'t Tunnel,
         permit: Permit,
     ) -> Result<Way<'t>, Refusal> {
@@ -248,27 +303,36 @@ impl<'t> Rules<'t> {
             return Err(DropReason::TunnelLoop.into());
         }
         let mtu = path_mtu(tunnel, packet.family());
-        if largest > usize::from(mtu.octets()) {
-            // A super-packet is a row of packets: its sender cuts them again, once it knows.
-            let may_cut = !packet.dont_fragment && largest == packet.total_octets;
-            if may_cut && packet.family() == Family::V4 {
-                return Ok(Way::Cut(Cut {
-                    tunnel,
-                    link: self.link(packet, usize::from(mtu.octets()), tunnel),
-                    mtu,
-                    permit,
-                }));
-            }
-            return Err(Refusal::answered(
-                DropReason::TooBig,
-                Answer::TooBig { mtu },
-            ));
+        let mtu_octets = usize::from(mtu.octets());
+        if size.largest <= mtu_octets {
+            return Ok(Way::Tunnel {
+                tunnel,
+                link: self.link(packet, size.largest, tunnel),
+                permit,
+                segment_octets: None,
+            });
         }
-        Ok(Way::Tunnel {
-            tunnel,
-            link: self.link(packet, largest, tunnel),
-            permit,
-        })
+        let may_cut = !packet.dont_fragment && packet.family() == Family::V4;
+        if may_cut && size.is_one_packet(packet) {
+            return Ok(Way::Cut(Cut {
+                tunnel,
+                link: self.link(packet, mtu_octets, tunnel),
+                mtu,
+                permit,
+            }));
+        }
+        if may_cut && let Some(segment_octets) = size.segment_that_fits(mtu) {
+            return Ok(Way::Tunnel {
+                tunnel,
+                link: self.link(packet, mtu_octets, tunnel),
+                permit,
+                segment_octets: Some(segment_octets),
+            });
+        }
+        Err(Refusal::answered(
+            DropReason::TooBig,
+            Answer::TooBig { mtu },
+        ))
     }
 
     fn is_underlay(&self, address: IpAddr) -> bool {
@@ -325,8 +389,13 @@ impl<'t> Rules<'t> {
                 tunnel,
                 link,
                 permit,
+                segment_octets,
             } => {
-                let offload = frame.offload();
+                let mut offload = frame.offload();
+                if let Some(octets) = segment_octets {
+                    offload.segments = Some((SegmentKind::Tcp, octets));
+                    frame.set_offload(offload);
+                }
                 let clamped = self.clamp(frame.bytes_mut(), packet, offload, tunnel);
                 counters.mss_clamped += u64::from(clamped);
                 let vtep_mac = self.tables.local().vtep_mac;
@@ -345,23 +414,86 @@ impl<'t> Rules<'t> {
     }
 }
 
-/// Octets of the largest packet that `packet` is split into: itself, unless it is a super-packet.
-fn largest_octets(packet: &Packet, bytes: &[u8], offload: Offload) -> usize {
-    let Some((kind, segment_octets)) = offload.segments else {
-        return packet.total_octets;
-    };
-    let transport_octets = match kind {
-        SegmentKind::Udp => size_of::<UdpHeader>(),
-        SegmentKind::Tcp => bytes
-            .get(packet.transport_offset..)
-            .and_then(|segment| TcpHeader::parse(segment).ok())
-            .map_or(size_of::<TcpHeader>(), |(tcp, ..)| tcp.header_octets()),
-    };
-    let headers = packet.transport_offset + transport_octets;
-    packet
-        .total_octets
-        .min(headers + usize::from(segment_octets))
+impl Departure {
+    /// What `frame`, into which `packet` was just wrapped, says about its flow; `None` when the
+    /// next packet may have to be treated otherwise.
+    fn of(packet: &Packet, frame: &Frame<'_>, tunnel: &Tunnel, rules: &Rules<'_>) -> Option<Self> {
+        if !may_be_known(packet) {
+            return None;
+        }
+        let permit = rules.policy.decide(Direction::Encap, &packet.flow).ok()?;
+        let shim_octets = usize::from(tunnel.encapsulation.shim_octets());
+        // Larger packets, where they pass at all, leave with other marks.
+        let largest = tunnel.mtu.min(path_mtu(tunnel, packet.family()));
+        Some(Self {
+            permit,
+            link: Link {
+                // What a packet that is not too large has, whatever this one is.
+                dont_fragment: dont_fragment(packet, 0, tunnel),
+                ..*frame.link()
+            },
+            shim: Shim::read(frame.bytes(), shim_octets)?,
+            largest_octets: usize::from(largest.octets()),
+            peer: tunnel.peer,
+            kind: tunnel.encapsulation.kind(),
+        })
+    }
 }
+
+/// How large a frame's packets are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Octets of the largest packet that it is split into: itself, unless it is a super-packet.
+    largest: usize,
+    /// Octets in front of the data of each segment, where it is a super-packet of TCP.
+    tcp_headers: Option<usize>,
+}
+
+impl Size {
+    /// The size of a packet that is no super-packet.
+    pub(super) const fn of_one(packet: &Packet) -> Self {
+        Self {
+            largest: packet.total_octets,
+            tcp_headers: None,
+        }
+    }
+
+    fn of(packet: &Packet, bytes: &[u8], offload: Offload) -> Self {
+        let Some((kind, segment_octets)) = offload.segments else {
+            return Self::of_one(packet);
+        };
+        let transport_octets = match kind {
+            SegmentKind::Udp => size_of::<UdpHeader>(),
+            SegmentKind::Tcp => bytes
+                .get(packet.transport_offset..)
+                .and_then(|segment| TcpHeader::parse(segment).ok())
+                .map_or(size_of::<TcpHeader>(), |(tcp, ..)| tcp.header_octets()),
+        };
+        let headers = packet.transport_offset + transport_octets;
+        Self {
+            largest: packet
+                .total_octets
+                .min(headers + usize::from(segment_octets)),
+            tcp_headers: (kind == SegmentKind::Tcp).then_some(headers),
+        }
+    }
+
+    const fn is_one_packet(self, packet: &Packet) -> bool {
+        self.largest == packet.total_octets
+    }
+
+    /// The largest TCP segment within `mtu`; `None` where it would be too small for any sender to
+    /// mean.
+    fn segment_that_fits(self, mtu: Mtu) -> Option<u16> {
+        let fits = usize::from(mtu.octets()).checked_sub(self.tcp_headers?)?;
+        u16::try_from(fits)
+            .ok()
+            .filter(|octets| *octets >= SEGMENT_OCTETS_MIN)
+    }
+}
+
+/// The least that Linux announces in a SYN or believes (TCP_MIN_MSS less its options).
+const SEGMENT_OCTETS_MIN: u16 = 48;
 
 /// The largest inner packet of `family` that enters the tunnel.
 ///

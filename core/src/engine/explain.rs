@@ -11,9 +11,9 @@ use ipnet::IpNet;
 use zerocopy::IntoBytes;
 
 use super::decap::Admitted;
-use super::encap::{Way, path_mtu};
+use super::encap::{Size, Way, path_mtu};
 use super::lookups::Hops;
-use super::{Answer, Engine, Rules};
+use super::{Answer, Engine, Refusal, Rules};
 use crate::batch::{Link, Transport};
 use crate::encap::EncapsulationKind;
 use crate::encap::shim::Opened;
@@ -49,6 +49,8 @@ pub struct Explanation {
     pub link: Option<Link>,
     /// What the sender would be told, and by which address.
     pub answer: Option<(Answer, IpAddr)>,
+    /// What the sender of a packet above [`mtu`](Self::mtu) would be told, and by which address.
+    pub too_big: Option<(Answer, IpAddr)>,
 }
 
 /// A route that holds an address.
@@ -98,16 +100,19 @@ impl Engine {
 impl Rules<'_> {
     fn explain_encap(&self, bytes: &[u8], found: &mut Explanation) -> Result<Verdict, DropReason> {
         found.packet = Packet::parse(bytes).ok();
-        let packet = Rules::admit(bytes)?;
+        let packet = Rules::read(bytes).and_then(Rules::admit)?;
         let hops = self.explain_routes(&packet, found);
         let next_hop = hops.destination.and_then(|id| self.tables.next_hop(id));
         if let Some(tunnel) = next_hop.and_then(|hop| self.tunnel(&packet, hop)) {
             found.tunnel = Some(*tunnel);
             found.encapsulation = Some(tunnel.encapsulation.kind());
-            found.mtu = Some(path_mtu(tunnel, packet.family()));
+            let mtu = path_mtu(tunnel, packet.family());
+            found.mtu = Some(mtu);
+            let refusal = Refusal::answered(DropReason::TooBig, Answer::TooBig { mtu });
+            found.too_big = self.answer_to(&refusal, &packet, bytes);
             found.peer = named(self.tables, tunnel.peer);
         }
-        match self.way(&packet, packet.total_octets, hops) {
+        match self.way(&packet, Size::of_one(&packet), hops) {
             Ok(Way::Tunnel { link, .. }) => {
                 found.link = Some(link);
                 Ok(Verdict::Transmit)
@@ -215,6 +220,7 @@ impl Explanation {
             mtu: None,
             link: None,
             answer: None,
+            too_big: None,
         }
     }
 }

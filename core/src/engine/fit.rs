@@ -1,11 +1,18 @@
 //! Making packets fit the tunnel: inner fragments, and the segment size that TCP announces.
 //!
-//! RFC 4459 names the choices for a packet that is too big once it is wrapped. Taken here: where
-//! the inner packet may not be fragmented its sender is told (section 3.2, 3.3); where it may, it
-//! is cut before it is wrapped (section 3.4), so that its destination reassembles it and not the
-//! other end of the tunnel, whose memory an outer fragment would cost; TCP is told beforehand by
-//! the clamp. Outer fragments (section 3.1) are made only of IPv6 packets that no path may
-//! refuse (up to 1280 octets) where the path carries less.
+//! RFC 4459 names four choices for a packet that is too big once it is wrapped. Taken here:
+//!
+//! | RFC 4459 | choice | here |
+//! |----------|--------|------|
+//! | 3.1 | fragment the outer packet, reassemble at the tunnel's end | only IPv6 of up to 1280 octets, which no path may refuse, where the path carries less |
+//! | 3.2 | tell the sender | where it may not be fragmented: DF, or IPv6 |
+//! | 3.3 | make the path carry it | by the administrator: `underlay-mtu`; the device's MTU then hides the tunnel |
+//! | 3.4 | fragment the inner packet | IPv4 with DF clear, so that its destination reassembles it and not the tunnel's end, whose memory and port an outer fragment would cost |
+//!
+//! TCP is told beforehand by the clamp, where that is on. Where it is off and the sender does no path
+//! MTU discovery (DF clear), a TCP super-packet is cut into smaller segments than it asked for: it is
+//! a row of segments that nobody has cut yet, and a stream has no borders to keep. A UDP
+//! super-packet has: its sender chose the size of the datagrams and is told.
 //!
 //! A packet that is cut stays one packet in the counters: received once, forwarded once; what it
 //! became beyond the first frame is counted as fragments. Where the batch has no room for them the
@@ -131,7 +138,7 @@ impl Rules<'_> {
     /// Wraps one fragment and returns its octets.
     fn wrap(&self, frame: &mut Frame<'_>, cut: &Cut<'_>) -> Result<usize, DropReason> {
         let vtep_mac = self.tables.local().vtep_mac;
-        let permit = cut.permit.for_fragment();
+        let permit = cut.permit.again();
         shim::push(
             frame,
             Family::V4,

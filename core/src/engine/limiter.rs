@@ -1,10 +1,57 @@
-//! How many packets of its own the engine makes: a token bucket in virtual time.
+//! How many packets of its own the engine makes: token buckets in virtual time.
 //!
-//! ICMP errors must be limited (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)). The bucket
+//! ICMP errors must be limited (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)). A bucket
 //! holds up to `burst` messages and gains `per_second` of them; it counts in nanoseconds so that
 //! no fraction is lost.
+//!
+//! There is one bucket for all, and one for each of a few groups of senders, which holds and gains
+//! half as much: a sender that never listens to "too big" cannot use up what others need to learn
+//! their path MTU. A sender's group follows from its address and the seed.
+
+use core::net::IpAddr;
 
 use crate::units::Time;
+
+/// The buckets of an engine.
+#[derive(Clone, Debug)]
+pub(super) struct Limiters {
+    all: Limiter,
+    groups: [Limiter; GROUPS],
+    seed: u64,
+}
+
+impl Limiters {
+    pub(super) fn new(per_second: u32, burst: u32, seed: u64) -> Self {
+        let half = |n: u32| n.div_ceil(2);
+        Self {
+            all: Limiter::new(per_second, burst),
+            groups: [Limiter::new(half(per_second), half(burst)); GROUPS],
+            seed,
+        }
+    }
+
+    /// Takes the price of one message to `sender` and returns whether there was enough.
+    pub(super) fn take(&mut self, sender: IpAddr, now: Time) -> bool {
+        let index = self.group(sender);
+        let group = self.groups.get_mut(index);
+        group.is_some_and(|group| group.take(now)) && self.all.take(now)
+    }
+
+    fn group(&self, sender: IpAddr) -> usize {
+        let bits = match sender {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let mixed = (bits ^ u128::from(self.seed)).wrapping_mul(MULTIPLIER);
+        // The top bits depend on all others. GROUPS is a power of two below 2^7.
+        usize::from((mixed >> 121).to_le_bytes()[0]) % GROUPS
+    }
+}
+
+/// 64 buckets of 32 octets: more senders than that seldom err at once.
+const GROUPS: usize = 64;
+/// An odd number without a pattern: 2^128 divided by the golden ratio.
+const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limiter {
@@ -58,6 +105,31 @@ mod tests {
             .filter(|ms| limiter.take(Time::from_nanos(start.as_nanos() + ms * 1_000_000)))
             .count();
         assert_eq!(passed, 100);
+    }
+
+    #[test]
+    fn one_sender_cannot_use_up_what_all_have() {
+        let mut limiters = Limiters::new(100, 20, 7);
+        let now = Time::from_nanos(5 * NANOS_PER_SECOND);
+        let noisy = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!((0..50).filter(|_| limiters.take(noisy, now)).count(), 10);
+        // The others, apart from the few of its group, have what is left.
+        let others = (2..=255).map(|n| IpAddr::from([10, 0, 0, n]));
+        assert_eq!(
+            others.filter(|other| limiters.take(*other, now)).count(),
+            10
+        );
+        // Neighbours do not share a group, in either family.
+        for base in [IpAddr::from([10, 0, 0, 0]), "fd00::".parse().unwrap()] {
+            let groups: alloc::collections::BTreeSet<usize> = (0..200_u8)
+                .map(|n| match base {
+                    IpAddr::V4(_) => IpAddr::from([10, 0, 0, n]),
+                    IpAddr::V6(_) => IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(n)]),
+                })
+                .map(|address| limiters.group(address))
+                .collect();
+            assert!(groups.len() > GROUPS * 3 / 4, "{}", groups.len());
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod decap;
 mod encap;
 mod explain;
 mod fit;
+mod flows;
 mod limiter;
 mod lookups;
 mod peers;
@@ -37,7 +38,8 @@ use crate::tables::Tables;
 use crate::units::Time;
 use crate::verdict::{Counters, Direction, DropReason, Verdict};
 use crate::wire::{Ipv4Header, Ipv6Header};
-use limiter::Limiter;
+use flows::{DecapKey, Delivery, Departure, EncapKey, Flows};
+use limiter::Limiters;
 use lookups::{CHUNK, Lookups};
 
 /// What an [`Engine`] is told once.
@@ -52,22 +54,33 @@ pub struct EngineConfig {
     /// Whether the maximum segment size that TCP SYN segments announce is lowered, in both
     /// directions, to what fits the path. Has no effect where the device's MTU fits it already.
     pub clamp_mss: bool,
-    /// ICMP errors per second, at most; zero for none.
+    /// Whether ICMP errors are sent as from the destination of the packet that they are about, in
+    /// place of the node's own address. For a device whose other end is this same host: its IP layer
+    /// takes no packet from an address of its own (RFC 1812 section 5.3.7), whoever it is for, and
+    /// under reverse path filtering (RFC 3704) only one from where the packet was going. Linux's own
+    /// tunnels do the same. The errors are matched by what they quote.
+    pub icmp_from_destination: bool,
+    /// ICMP errors per second, at most; zero for none. One sender gets at most half of them.
     pub icmp_per_second: u32,
-    /// ICMP errors that may follow each other at once.
+    /// ICMP errors that may follow each other at once; half as many to one sender.
     pub icmp_burst: u32,
+    /// Flows that are remembered in each direction, so that their packets need no lookup; rounded
+    /// up to a power of two, zero for none. About 250 octets each.
+    pub flows: usize,
 }
 
 impl Default for EngineConfig {
     /// A routing node that sends up to 1000 ICMP errors a second, the limit that Linux has too,
-    /// and 50 at once.
+    /// and 50 at once, and remembers 1024 flows.
     fn default() -> Self {
         Self {
             seed: 0,
             decrement_ttl: true,
             clamp_mss: true,
+            icmp_from_destination: false,
             icmp_per_second: 1000,
             icmp_burst: 50,
+            flows: 1024,
         }
     }
 }
@@ -81,8 +94,10 @@ pub struct Engine {
     encap: Counters,
     decap: Counters,
     peers: Vec<PeerCounters>,
-    limiter: Limiter,
+    limiters: Limiters,
     lookups: Lookups,
+    departures: Flows<EncapKey, Departure>,
+    deliveries: Flows<DecapKey, Delivery>,
     admitted: [Option<Packet>; CHUNK],
     opened: [Option<decap::Admitted>; CHUNK],
 }
@@ -97,8 +112,10 @@ impl Engine {
             encap: Counters::ZERO,
             decap: Counters::ZERO,
             peers: peers::carry_over(&[], &[], tables.peers()),
-            limiter: Limiter::new(config.icmp_per_second, config.icmp_burst),
+            limiters: Limiters::new(config.icmp_per_second, config.icmp_burst, config.seed),
             lookups: Lookups::new(),
+            departures: Flows::new(config.flows, config.seed),
+            deliveries: Flows::new(config.flows, config.seed),
             admitted: [const { None }; CHUNK],
             opened: [const { None }; CHUNK],
             tables,
@@ -111,6 +128,8 @@ impl Engine {
     /// To be called between batches; allocates.
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
         self.peers = peers::carry_over(self.tables.peers(), &self.peers, tables.peers());
+        self.departures.forget();
+        self.deliveries.forget();
         self.tables = tables;
     }
 
@@ -140,6 +159,12 @@ impl Engine {
     #[must_use]
     pub fn peer_counters(&self) -> &[PeerCounters] {
         &self.peers
+    }
+
+    /// Packets of both directions whose flow was known, so that nothing was looked up for them.
+    #[must_use]
+    pub const fn flow_hits(&self) -> u64 {
+        self.departures.hits() + self.deliveries.hits()
     }
 
     fn rules(&self) -> Rules<'_> {
@@ -194,7 +219,9 @@ impl Rules<'_> {
         bytes: &[u8],
     ) -> Option<(Answer, IpAddr)> {
         let answer = refusal.answer?;
-        let source = reply::source_of_error(packet, bytes, self.tables.local())?;
+        let local = self.tables.local();
+        let from_destination = self.config.icmp_from_destination;
+        let source = reply::source_of_error(packet, bytes, local, from_destination)?;
         Some((answer, source))
     }
 }
@@ -218,10 +245,10 @@ fn reply(
     (answer, source): (Answer, IpAddr),
     reason: DropReason,
     counters: &mut Counters,
-    limiter: &mut Limiter,
+    limiters: &mut Limiters,
     now: Time,
 ) {
-    if !limiter.take(now) {
+    if !limiters.take(packet.flow.source, now) {
         counters.replies_suppressed += 1;
     } else if reply::write(frame, packet, source, answer).is_ok() {
         counters.replies += 1;

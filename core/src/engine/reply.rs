@@ -5,7 +5,9 @@
 //! addresses before they ask); the quoted packet is as it came, its TTL included.
 //!
 //! An error about a packet of this node's own is sent as from the packet's destination: a host
-//! takes no packet from its own address, and the message is matched by what it quotes.
+//! takes no packet from its own address, and the message is matched by what it quotes. All errors
+//! are, where [`EngineConfig::icmp_from_destination`](super::EngineConfig::icmp_from_destination)
+//! says so. Knowingly not RFC 4443 section 2.2 there.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -84,12 +86,17 @@ impl fmt::Display for Answer {
 }
 
 /// Whether an error about the `packet` at `bytes` may be sent at all, and from which address.
-pub(super) fn source_of_error(packet: &Packet, bytes: &[u8], local: &Local) -> Option<IpAddr> {
+pub(super) fn source_of_error(
+    packet: &Packet,
+    bytes: &[u8],
+    local: &Local,
+    from_destination: bool,
+) -> Option<IpAddr> {
     if packet.fragment == Fragment::Later || is_error_or_unreadable(packet, bytes) {
         return None;
     }
     let source = local.icmp_source(packet.family())?;
-    let from = if source == packet.flow.source {
+    let from = if from_destination || source == packet.flow.source {
         packet.flow.destination
     } else {
         source

@@ -1,12 +1,12 @@
 //! Lookups in batches: many addresses go down the table side by side, so that their memory accesses overlap.
 //!
-//! A group of addresses takes each step together: find the cell that each needs next and ask the processor for it,
-//! then, when the last has been asked for, read the first. So the misses of a whole group are under way at once, which
-//! a loop of whole lookups cannot reach (a few lookups fill the processor's window).
+//! IPv4 is two levels without a branch: root slot, run starts, leaf; an empty root slot leads to an empty chunk (handle
+//! 0). So few instructions that the processor has ten lookups under way at once by itself; prefetching only adds to
+//! them. Leaves that name a child are left in the answers and are taken up after the group.
 //!
-//! The first levels are the same for every address and are walked without a branch: a root slot without a child leads
-//! to an empty chunk (handle 0). Addresses that go deeper are collected, again without a branch, and walked on in
-//! rounds, one level a round.
+//! IPv6 goes down in rounds, one level a round, with the addresses that have a next level in a list. At the end of a
+//! round each asks for the node that it needs in the next: a walk of eight accesses one after another is too long for
+//! the processor to overlap by itself, and its end is a branch that cannot be foreseen.
 //!
 //! The code is safe and portable. `simd.rs` compiles it again for the units that the machine has ([`Machine`]).
 
@@ -14,17 +14,29 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::NextHopId;
 use super::address::Address;
-use super::arena::{Segment, cell};
-use super::node::{Entry, NARROW_CHILD, ROOT_STRIDE, Shape, WORD_SLOTS};
+use super::arena::{self, Segment};
+use super::node::{Entry, NARROW_CHILD, ROOT_STRIDE, Shape};
 use super::walk::View;
 
-/// What a processor can do beyond portable code.
+/// How a processor reads blocks.
 pub(super) trait Machine: Copy {
-    /// Asks for the line of `cell`, which will be read soon.
-    fn prefetch(self, cell: &AtomicU64);
+    /// A block of cells.
+    type Block<'a>: Block;
 
-    /// Cell `at` of the block at `handle`, both as the table has them.
-    fn cell(self, segments: &[Segment], handle: u32, at: usize) -> &AtomicU64;
+    /// The block at `handle`, which the table has.
+    fn block(self, segments: &[Segment], handle: u32) -> Self::Block<'_>;
+}
+
+/// A block of cells as a [`Machine`] reads it. Whoever asks has the place from the block itself.
+pub(super) trait Block: Copy {
+    /// Cell `at`.
+    fn cell(self, at: usize) -> u64;
+
+    /// Bits 16 * (`at` % 4) and the 15 after, of cell `at` / 4.
+    fn quarter(self, at: usize) -> u16;
+
+    /// Asks for the first two lines of the block, which will be read soon.
+    fn prefetch(self);
 }
 
 /// Portable code: nothing but the language.
@@ -32,12 +44,29 @@ pub(super) trait Machine: Copy {
 pub(super) struct Portable;
 
 impl Machine for Portable {
-    #[inline(always)]
-    fn prefetch(self, _: &AtomicU64) {}
+    type Block<'a> = &'a [AtomicU64];
 
     #[inline(always)]
-    fn cell(self, segments: &[Segment], handle: u32, at: usize) -> &AtomicU64 {
-        cell(segments, handle, at).unwrap_or(&ZERO)
+    fn block(self, segments: &[Segment], handle: u32) -> &[AtomicU64] {
+        arena::block(segments, handle)
+    }
+}
+
+impl Block for &[AtomicU64] {
+    #[inline(always)]
+    fn cell(self, at: usize) -> u64 {
+        arena::load(self, at)
+    }
+
+    #[inline(always)]
+    fn quarter(self, at: usize) -> u16 {
+        (arena::load(self, at / 4) >> (at % 4 * 16) & 0xffff) as u16
+    }
+
+    #[inline(always)]
+    fn prefetch(self) {
+        // Portable code asks by reading: the processor does not wait for what nobody needs yet.
+        core::hint::black_box(self.first().map(|cell| cell.load(Ordering::Relaxed)));
     }
 }
 
@@ -72,51 +101,20 @@ pub(super) fn lookup_one<A: Address>(machine: impl Machine, view: &View<'_>, key
         return view.lookup::<A>(key);
     };
     let segments = view.segments;
-    let root = root_entry(slots, (key >> (128 - u32::from(ROOT_STRIDE))) as usize);
     if A::BITS == 32 {
         let key = (key >> 96) as u32;
-        let leaf = narrow_leaf(machine, segments, root.handle(), CHUNK, key >> 8 & 0x7ff);
-        if u64::from(leaf) & NARROW_CHILD == 0 {
-            return first_of([leaf, root.code()]);
+        let code = narrow_chunk(machine, slots, segments, key);
+        if u64::from(code) & NARROW_CHILD == 0 {
+            return code;
         }
-        let entry = narrow_child(machine, segments, root.handle(), leaf);
-        let below = narrow_leaf(machine, segments, entry.handle(), TAIL, key & 0xff);
-        return first_of([below, entry.code(), root.code()]);
+        return narrow_tail(machine, slots, segments, key, code);
     }
-    let (high, low) = ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64);
-    let mut entry = wide_entry(
-        machine,
-        segments,
-        root.handle(),
-        WIDE_CHUNK,
-        (high >> 40 & 0x7ff) as u32,
-    );
-    let mut code = first_of([entry.code(), root.code()]);
-    let mut depth = 24;
+    let mut key = Key::new(key);
+    let (mut code, mut entry) = wide_chunk(machine, slots, segments, &mut key);
     while entry.has_child() {
-        let skip = u32::from(entry.skip());
-        if skip > 0 {
-            let expected = machine
-                .cell(segments, entry.handle(), 1)
-                .load(Ordering::Relaxed);
-            if expected
-                != window(high, low, depth)
-                    .checked_shr(64 - 8 * skip)
-                    .unwrap_or(0)
-            {
-                return code;
-            }
-            depth += 8 * skip;
-        }
-        entry = wide_entry(
-            machine,
-            segments,
-            entry.handle(),
-            WIDE_TAIL,
-            half(high, low, depth) & 0xff,
-        );
-        code = first_of([entry.code(), code]);
-        depth += 8;
+        let block = machine.block(segments, entry.handle());
+        entry = wide_tail(block, entry.skip(), &mut key);
+        code = first_of(entry.code(), code);
     }
     code
 }
@@ -130,196 +128,127 @@ fn narrow<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    // Array by array, not an array of structures: what is stored in one size is read in the same.
-    let mut roots = [Entry(0); LANES];
-    let mut cells = [&ZERO; LANES];
-    let mut places = [0_u32; LANES];
-    for ((address, root), cell) in addresses.iter().zip(&mut roots).zip(&mut cells) {
-        let key = (address.to_key() >> 96) as u32;
-        *root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
-        *cell = machine.cell(
-            segments,
-            root.handle(),
-            CHUNK.header() + word_of(key >> 8 & 0x7ff),
-        );
-        machine.prefetch(cell);
+    let mut seen = 0;
+    for (address, next_hop) in addresses.iter().zip(next_hops.iter_mut()) {
+        let code = narrow_chunk(machine, slots, segments, (address.to_key() >> 96) as u32);
+        seen |= code;
+        *next_hop = NextHopId::from_code(code);
     }
-    for (((address, root), cell), place) in addresses
-        .iter()
-        .zip(&roots)
-        .zip(&mut cells)
-        .zip(&mut places)
-    {
-        let key = (address.to_key() >> 96) as u32;
-        let index = leaf_index(cell.load(Ordering::Relaxed), key >> 8 & 0x7ff);
-        *cell = machine.cell(segments, root.handle(), index / 4);
-        *place = place_of(index);
-        machine.prefetch(cell);
+    if u64::from(seen) & NARROW_CHILD == 0 {
+        return;
     }
-    let mut leaves = [0_u16; LANES];
+    // Answers that are the number of an entry are collected without a branch: which ones they are cannot be foreseen.
     let mut deeper = [0_u8; LANES];
     let mut count = 0;
-    let found = roots.iter().zip(&cells).zip(&places).zip(&mut leaves);
-    for (number, ((((root, cell), place), leaf), next_hop)) in
-        (0_u8..).zip(found.zip(next_hops.iter_mut()))
-    {
-        *leaf = (cell.load(Ordering::Relaxed) >> (place & 63) & 0xffff) as u16;
-        *next_hop = NextHopId::from_code(first_of([*leaf, root.code()]));
-        if let Some(deeper) = deeper.get_mut(count % LANES) {
-            *deeper = number;
+    for (number, next_hop) in (0_u8..).zip(next_hops.iter()) {
+        if let Some(place) = deeper.get_mut(count % LANES) {
+            *place = number;
         }
-        count += usize::from(u64::from(*leaf) & NARROW_CHILD != 0);
+        let code = next_hop.map_or(0, NextHopId::code);
+        count += usize::from(u64::from(code) & NARROW_CHILD != 0);
     }
     for number in deeper.iter().take(count) {
         let number = usize::from(*number) % LANES;
-        let (Some(root), Some(leaf), Some(cell), Some(address)) = (
-            roots.get_mut(number),
-            leaves.get(number),
-            cells.get_mut(number),
-            addresses.get(number),
-        ) else {
-            continue;
-        };
-        let entry = narrow_child(machine, segments, root.handle(), *leaf);
-        let slot = (address.to_key() >> 96) as u32 & 0xff;
-        *cell = machine.cell(segments, entry.handle(), TAIL.header() + word_of(slot));
-        machine.prefetch(cell);
-        *root = entry.with_code(first_of([entry.code(), root.code()]));
+        if let (Some(address), Some(next_hop)) = (addresses.get(number), next_hops.get_mut(number))
+        {
+            let key = (address.to_key() >> 96) as u32;
+            let code = next_hop.map_or(0, NextHopId::code);
+            *next_hop = NextHopId::from_code(narrow_tail(machine, slots, segments, key, code));
+        }
     }
-    for number in deeper.iter().take(count) {
-        let number = usize::from(*number) % LANES;
-        let (Some(root), Some(cell), Some(address), Some(next_hop)) = (
-            roots.get(number),
-            cells.get(number),
-            addresses.get(number),
-            next_hops.get_mut(number),
-        ) else {
-            continue;
-        };
-        let slot = (address.to_key() >> 96) as u32 & 0xff;
-        let index = leaf_index(cell.load(Ordering::Relaxed), slot);
-        let cell = machine.cell(segments, root.handle(), index / 4);
-        let leaf = (cell.load(Ordering::Relaxed) >> place_of(index) & 0xffff) as u16;
-        *next_hop = NextHopId::from_code(first_of([leaf, root.code()]));
-    }
+}
+
+/// What root and chunk say: a next hop code, or the number of an entry of the chunk and [`NARROW_CHILD`].
+#[inline(always)]
+fn narrow_chunk(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) -> u16 {
+    let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
+    let block = machine.block(segments, root.handle());
+    let leaf = block.quarter(leaf_index(block, CHUNK, key >> 8));
+    first_of(leaf, root.code())
+}
+
+/// What the tail says that is entry `leaf` of the chunk of `key`, or those above it.
+#[inline(always)]
+fn narrow_tail(
+    machine: impl Machine,
+    slots: &Slots,
+    segments: &[Segment],
+    key: u32,
+    leaf: u16,
+) -> u16 {
+    let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
+    let chunk = machine.block(segments, root.handle());
+    let entry = Entry(chunk.cell(CHUNK.starts_end() + usize::from(leaf & 0x7fff)));
+    let block = machine.block(segments, entry.handle());
+    let leaf = block.quarter(leaf_index(block, TAIL, key));
+    first_of(leaf, first_of(entry.code(), root.code()))
 }
 
 /// A group of IPv6 addresses.
 #[inline(always)]
-fn wide<A: Address>(
-    machine: impl Machine,
+fn wide<A: Address, M: Machine>(
+    machine: M,
     slots: &Slots,
     segments: &[Segment],
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    let mut handles = [0_u32; LANES];
-    let mut cells = [&ZERO; LANES];
-    let mut depths = [24_u8; LANES];
+    // Array by array, not an array of structures: what is stored in one size is read in the same.
+    let mut keys = [Key::default(); LANES];
     let mut codes = [0_u16; LANES];
+    let mut blocks = [machine.block(segments, 0); LANES];
+    let mut skips = [0_u8; LANES];
     let mut active = [0_u8; LANES];
-    let starts = addresses
+    for ((address, key), (code, block)) in addresses
         .iter()
-        .zip(&mut handles)
-        .zip(&mut cells)
-        .zip(&mut codes);
-    for (((address, handle), cell), code) in starts {
-        let high = (address.to_key() >> 64) as u64;
-        let root = root_entry(slots, (high >> (64 - ROOT_STRIDE)) as usize);
+        .zip(&mut keys)
+        .zip(codes.iter_mut().zip(&mut blocks))
+    {
+        *key = Key::new(address.to_key());
+        let root = root_entry(slots, (key.high >> (64 - ROOT_STRIDE)) as usize);
         *code = root.code();
-        *handle = root.handle();
-        *cell = machine.cell(
-            segments,
-            root.handle(),
-            WIDE_CHUNK.header() + word_of((high >> 40 & 0x7ff) as u32),
-        );
-        machine.prefetch(cell);
+        *block = machine.block(segments, root.handle());
     }
-    for (number, place) in (0_u8..).zip(&mut active) {
-        *place = number;
-    }
-    let mut count = addresses.len().min(LANES);
-    let mut chunk = true;
-    while count > 0 {
-        for number in active.iter().take(count) {
-            let number = usize::from(*number) % LANES;
-            let (Some(address), Some(handle), Some(cell), Some(depth)) = (
-                addresses.get(number),
-                handles.get(number),
-                cells.get_mut(number),
-                depths.get_mut(number),
-            ) else {
-                continue;
-            };
-            let key = address.to_key();
-            let (high, low) = ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64);
-            let slot = if chunk {
-                (high >> 40 & 0x7ff) as u32
-            } else {
-                half(high, low, u32::from(*depth)) & 0xff
-            };
-            *depth += if chunk { 0 } else { 8 };
-            *cell = machine.cell(
-                segments,
-                *handle,
-                leaf_index(cell.load(Ordering::Relaxed), slot),
-            );
-            machine.prefetch(cell);
+    let mut count = 0;
+    for (number, ((key, code), (block, skip))) in (0_u8..).zip(
+        keys.iter_mut()
+            .zip(&mut codes)
+            .zip(blocks.iter_mut().zip(&mut skips))
+            .take(addresses.len()),
+    ) {
+        let entry = Entry(block.cell(leaf_index(*block, WIDE_CHUNK, (key.high >> 40) as u32)));
+        key.advance(24);
+        *code = overlay(entry.code(), *code);
+        *block = machine.block(segments, entry.handle());
+        block.prefetch();
+        *skip = entry.skip();
+        if let Some(place) = active.get_mut(count % LANES) {
+            *place = number;
         }
-        chunk = false;
-        // Those that go on move to the front of the list, their next node asked for; all note their answers.
+        count += usize::from(entry.has_child());
+    }
+    while count > 0 {
         let mut left = 0;
-        let mut skips = [0_u8; LANES];
         for at in 0..count {
             let number = active.get(at % LANES).copied().unwrap_or_default();
             let lane = usize::from(number) % LANES;
-            let (Some(handle), Some(cell), Some(code), Some(skip)) = (
-                handles.get_mut(lane),
-                cells.get_mut(lane),
+            let (Some(key), Some(code), Some(block), Some(skip)) = (
+                keys.get_mut(lane),
                 codes.get_mut(lane),
+                blocks.get_mut(lane),
                 skips.get_mut(lane),
             ) else {
                 continue;
             };
-            let entry = Entry(cell.load(Ordering::Relaxed));
-            *code = first_of([entry.code(), *code]);
-            *handle = entry.handle();
+            let entry = wide_tail(*block, *skip, key);
+            *code = overlay(entry.code(), *code);
+            *block = machine.block(segments, entry.handle());
+            block.prefetch();
             *skip = entry.skip();
-            *cell = machine.cell(segments, *handle, 1);
-            machine.prefetch(cell);
             if let Some(place) = active.get_mut(left % LANES) {
                 *place = number;
             }
             left += usize::from(entry.has_child());
-        }
-        count = left;
-        // Skipped octets that do not match end a walk.
-        left = 0;
-        for at in 0..count {
-            let number = active.get(at % LANES).copied().unwrap_or_default();
-            let lane = usize::from(number) % LANES;
-            let (Some(address), Some(handle), Some(cell), Some(depth), Some(skip)) = (
-                addresses.get(lane),
-                handles.get(lane),
-                cells.get_mut(lane),
-                depths.get_mut(lane),
-                skips.get(lane),
-            ) else {
-                continue;
-            };
-            let key = address.to_key();
-            let (high, low) = ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64);
-            let seen = window(high, low, u32::from(*depth))
-                .checked_shr(64 - 8 * u32::from(*skip))
-                .unwrap_or(0);
-            let matches = seen == cell.load(Ordering::Relaxed) || *skip == 0;
-            *depth += 8 * skip;
-            let slot = half(high, low, u32::from(*depth)) & 0xff;
-            *cell = machine.cell(segments, *handle, WIDE_TAIL.header() + word_of(slot));
-            if let Some(place) = active.get_mut(left % LANES) {
-                *place = number;
-            }
-            left += usize::from(matches);
         }
         count = left;
     }
@@ -328,95 +257,83 @@ fn wide<A: Address>(
     }
 }
 
+/// What root and chunk say; leaves the bits after them in `key`.
+#[inline(always)]
+fn wide_chunk(
+    machine: impl Machine,
+    slots: &Slots,
+    segments: &[Segment],
+    key: &mut Key,
+) -> (u16, Entry) {
+    let root = root_entry(slots, (key.high >> (64 - ROOT_STRIDE)) as usize);
+    let block = machine.block(segments, root.handle());
+    let entry = Entry(block.cell(leaf_index(block, WIDE_CHUNK, (key.high >> 40) as u32)));
+    key.advance(24);
+    (first_of(entry.code(), root.code()), entry)
+}
+
+/// What a node of one octet says to `key`, or nothing when the octets that it skips are others.
+#[inline(always)]
+fn wide_tail(block: impl Block, skip: u8, key: &mut Key) -> Entry {
+    let skipped = 8 * u32::from(skip);
+    let same = (key.high ^ block.cell(1)).leading_zeros() >= skipped;
+    let octet = key.high << (skipped & 63) >> 56;
+    let entry = block.cell(leaf_index(block, WIDE_TAIL, octet as u32));
+    key.advance(skipped + 8);
+    // A product, not a choice: which it is cannot be foreseen.
+    Entry(entry & u64::from(same).wrapping_neg())
+}
+
+/// The bits of an address that are not yet decided on, left-aligned.
+#[derive(Clone, Copy, Debug, Default)]
+struct Key {
+    high: u64,
+    low: u64,
+}
+
+impl Key {
+    #[inline(always)]
+    fn new(key: u128) -> Self {
+        Self {
+            high: (key >> 64) as u64,
+            low: (key & 0xffff_ffff_ffff_ffff) as u64,
+        }
+    }
+
+    /// Drops the first `bits`, 1 to 63 of them.
+    #[inline(always)]
+    fn advance(&mut self, bits: u32) {
+        self.high = self.high << (bits & 63) | self.low >> (bits.wrapping_neg() & 63);
+        self.low <<= bits & 63;
+    }
+}
+
 #[inline(always)]
 fn root_entry(slots: &Slots, slot: usize) -> Entry {
-    Entry(slots.get(slot).copied().unwrap_or_default())
+    Entry(slots.get(slot % slots.len()).copied().unwrap_or_default())
 }
 
+/// The index of the leaf of the slot that the last bits of `slot` name.
 #[inline(always)]
-fn narrow_leaf(
-    machine: impl Machine,
-    segments: &[Segment],
-    handle: u32,
-    shape: Shape,
-    slot: u32,
-) -> u16 {
-    let word = machine
-        .cell(segments, handle, shape.header() + word_of(slot))
-        .load(Ordering::Relaxed);
-    let index = leaf_index(word, slot);
-    (machine
-        .cell(segments, handle, index / 4)
-        .load(Ordering::Relaxed)
-        >> place_of(index)
-        & 0xffff) as u16
+fn leaf_index(block: impl Block, shape: Shape, slot: u32) -> usize {
+    let group = (slot >> 6) as usize % shape.groups();
+    let starts = block.cell(shape.starts_at() + group) << (!slot & 63);
+    let before = block.quarter(4 * shape.header() + group);
+    usize::from(before) + starts.count_ones() as usize
 }
 
-/// The entry that the narrow leaf `leaf` of the chunk at `handle` points to.
+/// `code`, or `below` it when that is none.
 #[inline(always)]
-fn narrow_child(machine: impl Machine, segments: &[Segment], handle: u32, leaf: u16) -> Entry {
-    let at = CHUNK.header() + CHUNK.words() + usize::from(leaf & 0x7fff);
-    Entry(machine.cell(segments, handle, at).load(Ordering::Relaxed))
+const fn first_of(code: u16, below: u16) -> u16 {
+    if code == 0 { below } else { code }
 }
 
+/// The same in arithmetic: a choice between a register and memory would be compiled to a branch, and whether a node
+/// has a route of its own for an address cannot be foreseen.
 #[inline(always)]
-fn wide_entry(
-    machine: impl Machine,
-    segments: &[Segment],
-    handle: u32,
-    shape: Shape,
-    slot: u32,
-) -> Entry {
-    let word = machine
-        .cell(segments, handle, shape.header() + word_of(slot))
-        .load(Ordering::Relaxed);
-    Entry(
-        machine
-            .cell(segments, handle, leaf_index(word, slot))
-            .load(Ordering::Relaxed),
-    )
-}
-
-#[inline(always)]
-const fn word_of(slot: u32) -> usize {
-    (slot / WORD_SLOTS_U32) as usize
-}
-
-/// The index of the leaf of `slot`, whose run starts are in `word`.
-#[inline(always)]
-fn leaf_index(word: u64, slot: u32) -> usize {
-    let starts = word & ((2 << (slot % WORD_SLOTS_U32)) - 1);
-    (word >> 48) as usize + starts.count_ones() as usize
-}
-
-/// The bits before narrow leaf `index` in its cell.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "at most 48")]
-const fn place_of(index: usize) -> u32 {
-    (index % 4 * 16) as u32
-}
-
-/// The first code that is one.
-#[inline(always)]
-fn first_of<const N: usize>(codes: [u16; N]) -> u16 {
-    codes
-        .into_iter()
-        .rev()
-        .fold(0, |below, code| if code == 0 { below } else { code })
-}
-
-/// 32 bits, the lowest 8 of which are the octet at bit `depth`.
-#[inline(always)]
-fn half(high: u64, low: u64, depth: u32) -> u32 {
-    let half = if depth < 64 { high } else { low };
-    (half >> (56_u32.wrapping_sub(depth) & 63) & 0xffff_ffff) as u32
-}
-
-/// 64 bits from bit `depth` on, zeros after the last.
-#[inline(always)]
-fn window(high: u64, low: u64, depth: u32) -> u64 {
-    let (first, second) = if depth < 64 { (high, low) } else { (low, 0) };
-    first << (depth & 63) | (second >> 1) >> (!depth & 63)
+const fn overlay(code: u16, below: u16) -> u16 {
+    let none = ((code as u32).wrapping_sub(1) >> 16) as u16;
+    code | below & none
 }
 
 type Slots = [u64; 1 << ROOT_STRIDE];
@@ -424,13 +341,7 @@ type Slots = [u64; 1 << ROOT_STRIDE];
 /// Addresses that go side by side.
 const LANES: usize = 32;
 
-/// What a handle that was never given out points to.
-static ZERO: AtomicU64 = AtomicU64::new(0);
-
-const WORD_SLOTS_U32: u32 = 48;
 const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
 const TAIL: Shape = Shape::at(24, 32);
 const WIDE_CHUNK: Shape = Shape::at(ROOT_STRIDE, 128);
 const WIDE_TAIL: Shape = Shape::at(24, 128);
-
-const _: () = assert!(WORD_SLOTS == 48);

@@ -8,8 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::arena::{load, store};
 use super::node::{
-    Entry, Extent, Gaps, NARROW_CHILD, Node, ROOT_WORDS, RouteCell, RouteList, Shape, WORD_MASK,
-    WORD_SLOTS,
+    Entry, Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, ROOT_GROUPS, RouteCell, RouteList, Shape,
 };
 
 /// A node taken apart, for changing it.
@@ -19,7 +18,7 @@ pub(super) struct Draft {
     pub(super) skip: u8,
     pub(super) expected: u64,
     pub(super) routes: Vec<RouteCell>,
-    starts: [u64; ROOT_WORDS],
+    starts: [u64; ROOT_GROUPS],
     leaves: Vec<Entry>,
     /// How many of `leaves` have a child.
     children: usize,
@@ -33,7 +32,7 @@ impl Draft {
             skip: 0,
             expected: 0,
             routes: Vec::new(),
-            starts: [0; ROOT_WORDS],
+            starts: [0; ROOT_GROUPS],
             leaves: Vec::new(),
             children: 0,
             fresh: Vec::new(),
@@ -46,7 +45,7 @@ impl Draft {
         self.skip = skip;
         self.expected = expected;
         self.routes.clear();
-        self.starts = [0; ROOT_WORDS];
+        self.starts = [0; ROOT_GROUPS];
         if let Some(first) = self.starts.first_mut() {
             *first = 1;
         }
@@ -61,15 +60,15 @@ impl Draft {
         self.shape = shape;
         self.skip = node.skip();
         self.expected = node.expected();
-        let words = node.cells.get(shape.header()..).unwrap_or_default();
-        for (starts, word) in self.starts.iter_mut().zip(words).take(shape.words()) {
-            *starts = word.load(Ordering::Relaxed) & WORD_MASK;
+        let groups = node.cells.get(shape.starts_at()..).unwrap_or_default();
+        for (starts, group) in self.starts.iter_mut().zip(groups).take(shape.groups()) {
+            *starts = group.load(Ordering::Relaxed);
         }
         self.leaves.clear();
         let extent = node.extent();
-        let first = (load(words, 0) >> 48) as usize + 1;
+        let first = node.leaf_before(0) + 1;
         if shape.narrow {
-            let entries = words.get(shape.words()..).unwrap_or_default();
+            let entries = groups.get(shape.groups()..).unwrap_or_default();
             let count = node.leaf_end() - first;
             let leaves = node.cells.get(first / 4..extent.lookup).unwrap_or_default();
             self.leaves.resize(leaves.len() * 4, Entry::default());
@@ -83,7 +82,7 @@ impl Draft {
                 }
             }
             self.leaves.truncate(count);
-            self.children = first / 4 - shape.header() - shape.words();
+            self.children = first / 4 - shape.starts_end();
             if self.children > 0 {
                 for leaf in &mut self.leaves {
                     if leaf.0 & NARROW_CHILD != 0 {
@@ -113,7 +112,7 @@ impl Draft {
 
     /// The cells that the draft takes.
     pub(super) fn extent(&self) -> Extent {
-        let before = self.shape.header() + self.shape.words();
+        let before = self.shape.starts_end();
         let leaves = if self.shape.narrow {
             self.children + self.leaves.len().div_ceil(4)
         } else {
@@ -134,18 +133,25 @@ impl Draft {
             u64::from(handle) << 32 | u64::from(self.skip) << 14 | self.routes.len() as u64,
         );
         if !shape.narrow {
-            store(cells, 1, self.expected);
+            let unused = 64 - 8 * u32::from(self.skip);
+            store(cells, 1, self.expected.checked_shl(unused).unwrap_or(0));
         }
-        let entries = shape.header() + shape.words();
+        let entries = shape.starts_end();
         let first = if shape.narrow {
             (entries + self.children) * 4
         } else {
             entries
         };
         let mut leaf = first as u64 - 1;
-        for (at, starts) in self.starts.iter().enumerate().take(shape.words()) {
-            store(cells, shape.header() + at, leaf << 48 | starts);
-            leaf += u64::from(starts.count_ones());
+        let starts = self.starts.get(..shape.groups()).unwrap_or_default();
+        for (at, four) in starts.chunks(4).enumerate() {
+            let mut counts = 0;
+            for (place, starts) in four.iter().enumerate() {
+                store(cells, shape.starts_at() + 4 * at + place, *starts);
+                counts |= leaf << (16 * place);
+                leaf += u64::from(starts.count_ones());
+            }
+            store(cells, shape.header() + at, counts);
         }
         let mut at = first;
         if shape.narrow {
@@ -200,7 +206,7 @@ impl Draft {
     pub(super) fn insert(&mut self, slot: usize, len: u8, code: u16) -> Option<u16> {
         let route = RouteCell::new(slot, len, code);
         let mut routes = core::mem::take(&mut self.routes);
-        let index = routes.as_slice().lower_bound(route.key());
+        let index = routes.lower_bound(route.key());
         let old = match routes.get_mut(index) {
             Some(old) if old.key() == route.key() => Some(core::mem::replace(old, route).code()),
             Some(_) | None => {
@@ -224,7 +230,7 @@ impl Draft {
     pub(super) fn remove(&mut self, slot: usize, len: u8) -> Option<u16> {
         let mut routes = core::mem::take(&mut self.routes);
         let key = RouteCell::new(slot, len, 0).key();
-        let index = routes.as_slice().lower_bound(key);
+        let index = routes.lower_bound(key);
         let removed = routes
             .get(index)
             .copied()
@@ -232,10 +238,7 @@ impl Draft {
         if let Some(removed) = removed {
             routes.remove(index);
             let stride = self.shape.stride;
-            let code = routes
-                .as_slice()
-                .cover(slot, stride, len)
-                .map_or(0, RouteCell::code);
+            let code = routes.cover(slot, stride, len).map_or(0, RouteCell::code);
             let mut gaps = Gaps::new(&routes, index, stride);
             self.fill(slot, removed.last_slot(stride), |slot, entry| {
                 if gaps.holds(slot) {
@@ -256,7 +259,7 @@ impl Draft {
 
     /// Sets all slots at once.
     pub(super) fn set_all(&mut self, entries: impl Iterator<Item = Entry>) {
-        self.starts = [0; ROOT_WORDS];
+        self.starts = [0; ROOT_GROUPS];
         self.leaves.clear();
         let mut last = None;
         for (slot, entry) in entries.enumerate() {
@@ -339,13 +342,13 @@ impl Draft {
 
     fn is_start(&self, slot: usize) -> bool {
         self.starts
-            .get(slot / WORD_SLOTS)
-            .is_some_and(|word| word >> (slot % WORD_SLOTS) & 1 == 1)
+            .get(slot / GROUP_SLOTS)
+            .is_some_and(|word| word >> (slot % GROUP_SLOTS) & 1 == 1)
     }
 
     fn set_start(&mut self, slot: usize, starts: bool) {
-        if let Some(word) = self.starts.get_mut(slot / WORD_SLOTS) {
-            let bit = 1 << (slot % WORD_SLOTS);
+        if let Some(word) = self.starts.get_mut(slot / GROUP_SLOTS) {
+            let bit = 1 << (slot % GROUP_SLOTS);
             *word = if starts { *word | bit } else { *word & !bit };
         }
     }
@@ -355,27 +358,27 @@ impl Draft {
         let whole: u32 = self
             .starts
             .iter()
-            .take(slot / WORD_SLOTS)
+            .take(slot / GROUP_SLOTS)
             .map(|word| word.count_ones())
             .sum();
         let part = self
             .starts
-            .get(slot / WORD_SLOTS)
-            .map_or(0, |word| word & ((1 << (slot % WORD_SLOTS)) - 1));
+            .get(slot / GROUP_SLOTS)
+            .map_or(0, |word| word & ((1 << (slot % GROUP_SLOTS)) - 1));
         whole as usize + part.count_ones() as usize
     }
 
     /// The first slot of run `index`.
     fn start_of(&self, index: usize) -> Option<usize> {
         let mut left = index;
-        for (at, word) in self.starts.iter().enumerate().take(self.shape.words()) {
+        for (at, word) in self.starts.iter().enumerate().take(self.shape.groups()) {
             let here = word.count_ones() as usize;
             if left < here {
                 let mut word = *word;
                 for _ in 0..left {
                     word &= word - 1;
                 }
-                return Some(at * WORD_SLOTS + word.trailing_zeros() as usize);
+                return Some(at * GROUP_SLOTS + word.trailing_zeros() as usize);
             }
             left -= here;
         }

@@ -35,6 +35,7 @@ mod reader;
     reason = "calls code compiled for the processor that was found"
 )]
 mod simd;
+mod splice;
 mod table;
 mod walk;
 

@@ -2,16 +2,17 @@
 //!
 //! A node at depth d with stride s decides on bits d..d+s of an address: 2^s slots. Neighbouring slots with the same
 //! answer form a run, and only runs are stored: one bit for each slot says whether a run starts there, and the leaf of
-//! a slot is found by counting the bits up to it. 48 such bits and the count before them share a cell, so that a
-//! node's answer costs two loads: the cell, the leaf.
+//! a slot is found by counting the bits up to it. 64 such bits are a cell, with a count for those before it, so that a
+//! node's answer costs two loads one after the other: the cell beside its count, then the leaf.
 //!
 //! Cells of a node, in order:
 //!
 //! | cells | content |
 //! |-------|---------|
 //! | 1 | routes (bits 0..14), skip in octets (14..18), handle of the cold block (32..64) |
-//! | 1, wide nodes only | the octets that `skip` skips, right-aligned |
-//! | words | 48 run starts (bits 0..48), index of the leaf before the first of them (48..64) |
+//! | 1, wide nodes only | the octets that `skip` skips, left-aligned |
+//! | groups / 4 | for each group of 64 slots the index of the leaf before its first run start, 16 bits, low bits first |
+//! | groups | for each group of 64 slots one bit a slot: whether a run starts there |
 //! | entries, narrow nodes only | one [`Entry`] for each child, in slot order |
 //! | leaves | wide: one [`Entry`] a cell. Narrow: four 16-bit leaves a cell, low bits first |
 //!
@@ -26,10 +27,11 @@
 //! narrow leaf is a next hop code, or, with its top bit set, the number of an entry. IPv4 nodes below the root are
 //! narrow (few of them have children), all others wide.
 //!
-//! Lookups read words, entries and leaves. Routes are for the writer and for questions about prefixes. A route is kept
+//! Lookups read counts, run starts, entries and leaves. Routes are for the writer and for questions about prefixes. A route is kept
 //! by the node whose bits its length ends in, so a leaf is the longest match *within its node* and a lookup keeps the
 //! last one that it met: a change rewrites one node, never those below it.
 
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use super::arena::{Segment, block, load, store};
@@ -141,11 +143,21 @@ impl Shape {
         1 << self.stride
     }
 
-    pub(super) const fn words(self) -> usize {
-        self.slots().div_ceil(WORD_SLOTS)
+    pub(super) const fn groups(self) -> usize {
+        self.slots() / GROUP_SLOTS
     }
 
-    /// Cells before the words.
+    /// The cell of the first group's run starts.
+    pub(super) const fn starts_at(self) -> usize {
+        self.header() + self.groups() / 4
+    }
+
+    /// The cell after the last group's run starts.
+    pub(super) const fn starts_end(self) -> usize {
+        self.starts_at() + self.groups()
+    }
+
+    /// Cells before the counts.
     pub(super) const fn header(self) -> usize {
         if self.narrow { 1 } else { 2 }
     }
@@ -174,7 +186,7 @@ pub(super) struct Node<'a> {
 /// The cells of a node, by the block that they are in.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Extent {
-    /// Header, words, entries, leaves.
+    /// Header, counts, run starts, entries, leaves.
     pub(super) lookup: usize,
     pub(super) routes: usize,
 }
@@ -193,6 +205,8 @@ impl<'a> Node<'a> {
             0
         } else {
             load(self.cells, 1)
+                .checked_shr(64 - 8 * u32::from(self.skip()))
+                .unwrap_or(0)
         }
     }
 
@@ -259,9 +273,10 @@ impl<'a> Node<'a> {
 
     /// Where the leaf of `slot` is: its index, or the cell of the entry that it points to.
     fn place(self, slot: usize) -> (usize, bool) {
-        let word = load(self.cells, self.shape.header() + slot / WORD_SLOTS);
-        let starts = word & ((2 << (slot % WORD_SLOTS)) - 1);
-        let leaf = (word >> 48) as usize + starts.count_ones() as usize;
+        let group = slot / GROUP_SLOTS;
+        let starts = load(self.cells, self.shape.starts_at() + group);
+        let starts = starts << (GROUP_SLOTS - 1 - slot % GROUP_SLOTS);
+        let leaf = self.leaf_before(group) + starts.count_ones() as usize;
         if !self.shape.narrow {
             return (leaf, false);
         }
@@ -269,29 +284,32 @@ impl<'a> Node<'a> {
         if code & NARROW_CHILD == 0 {
             return (leaf, false);
         }
-        (
-            self.shape.header() + self.shape.words() + (code & 0x7fff) as usize,
-            true,
-        )
+        (self.shape.starts_end() + (code & 0x7fff) as usize, true)
     }
 
     fn next_start(self, from: usize) -> Option<usize> {
         let mut slot = from;
         while slot < self.shape.slots() {
-            let word = load(self.cells, self.shape.header() + slot / WORD_SLOTS) & WORD_MASK;
-            let rest = word >> (slot % WORD_SLOTS);
+            let starts = load(self.cells, self.shape.starts_at() + slot / GROUP_SLOTS);
+            let rest = starts >> (slot % GROUP_SLOTS);
             if rest != 0 {
                 return Some(slot + rest.trailing_zeros() as usize);
             }
-            slot = (slot / WORD_SLOTS + 1) * WORD_SLOTS;
+            slot = (slot / GROUP_SLOTS + 1) * GROUP_SLOTS;
         }
         None
     }
 
     /// The index after the last leaf.
     pub(super) fn leaf_end(self) -> usize {
-        let word = load(self.cells, self.shape.header() + self.shape.words() - 1);
-        (word >> 48) as usize + (word & WORD_MASK).count_ones() as usize + 1
+        let starts = load(self.cells, self.shape.starts_end() - 1);
+        self.leaf_before(self.shape.groups() - 1) + starts.count_ones() as usize + 1
+    }
+
+    /// The index of the leaf before the first run start of `group`.
+    pub(super) fn leaf_before(self, group: usize) -> usize {
+        let four = load(self.cells, self.shape.header() + group / 4);
+        (four >> (group % 4 * 16) & 0xffff) as usize
     }
 }
 
@@ -328,6 +346,16 @@ pub(super) trait RouteList {
     }
 }
 
+impl RouteList for Vec<RouteCell> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn at(&self, index: usize) -> RouteCell {
+        self.get(index).copied().unwrap_or_default()
+    }
+}
+
 impl RouteList for &[RouteCell] {
     fn count(&self) -> usize {
         self.len()
@@ -357,16 +385,16 @@ impl RouteList for Stored<'_> {
 }
 
 /// Walks the slots of a route in order and tells those that no longer route of the same node covers.
-pub(super) struct Gaps<'a> {
-    routes: &'a [RouteCell],
+pub(super) struct Gaps<'a, R: RouteList> {
+    routes: &'a R,
     stride: u8,
     next: usize,
     covered_to: usize,
 }
 
-impl<'a> Gaps<'a> {
+impl<'a, R: RouteList> Gaps<'a, R> {
     /// `first` is the index in `routes` of the first route after the one in question.
-    pub(super) fn new(routes: &'a [RouteCell], first: usize, stride: u8) -> Self {
+    pub(super) fn new(routes: &'a R, first: usize, stride: u8) -> Self {
         Self {
             routes,
             stride,
@@ -380,7 +408,8 @@ impl<'a> Gaps<'a> {
         if slot < self.covered_to {
             return false;
         }
-        while let Some(route) = self.routes.get(self.next) {
+        while self.next < self.routes.count() {
+            let route = self.routes.at(self.next);
             if route.slot() > slot {
                 break;
             }
@@ -400,10 +429,9 @@ pub(super) const ROOT_STRIDE: u8 = 13;
 pub(super) const CHUNK_STRIDE: u8 = 11;
 /// Bits that every further level decides on.
 pub(super) const TAIL_STRIDE: u8 = 8;
-/// Slots whose run starts share a cell with their count: 48 + 16 bits.
-pub(super) const WORD_SLOTS: usize = 48;
+/// Slots whose run starts share a cell.
+pub(super) const GROUP_SLOTS: usize = 64;
 /// The bit of a narrow leaf that says that the rest is the number of an entry.
 pub(super) const NARROW_CHILD: u64 = 0x8000;
 
-pub(super) const ROOT_WORDS: usize = (1_usize << ROOT_STRIDE).div_ceil(WORD_SLOTS);
-pub(super) const WORD_MASK: u64 = (1 << WORD_SLOTS) - 1;
+pub(super) const ROOT_GROUPS: usize = (1 << ROOT_STRIDE) / GROUP_SLOTS;

@@ -12,7 +12,9 @@
 use core::arch::x86_64;
 
 #[cfg(target_arch = "x86_64")]
-use core::sync::atomic::AtomicU64;
+use core::marker::PhantomData;
+#[cfg(target_arch = "x86_64")]
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::NextHopId;
 use super::address::Address;
@@ -27,7 +29,7 @@ pub enum SimdLevel {
     /// Only what every processor of the architecture has.
     #[default]
     Portable,
-    /// x86-64 with POPCNT, BMI1 and BMI2 (every server processor since 2013), and prefetch.
+    /// x86-64 with POPCNT, LZCNT, MOVBE, BMI1 and BMI2 (every server processor since 2015), and prefetch.
     Bmi2,
 }
 
@@ -48,7 +50,11 @@ impl SimdLevel {
                 0
             };
             let (bmi1, bmi2) = (extended >> 3 & 1 == 1, extended >> 8 & 1 == 1);
-            if popcnt && bmi1 && bmi2 {
+            let movbe = x86_64::__cpuid(1).ecx >> 22 & 1 == 1;
+            let (most_extended, _) = x86_64::__get_cpuid_max(0x8000_0000);
+            let lzcnt =
+                most_extended >= 0x8000_0001 && x86_64::__cpuid(0x8000_0001).ecx >> 5 & 1 == 1;
+            if popcnt && bmi1 && bmi2 && movbe && lzcnt {
                 return Self::Bmi2;
             }
         }
@@ -101,43 +107,84 @@ impl Level {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "popcnt,bmi1,bmi2")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn lookup_bmi2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
     batch::lookup(Native, view, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "popcnt,bmi1,bmi2")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn lookup_one_bmi2<A: Address>(view: &View<'_>, key: u128) -> u16 {
     batch::lookup_one::<A>(Native, view, key)
 }
 
-/// Prefetches by instruction, which every x86-64 has, and takes handles at their word.
+/// Takes handles and places at their word, and prefetches by instruction, which every x86-64 has.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug)]
 struct Native;
 
 #[cfg(target_arch = "x86_64")]
 impl batch::Machine for Native {
+    type Block<'a> = NativeBlock<'a>;
+
     #[inline(always)]
-    fn prefetch(self, cell: &AtomicU64) {
-        // SAFETY: a prefetch of any address is harmless, and this one is a reference's.
-        unsafe {
-            x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(cell).cast())
-        };
+    fn block(self, segments: &[Segment], handle: u32) -> NativeBlock<'_> {
+        debug_assert!(
+            arena::cell(segments, handle, 0).is_some(),
+            "{handle:#x} is a block"
+        );
+        let (segment, offset) = arena::place(handle);
+        // SAFETY: `lookup` and `lookup_one` follow handles that the writer put into the blocks of this very view, each
+        // block whole within one segment of it: a root slot or an entry holds 0, the handle of the empty chunk in
+        // segment 0, or a block that `Arena::allocate` gave out.
+        let first = unsafe { segments.get_unchecked(segment).as_ptr().add(offset) };
+        NativeBlock {
+            first,
+            #[cfg(debug_assertions)]
+            cells: arena::block(segments, handle).len(),
+            segments: PhantomData,
+        }
+    }
+}
+
+/// A block, by its first cell; builds with debug assertions know its end.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+struct NativeBlock<'a> {
+    first: *const AtomicU64,
+    #[cfg(debug_assertions)]
+    cells: usize,
+    segments: PhantomData<&'a [Segment]>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl batch::Block for NativeBlock<'_> {
+    #[inline(always)]
+    fn cell(self, at: usize) -> u64 {
+        #[cfg(debug_assertions)]
+        assert!(at < self.cells, "cell {at} of {}", self.cells);
+        // SAFETY: `at` is in the node's counts or run starts, whose number its shape tells, or is a leaf that
+        // `Draft::write` wrote into the same block and that counts and run starts lead to.
+        unsafe { (*self.first.add(at)).load(Ordering::Relaxed) }
     }
 
     #[inline(always)]
-    fn cell(self, segments: &[Segment], handle: u32, at: usize) -> &AtomicU64 {
-        debug_assert!(
-            arena::cell(segments, handle, at).is_some(),
-            "{handle:#x} + {at}"
-        );
-        let (segment, offset) = arena::place(handle);
-        // SAFETY: `lookup` and `lookup_one` follow handles and leaf indexes that the writer put into the blocks of
-        // this very view, each block whole within one segment of it: a root slot or an entry holds 0, the handle of
-        // the empty chunk in segment 0, or a block that `Arena::allocate` gave out; a word's count and bits lead to
-        // a leaf that `Draft::write` wrote into the same block. A block that a snapshot reaches is not written again.
-        unsafe { segments.get_unchecked(segment).get_unchecked(offset + at) }
+    fn quarter(self, at: usize) -> u16 {
+        #[cfg(debug_assertions)]
+        assert!(at / 4 < self.cells, "quarter {at} of {} cells", self.cells);
+        // SAFETY: in bounds as in `cell`; aligned, since cells are. A block that a snapshot reaches is not written
+        // again while the snapshot lives, so that a part of a cell can be read as plain memory. x86-64 is
+        // little-endian: quarter 0 comes first.
+        unsafe { self.first.cast::<u16>().add(at).read() }
+    }
+
+    #[inline(always)]
+    fn prefetch(self) {
+        let line = self.first.cast::<i8>();
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe {
+            x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line);
+            x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.wrapping_add(64));
+        }
     }
 }

@@ -5,7 +5,7 @@
 //!             |
 //!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes
 //!             |
-//!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 8 octets before each
+//!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
 //!
 //! A change writes new copies of the nodes from the one that holds the route up to the root, in cells that no snapshot
@@ -27,6 +27,7 @@ use super::draft::Draft;
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::reader::{FibReader, Root, Snapshot};
 use super::simd::{Level, SimdLevel};
+use super::splice::Splice;
 use super::walk::{Covering, Routes, View};
 use super::{FibError, FibMemory, NextHopId};
 
@@ -434,6 +435,12 @@ impl<A: Address> Fib<A> {
         let shape = Shape::at(depth + 8 * skip, A::BITS);
         let slot = shape.slot(key);
         if len <= shape.end() {
+            let node = self.node(handle, shape);
+            if let Some(splice) = Splice::insert(node, slot, len - shape.depth, code) {
+                handle = self.splice(handle, shape, &splice);
+                let old = Some(splice.old).filter(|old| *old != 0);
+                return (entry.with_child_of(Entry::child(handle, skip)), old);
+            }
             self.read_draft(handle, shape);
             let old = self.draft.insert(slot, len - shape.depth, code);
             handle = self.replace(handle, shape);
@@ -507,9 +514,12 @@ impl<A: Address> Fib<A> {
         }
         let slot = shape.slot(key);
         let old = if len <= shape.end() {
-            self.node(handle, shape)
-                .routes()
-                .find(slot, len - shape.depth)?;
+            let node = self.node(handle, shape);
+            if let Some(splice) = Splice::remove(node, slot, len - shape.depth) {
+                let handle = self.splice(handle, shape, &splice);
+                return Some((entry.with_child_of(Entry::child(handle, skip)), splice.old));
+            }
+            node.routes().find(slot, len - shape.depth)?;
             self.read_draft(handle, shape);
             self.draft.remove(slot, len - shape.depth)?
         } else {
@@ -546,6 +556,21 @@ impl<A: Address> Fib<A> {
         }
         let handle = self.replace(handle, shape);
         Some((entry.with_child_of(Entry::child(handle, skip)), old))
+    }
+
+    /// Writes the node at `handle` anew with what `splice` changes.
+    fn splice(&mut self, handle: u32, shape: Shape, splice: &Splice) -> u32 {
+        let extent = splice.extent(self.node(handle, shape));
+        let (copy, cold) = self.allocate(extent);
+        splice.write(
+            self.node(handle, shape),
+            self.arena.block(copy),
+            cold,
+            self.cold.block(cold),
+            self.epoch,
+        );
+        self.release(handle, shape);
+        copy
     }
 
     fn read_draft(&mut self, handle: u32, shape: Shape) {
@@ -599,7 +624,7 @@ impl<A: Address> Fib<A> {
             WriterRoot::Slots { slots, routes } => {
                 let route = RouteCell::new(slot, len, code);
                 let routes = Arc::make_mut(routes);
-                let index = routes.as_slice().lower_bound(route.key());
+                let index = routes.lower_bound(route.key());
                 let old = match routes.get_mut(index) {
                     Some(old) if old.key() == route.key() => {
                         Some(core::mem::replace(old, route).code())
@@ -630,9 +655,9 @@ impl<A: Address> Fib<A> {
                 Some(old)
             }
             WriterRoot::Slots { slots, routes } => {
-                let removed = routes.as_slice().find(slot, len)?;
+                let removed = routes.find(slot, len)?;
                 let routes = Arc::make_mut(routes);
-                let index = routes.as_slice().lower_bound(removed.key());
+                let index = routes.lower_bound(removed.key());
                 routes.remove(index);
                 let code = routes
                     .as_slice()
@@ -673,7 +698,7 @@ impl<A: Address> Fib<A> {
 }
 
 /// Gives the slots that `route` decides another next hop.
-fn recode(slots: &mut [u64], route: RouteCell, mut gaps: Gaps<'_>, code: u16) {
+fn recode(slots: &mut [u64], route: RouteCell, mut gaps: Gaps<'_, Vec<RouteCell>>, code: u16) {
     let last = route.last_slot(ROOT_STRIDE);
     for (slot, entry) in slots
         .iter_mut()
@@ -717,8 +742,8 @@ fn octet_mask(count: u8) -> u64 {
     u64::MAX.checked_shr(64 - 8 * u32::from(count)).unwrap_or(0)
 }
 
-/// Octets that one node may skip: what a cell holds.
-pub(super) const MAX_SKIP: u8 = 8;
+/// Octets that one node may skip: with the octet that it decides on they are shifted out of a cell at once.
+pub(super) const MAX_SKIP: u8 = 6;
 
 /// The number of routes from which the root is laid out slot by slot: the 64 KiB are then below what the nodes take.
 pub(super) const SLOTS_FROM: usize = 512;

@@ -227,7 +227,7 @@ fn churn<A: Address>(
             // A table that was changed into shape takes the cells that a table built so takes.
             if matches!(built.root, WriterRoot::Node(_)) == matches!(fib.root, WriterRoot::Node(_))
             {
-                // Chains of more than eight skipped octets may be cut elsewhere.
+                // Chains of more than six skipped octets may be cut elsewhere.
                 let slack = if A::BITS == 32 {
                     0
                 } else {

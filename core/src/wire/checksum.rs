@@ -27,21 +27,21 @@ impl Sum {
     /// Adds octets, read as big-endian words; an odd last octet counts as its word's high half.
     #[must_use]
     pub fn octets(self, octets: &[u8]) -> Self {
-        let mut chunks = octets.chunks_exact(4);
-        // Independent lanes of 32 bits in 64: no carry is lost below 2^32 additions, and the
+        let (words, rest) = octets.as_chunks::<4>();
+        // In the machine's own order: the sum is the same but for the order of its two octets
+        // (RFC 1071 section 2 (B)), and turning every word around costs two thirds of the speed
+        // (7 against 28 GB/s). 32 bits in 64: no carry is lost below 2^32 additions, and the
         // compiler turns the loop into vector additions.
         let mut total = 0_u64;
-        for chunk in &mut chunks {
-            let mut word = [0; 4];
-            word.copy_from_slice(chunk);
-            total = total.wrapping_add(u64::from(u32::from_be_bytes(word)));
+        for word in words {
+            total = total.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
         }
         let mut tail = [0; 4];
-        for (to, from) in tail.iter_mut().zip(chunks.remainder()) {
+        for (to, from) in tail.iter_mut().zip(rest) {
             *to = *from;
         }
-        total = total.wrapping_add(u64::from(u32::from_be_bytes(tail)));
-        Self(self.0.wrapping_add(fold(total) as u64))
+        total = total.wrapping_add(u64::from(u32::from_ne_bytes(tail)));
+        Self(self.0.wrapping_add(u64::from(u16::from_be(fold(total)))))
     }
 
     /// Adds the IPv4 pseudo header. RFC 768, RFC 9293 section 3.1.

@@ -33,8 +33,10 @@ pub fn engine(bytes: &[u8]) {
         decrement_ttl: true,
         // It has twins of its own, in the library.
         clamp_mss: false,
+        icmp_from_destination: false,
         icmp_per_second: ICMP_PER_SECOND,
         icmp_burst: ICMP_BURST,
+        flows: 8,
     };
     let mut game = Game {
         engine: Engine::new(config, world.publish()),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use warren_core::tables::{EcnMode, Receive};
@@ -14,7 +15,7 @@ use super::encap::{Choice, Encap};
 use super::error::At;
 use super::format::{Draft, EncapDraft, PeerDraft};
 use super::sources::{SUBNET_ENV, Sources};
-use super::{Config, Device, Node, Peer, Route, RouteNext, VtepMac, Worker};
+use super::{Config, Device, Node, Peer, Probing, Route, RouteNext, StateFile, VtepMac, Worker};
 
 /// Makes the values of a draft in which nothing was found wrong; `None` if something is missing.
 pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
@@ -46,7 +47,9 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             mtu: device_mtu?,
             mtu_computed: device.mtu.is_none(),
             underlay_mtu: underlay_mtu(draft),
+            clamp_mss: device.clamp_mss.is_none_or(|on| on.value),
             mode: device.mode.map(|mode| mode.value).unwrap_or_default(),
+            routes: device.routes.is_none_or(|on| on.value),
         },
         receive: build_receive(draft)?,
         peers: peers?,
@@ -65,13 +68,35 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             vnet_header: worker.vnet_header.is_none_or(|on| on.value),
             busy_poll_us: worker.busy_poll_us.map_or(0, |n| n.value),
         },
+        probing: build_probing(draft),
         sources: build_sources(draft),
+        state_file: match &draft.state_file {
+            None => StateFile::Usual,
+            Some(path) if path.value.as_os_str().is_empty() => StateFile::None,
+            Some(path) => StateFile::At(path.value.clone()),
+        },
     })
+}
+
+fn build_probing(draft: &Draft) -> Probing {
+    let (written, default) = (&draft.probing, Probing::default());
+    let millis = |n: At<u32>| Duration::from_millis(n.value.into());
+    Probing {
+        enabled: written.enabled.is_none_or(|on| on.value),
+        interval: written.interval_ms.map_or(default.interval, millis),
+        down_after: written.down_after.map_or(default.down_after, |n| n.value),
+        up_after: written.up_after.map_or(default.up_after, |n| n.value),
+        confirm_interval: written.confirm_ms.map_or(default.confirm_interval, millis),
+        raise_interval: written.raise_s.map_or(default.raise_interval, |n| {
+            Duration::from_secs(n.value.into())
+        }),
+    }
 }
 
 fn build_sources(draft: &Draft) -> Sources {
     let mut sources = Sources {
         etcd: draft.etcd.clone(),
+        kubernetes: draft.kubernetes.clone(),
         files: draft.files.clone(),
         guard: draft.guard,
         subnet_env: None,
@@ -172,6 +197,7 @@ fn build_peer(draft: &Draft, peer: &PeerDraft) -> Option<Peer> {
         alternatives: alternatives.collect(),
         mode: peer.mode.map(|mode| mode.value).unwrap_or_default(),
         probe_address: peer.probe_address.map(|address| address.value),
+        probe: peer.probe.is_none_or(|on| on.value),
         prefixes: peer.prefixes.iter().map(|net| net.value).collect(),
         mtu: peer.mtu.map_or_else(
             || underlay_mtu(draft).less(largest.unwrap_or_default()),

@@ -15,12 +15,14 @@ use warren_core::tables::EcnMode;
 
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
-use super::sources::{Etcd, Files, Guard};
+use super::sources::{Etcd, Files, Guard, Kubernetes};
 use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
 
 mod dscp;
 mod sources;
 mod ways;
+
+pub(super) use ways::ProbingDraft;
 
 /// The whole file; `None` or empty where nothing usable was written.
 #[derive(Debug, Default)]
@@ -38,8 +40,11 @@ pub(super) struct Draft {
     pub(super) control_socket: Option<At<PathBuf>>,
     pub(super) metrics_listen: Option<At<SocketAddr>>,
     pub(super) log_level: Option<At<LogLevel>>,
+    pub(super) state_file: Option<At<PathBuf>>,
     pub(super) worker: WorkerDraft,
+    pub(super) probing: ProbingDraft,
     pub(super) etcd: Option<Etcd>,
+    pub(super) kubernetes: Option<Kubernetes>,
     pub(super) files: Option<Files>,
     pub(super) guard: Guard,
 }
@@ -66,7 +71,9 @@ pub(super) struct DeviceDraft {
     pub(super) addresses: Vec<At<IpNet>>,
     pub(super) mtu: Option<At<u16>>,
     pub(super) underlay_mtu: Option<At<u16>>,
+    pub(super) clamp_mss: Option<At<bool>>,
     pub(super) mode: Option<At<DeviceMode>>,
+    pub(super) routes: Option<At<bool>>,
 }
 
 /// One of the sections of encapsulations; keys that it does not have stay `None`.
@@ -89,6 +96,7 @@ pub(super) struct PeerDraft {
     pub(super) encaps: Vec<At<Choice>>,
     pub(super) mode: Option<At<PeerMode>>,
     pub(super) probe_address: Option<At<IpAddr>>,
+    pub(super) probe: Option<At<bool>>,
     /// The key was not written at all, as opposed to written with a value that was refused.
     pub(super) encap_absent: bool,
     pub(super) vtep_mac: Option<At<VtepMac>>,
@@ -225,9 +233,15 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             draft.log_level = table.choice("level", &LogLevel::NAMES, problems);
         }
         "worker" => draft.worker = worker(table, problems),
+        "probing" => draft.probing = ways::probing(table, problems),
         "etcd" => draft.etcd = sources::etcd(table, problems),
+        "kubernetes" => draft.kubernetes = sources::kubernetes(table, problems),
         "files" => draft.files = sources::files(table, problems),
         "guard" => draft.guard = sources::guard(table, problems),
+        "state" => {
+            table.refuse_unknown(&["file"], problems);
+            draft.state_file = table.parsed("file", problems, value::file_path_or_none);
+        }
         _ => {}
     }
 }
@@ -325,7 +339,15 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
 
 fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
     table.refuse_unknown(
-        &["name", "addresses", "mtu", "underlay-mtu", "mode"],
+        &[
+            "name",
+            "addresses",
+            "mtu",
+            "underlay-mtu",
+            "clamp-mss",
+            "mode",
+            "routes",
+        ],
         problems,
     );
     DeviceDraft {
@@ -335,7 +357,9 @@ fn device(table: &Section<'_, '_>, problems: &mut Problems) -> DeviceDraft {
             .unwrap_or_default(),
         mtu: table.number("mtu", MTU_MIN..=u16::MAX, problems),
         underlay_mtu: table.number("underlay-mtu", MTU_MIN..=u16::MAX, problems),
+        clamp_mss: table.boolean("clamp-mss", problems),
         mode: table.choice("mode", &DeviceMode::NAMES, problems),
+        routes: table.boolean("routes", problems),
     }
 }
 
@@ -358,6 +382,7 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
             "encap",
             "mode",
             "probe-address",
+            "probe",
             "vtep-mac",
             "vni",
             "port",
@@ -398,6 +423,7 @@ fn peer(table: &Section<'_, '_>, problems: &mut Problems) -> PeerDraft {
         encaps: ways::choices(table, "encap", problems),
         mode: table.choice("mode", &PeerMode::NAMES, problems),
         probe_address: table.parsed("probe-address", problems, value::overlay_address),
+        probe: table.boolean("probe", problems),
         encap_absent: table.get("encap").is_none(),
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         vtep_mac_absent: table.get("vtep-mac").is_none(),
@@ -728,7 +754,7 @@ const ECN_MODES: [(&str, EcnMode); 2] = [
     ("normal", EcnMode::Normal),
     ("compatibility", EcnMode::Compatibility),
 ];
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 20] = [
     "node",
     "device",
     "vxlan",
@@ -743,12 +769,15 @@ const SECTIONS: [&str; 17] = [
     "metrics",
     "log",
     "worker",
+    "probing",
     "etcd",
+    "kubernetes",
     "files",
     "guard",
+    "state",
 ];
 /// The sections of sources that give a node its subnet.
-const CLAIMING: [&str; 1] = ["etcd"];
+const CLAIMING: [&str; 2] = ["etcd", "kubernetes"];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;

@@ -40,6 +40,7 @@ use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::de::DeTable;
@@ -51,7 +52,7 @@ pub use error::{ConfigError, Problem};
 pub use example::example_config;
 pub use files::{ConfigErrors, Loaded, RouteFile, route_files};
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
-pub use sources::{Etcd, Files, Guard, Sources};
+pub use sources::{Etcd, Files, Guard, Kubernetes, KubernetesNetwork, Sources};
 
 /// Everything a node is told by its file; consistent, or it would not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +75,12 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Sizes of the data path.
     pub worker: Worker,
+    /// How the paths to the peers are watched.
+    pub probing: Probing,
     /// Where further routes come from.
     pub sources: Sources,
+    /// Where the node keeps what it remembers across a restart.
+    pub state_file: StateFile,
 }
 
 impl Config {
@@ -183,6 +188,18 @@ impl Config {
     }
 }
 
+/// Where the state is kept that a restart begins with; see [`crate::snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StateFile {
+    /// In the usual place, where there is something to remember.
+    #[default]
+    Usual,
+    /// Nowhere.
+    None,
+    /// In this file.
+    At(PathBuf),
+}
+
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -222,8 +239,12 @@ pub struct Device {
     pub mtu_computed: bool,
     /// The largest outer packet that the underlay carries whole.
     pub underlay_mtu: Mtu,
+    /// Whether the segment size that TCP connections announce is lowered to what fits the path.
+    pub clamp_mss: bool,
     /// Who makes it and who removes it.
     pub mode: DeviceMode,
+    /// Whether the host's own routes to the overlay are made and kept.
+    pub routes: bool,
 }
 
 /// Who makes the overlay device and who removes it.
@@ -254,6 +275,8 @@ pub struct Peer {
     /// An overlay address of it that answers an ICMP echo; for probes through peers that do not
     /// know ours. The first address of its first prefix where none is given.
     pub probe_address: Option<IpAddr>,
+    /// Whether it is probed, where [`Probing::enabled`] says so in general.
+    pub probe: bool,
     /// The overlay prefixes it owns, without host bits; never empty.
     pub prefixes: Vec<IpNet>,
     /// The largest inner packet sent to it.
@@ -380,6 +403,39 @@ pub struct Worker {
     pub vnet_header: bool,
     /// Microseconds that a worker goes on looking for packets before it sleeps; 0 for none.
     pub busy_poll_us: u32,
+}
+
+/// How the paths to the peers are watched: how often a probe is sent in every encapsulation of a
+/// peer, and what follows from its answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probing {
+    /// Whether peers are probed at all. Without, the first encapsulation is used and the path MTU
+    /// is what the configuration says.
+    pub enabled: bool,
+    /// Between two probes, and how long one of the path MTU is waited for; 50 ms to a minute.
+    pub interval: Duration,
+    /// An encapsulation is down when nothing was heard for so many intervals; 2..=100.
+    pub down_after: u32,
+    /// One that was down is used again after so many answers in a row; 1..=100.
+    pub up_after: u32,
+    /// Between two confirmations that the path MTU still passes.
+    pub confirm_interval: Duration,
+    /// After so long a larger path MTU is tried again.
+    pub raise_interval: Duration,
+}
+
+impl Default for Probing {
+    /// Down within 1.6 s, back after 2 s; a black hole found within 2.2 s, a raised path within 32 s.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: Duration::from_millis(400),
+            down_after: 4,
+            up_after: 5,
+            confirm_interval: Duration::from_secs(1),
+            raise_interval: Duration::from_secs(30),
+        }
+    }
 }
 
 /// A VTEP MAC address as the file gives it.

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
+use crate::flannel::NetConf;
+
 /// What the file says about sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// `[etcd]`: nodes that find each other in an etcd cluster.
     pub etcd: Option<Etcd>,
+    /// `[kubernetes]`: nodes that find each other by the Kubernetes API.
+    pub kubernetes: Option<Kubernetes>,
     /// `[files]`: a directory of route files.
     pub files: Option<Files>,
     /// `[guard]`.
@@ -21,7 +25,7 @@ impl Sources {
     /// Whether some source may give this node its subnet.
     #[must_use]
     pub const fn may_claim(&self) -> bool {
-        self.etcd.is_some()
+        self.etcd.is_some() || self.kubernetes.is_some()
     }
 }
 
@@ -42,6 +46,31 @@ pub struct Etcd {
     pub lease_ttl_s: u32,
     /// Whether the claim is given back at a clean end.
     pub leave: bool,
+}
+
+/// A Kubernetes API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The name of this node's Node object; `None` for what `NODE_NAME` of the environment says,
+    /// or the node's own name.
+    pub node: Option<String>,
+    /// A kubeconfig; `None` for the service account of the Pod that this runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// The network.
+    pub network: KubernetesNetwork,
+    /// What flannel's annotations begin with.
+    pub annotation_prefix: String,
+    /// Whether the annotations are taken away at a clean end.
+    pub leave: bool,
+}
+
+/// Where it is written what the network is, which Kubernetes does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubernetesNetwork {
+    /// In a file as flannel's `net-conf.json`.
+    File(PathBuf),
+    /// Here.
+    Keys(NetConf),
 }
 
 /// A directory of route files.
@@ -69,5 +98,7 @@ impl Default for Guard {
     }
 }
 
+/// Where flannel's DaemonSet puts its ConfigMap.
+pub(super) const NET_CONF: &str = "/etc/kube-flannel/net-conf.json";
 /// Where flannel's CNI plugin looks.
 pub(super) const SUBNET_ENV: &str = "/run/flannel/subnet.env";

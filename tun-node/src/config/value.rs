@@ -272,6 +272,37 @@ pub(super) fn etcd_prefix(text: &str) -> Result<String, String> {
     ))
 }
 
+/// The name of a Node object: a DNS subdomain. RFC 1123 section 2.1.
+pub(super) fn kubernetes_node(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !label.is_empty()
+            && label.chars().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= DNS_NAME_OCTETS && text.split('.').all(label) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "the node {} cannot be a Node of Kubernetes; write a DNS name in lower case",
+        quoted(text)
+    ))
+}
+
+/// What annotations begin with: a DNS name that may have a path.
+pub(super) fn annotation_prefix(text: &str) -> Result<String, String> {
+    let prefix = text.trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
+    if !prefix.is_empty() && prefix.len() <= DNS_NAME_OCTETS && prefix.chars().all(plain) {
+        return Ok(prefix.to_owned());
+    }
+    Err(format!(
+        "the annotation prefix {} is none; write for example \"flannel.alpha.coreos.com\"",
+        quoted(text)
+    ))
+}
+
 /// The path of a file or directory.
 pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
@@ -301,6 +332,7 @@ fn not_an_address(text: &str) -> String {
 }
 
 const ONE_HOST: &str = "write one host's own address";
+const DNS_NAME_OCTETS: usize = 253;
 const ETCD_PREFIX_OCTETS: usize = 256;
 const NODE_NAME_OCTETS: usize = 63;
 /// `IFNAMSIZ` less the final NUL.

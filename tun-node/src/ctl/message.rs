@@ -283,6 +283,9 @@ pub struct CountersReport {
 /// What would happen to a packet.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, Eq, PartialEq, Serialize)]
 pub struct ExplainReport {
+    /// What the sender of a packet above the MTU would be told, and by whom; none where it would
+    /// not be told.
+    pub too_big: Option<String>,
     /// The packet.
     pub flow: Flow,
     /// Which way it goes through the engine: `encap` or `decap`.

@@ -262,18 +262,33 @@ fn serve(mut stream: UnixStream, handler: &dyn Handler) -> Result<(), FrameError
     }
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     stream.set_write_timeout(Some(IDLE_TIMEOUT))?;
+    converse(&mut stream, handler)
+}
+
+/// Answers every question that `stream` brings, one after the other, until it ends.
+///
+/// The first frame that is no question is answered by a [`Response::Error`], and nothing behind it
+/// is read.
+///
+/// # Errors
+///
+/// [`FrameError`]: what the stream brought is no question, or the stream failed.
+pub fn converse(
+    stream: &mut (impl io::Read + io::Write),
+    handler: &dyn Handler,
+) -> Result<(), FrameError> {
     loop {
-        let response = match frame::read::<Request, REQUEST_OCTETS_MAX>(&mut stream) {
+        let response = match frame::read::<Request, REQUEST_OCTETS_MAX>(stream) {
             Ok(Some(request)) => handler.answer(request),
             Ok(None) => return Ok(()),
             Err(FrameError::Io(error)) => return Err(error.into()),
             Err(error) => {
                 let response = Response::Error(error.to_string());
-                let _ = frame::write::<_, RESPONSE_OCTETS_MAX>(&mut stream, &response);
+                let _ = frame::write::<_, RESPONSE_OCTETS_MAX>(stream, &response);
                 return Err(error);
             }
         };
-        frame::write::<_, RESPONSE_OCTETS_MAX>(&mut stream, &response)?;
+        frame::write::<_, RESPONSE_OCTETS_MAX>(stream, &response)?;
     }
 }
 

@@ -88,7 +88,7 @@ enum Part {
     },
 }
 
-/// What packets between the nodes travel in Raw IP in IP is missing: it needs a capability.
+/// What packets between the nodes travel in. Raw IP in IP is missing: it needs a capability.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Encap {
     /// RFC 7348, in the shape that flannel uses.

@@ -345,7 +345,7 @@ where
 }
 
 /// Reads an address that a node says it is reached at.
-pub(super) fn underlay_address<A>(text: &str, name: &str, rules: &LeaseRules) -> Result<A, Refused>
+pub(crate) fn underlay_address<A>(text: &str, name: &str, rules: &LeaseRules) -> Result<A, Refused>
 where
     A: FromStr + Copy + Into<IpAddr>,
 {

@@ -28,6 +28,7 @@ mod tests;
 
 pub use annotations::{ANNOTATION_PREFIX, Annotations};
 pub use fault::{Fault, Refused, printable};
+pub(crate) use lease::underlay_address;
 pub use lease::{LeaseAttrs, LeaseBackend, LeaseRules, SubnetKey, VxlanAttrs};
 pub use net_conf::{Backend, NetConf, NetConfError, Prefix, Stack, VxlanBackend};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};

@@ -1,10 +1,9 @@
-//! The overlay device of a running node: opening it, routing the overlay's prefixes to it, and
-//! taking back at the end what would stay.
+//! The overlay device of a running node: opening it, and taking back at the end what would stay.
 //!
 //! A device that the node made goes with its last descriptor, and its addresses and routes with
-//! it, even after `kill -9`. On a device that stays (`persistent`, `attach`) the node's routes and
-//! addresses carry its own protocol number; at its end it removes what it added, and at its start
-//! what a dead predecessor left. The device keeps its MTU and stays up.
+//! it, even after `kill -9`. On a device that stays (`persistent`, `attach`) the node's addresses
+//! carry its own protocol number; at its end it removes what it added, and at its start what a dead
+//! predecessor left and the configuration does not have. The device keeps its MTU and stays up.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -12,11 +11,11 @@ use std::os::fd::AsFd;
 
 use ipnet::IpNet;
 use tracing::{info, warn};
-use warren_core::tables::NextHop;
 
 use super::RunOptions;
 use crate::config::{Config, DeviceMode, PeerMode};
-use crate::netlink::{self, Netlink, NetlinkError, Route};
+use crate::hostroutes::device_routes;
+use crate::netlink::{Netlink, NetlinkError};
 use crate::rib::Snapshot;
 use crate::rootless::{ChildSpec, Launch, Rootless, RootlessError};
 use crate::sys;
@@ -44,15 +43,6 @@ pub enum DeviceError {
     /// The overlay in a namespace of an ordinary user.
     #[error(transparent)]
     Rootless(#[from] RootlessError),
-    /// The host sends an overlay prefix elsewhere.
-    #[error(
-        "this host has a route to {prefix} already, through another device: remove it, or take \
-         the prefix out of the configuration"
-    )]
-    RouteTaken {
-        /// The prefix.
-        prefix: IpNet,
-    },
     /// A persistent device could not be made so.
     #[error("device {name}: making it persistent")]
     Persist {
@@ -69,8 +59,8 @@ pub enum DeviceError {
     },
 }
 
-/// Opens the device in this namespace, configures it and routes the overlay to it.
-pub(super) fn open(config: &Config, snapshot: &Snapshot) -> Result<Device, DeviceError> {
+/// Opens the device in this namespace and configures it; [`crate::hostroutes`] routes to it.
+pub(super) fn open(config: &Config) -> Result<Device, DeviceError> {
     let name: DeviceName = config.device.name.parse()?;
     let mut wanted = TunConfig::new(name);
     wanted.mtu = Some(config.device.mtu.octets());
@@ -101,12 +91,13 @@ pub(super) fn open(config: &Config, snapshot: &Snapshot) -> Result<Device, Devic
     let mut netlink = Netlink::open()?;
     undo.index = netlink.link_index(tun.name().as_str())?;
     let configured = if undo.stays {
+        tun.set_queue(&mut netlink, undo.index, config.device.mtu.octets());
         undo.adopt(&mut netlink, config)
     } else {
         Ok(())
     };
-    match configured.and_then(|()| undo.add_routes(&mut netlink, config, snapshot)) {
-        Ok(()) => {}
+    match configured {
+        Ok(()) => undo.configures = true,
         // The device's owner, who may configure it, has done so.
         Err(DeviceError::Netlink(error))
             if config.device.mode == DeviceMode::Attach && error.is_not_permitted() =>
@@ -134,7 +125,7 @@ pub(super) fn open_rootless(
         device: config.device.name.clone(),
         mtu: config.device.mtu.octets(),
         addresses: config.device.addresses.clone(),
-        routes: routes(config, snapshot),
+        routes: device_routes(config.device.mtu, snapshot),
         queues: 1,
         vnet_header,
     };
@@ -182,10 +173,8 @@ const fn offloads(config: &Config) -> (bool, Offload) {
 #[derive(Debug, Default)]
 pub(super) struct Undo {
     stays: bool,
+    configures: bool,
     index: u32,
-    routes: Vec<Route>,
-    /// Routes over the underlay, with their devices.
-    direct: Vec<(u32, Route)>,
     addresses: Vec<IpNet>,
 }
 
@@ -195,14 +184,25 @@ impl Undo {
         self.index
     }
 
-    /// Removes the routes and addresses that a dead predecessor left on a device that was there
-    /// before, and gives it the configured addresses and MTU.
+    /// Whether the device is there after the node.
+    pub(super) const fn stays(&self) -> bool {
+        self.stays
+    }
+
+    /// Whether this process may configure the device.
+    pub(super) const fn configures(&self) -> bool {
+        self.configures
+    }
+
+    /// Gives a device that was there before the configured addresses and MTU. What a dead
+    /// predecessor gave it is kept where it is configured, and else removed.
     fn adopt(&mut self, netlink: &mut Netlink, config: &Config) -> Result<(), DeviceError> {
-        for listed in netlink.routes(Some(self.index), Some(netlink::PROTOCOL))? {
-            netlink.delete_route(self.index, &listed.route)?;
-        }
         for address in netlink.own_addresses(self.index)? {
-            netlink.delete_address(self.index, address)?;
+            if config.device.addresses.contains(&address) {
+                self.addresses.push(address);
+            } else {
+                netlink.delete_address(self.index, address)?;
+            }
         }
         netlink.set_mtu(self.index, u32::from(config.device.mtu.octets()))?;
         let present = netlink.addresses(self.index)?;
@@ -215,123 +215,23 @@ impl Undo {
         netlink.set_up(self.index, true)?;
         Ok(())
     }
-
-    fn add_routes(
-        &mut self,
-        netlink: &mut Netlink,
-        config: &Config,
-        snapshot: &Snapshot,
-    ) -> Result<(), DeviceError> {
-        self.add_direct_routes(netlink, snapshot)?;
-        for route in routes(config, snapshot) {
-            match netlink.add_route(self.index, &route) {
-                Ok(()) => self.routes.push(route),
-                Err(error) if error.is_already_there() => {
-                    // The route that came with an address of the device is as good.
-                    let mut present = netlink.routes(Some(self.index), None)?.into_iter();
-                    if !present.any(|listed| listed.route.prefix == route.prefix) {
-                        return Err(DeviceError::RouteTaken {
-                            prefix: route.prefix,
-                        });
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
 }
 
-impl Undo {
-    fn remove_direct_routes(&mut self) {
-        let routes = std::mem::take(&mut self.direct);
-        if routes.is_empty() {
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if !self.stays || self.addresses.is_empty() {
             return;
         }
-        let Ok(mut netlink) = Netlink::open() else {
-            return;
+        let mut netlink = match Netlink::open() {
+            Ok(netlink) => netlink,
+            Err(error) => return warn!("the node's addresses stay behind: {error}"),
         };
-        for (device, route) in routes {
-            if let Err(error) = netlink.delete_route(device, &route)
+        for address in &self.addresses {
+            if let Err(error) = netlink.delete_address(self.index, *address)
                 && !error.is_not_found()
             {
                 warn!("left behind: {error}");
             }
         }
     }
-
-    /// Routes the prefixes of peers that are reached without a tunnel over the underlay.
-    fn add_direct_routes(
-        &mut self,
-        netlink: &mut Netlink,
-        snapshot: &Snapshot,
-    ) -> Result<(), DeviceError> {
-        for listed in &snapshot.routes {
-            let NextHop::Direct {
-                gateway: Some(gateway),
-            } = listed.next_hop
-            else {
-                continue;
-            };
-            let Some(path) = netlink.path_to(gateway)? else {
-                continue;
-            };
-            let route = Route {
-                gateway: Some(path.gateway.unwrap_or(gateway)),
-                ..Route::new(listed.prefix)
-            };
-            netlink.replace_route(path.device, &route)?;
-            self.direct.push((path.device, route));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        self.remove_direct_routes();
-        if !self.stays || (self.routes.is_empty() && self.addresses.is_empty()) {
-            return;
-        }
-        let mut netlink = match Netlink::open() {
-            Ok(netlink) => netlink,
-            Err(error) => return warn!("the node's routes stay behind: {error}"),
-        };
-        let routes = self.routes.iter();
-        let outcomes = routes
-            .map(|route| netlink.delete_route(self.index, route))
-            .collect::<Vec<_>>();
-        let addresses = self.addresses.iter();
-        let outcomes = outcomes.into_iter().chain(
-            addresses
-                .map(|address| netlink.delete_address(self.index, *address))
-                .collect::<Vec<_>>(),
-        );
-        for error in outcomes.filter_map(Result::err) {
-            if !error.is_not_found() {
-                warn!("left behind: {error}");
-            }
-        }
-    }
-}
-
-/// The kernel routes that lead the overlay's prefixes to the device. What this node owns itself
-/// is not among them: its addresses bring their routes along, and the rest lies behind other
-/// devices.
-fn routes(config: &Config, snapshot: &Snapshot) -> Vec<Route> {
-    let leading = snapshot
-        .routes
-        .iter()
-        .filter(|route| route.leads_to_device() && route.next_hop != NextHop::Local);
-    leading
-        .map(|route| {
-            let least = route.tunnels().iter().map(|tunnel| tunnel.mtu).min();
-            Route {
-                mtu: least
-                    .filter(|mtu| *mtu < config.device.mtu)
-                    .map(|mtu| u32::from(mtu.octets())),
-                ..Route::new(route.prefix)
-            }
-        })
-        .collect()
 }

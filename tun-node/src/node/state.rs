@@ -14,6 +14,7 @@ use crate::ctl::message::{
 };
 use crate::ctl::server::Handler;
 use crate::explain;
+use crate::hostroutes::HostReport;
 use crate::paths::PathsSender;
 use crate::rib::TablesReader;
 use crate::worker::{Command, WorkerHandle};
@@ -29,6 +30,8 @@ pub struct NodeState {
     paths: PathsSender,
     /// What the paths' thread last said.
     pub(super) path_reports: Arc<RwLock<PathsReport>>,
+    /// What the thread that keeps the kernel's routes last said.
+    pub(super) host_report: Arc<RwLock<HostReport>>,
     /// When the last packet in a loop was seen, and how many there were.
     pub(super) loops: RwLock<Option<(Instant, u64)>>,
 }
@@ -48,6 +51,7 @@ impl NodeState {
             workers: RwLock::default(),
             paths,
             path_reports: Arc::default(),
+            host_report: Arc::default(),
             loops: RwLock::default(),
         }
     }
@@ -125,7 +129,9 @@ impl NodeState {
                  peer's underlay address to the device, or a prefix that two nodes point at each other"
             )
         };
-        seen.map(sentence).into_iter().collect()
+        let mut alarms: Vec<String> = seen.map(sentence).into_iter().collect();
+        alarms.extend(self.host_report.read().alarms.iter().cloned());
+        alarms
     }
 
     /// How the node is.

@@ -61,14 +61,10 @@ impl IcmpError {
         if !own || !leads {
             return None;
         }
-        let source = tables.local().icmp_source(Family::of(flow.source))?;
-        // A host takes no packet from its own address: as the engine does.
-        let source = if source == flow.source {
-            flow.destination
-        } else {
-            source
-        };
-        relay::message(action, source, inner, Mtu::ETHERNET, None)
+        // A node that speaks for itself in the overlay has an address there.
+        tables.local().icmp_source(Family::of(flow.source))?;
+        // This host takes no packet from its own address: as the engine does.
+        relay::message(action, flow.destination, inner, Mtu::ETHERNET, None)
     }
 }
 

@@ -47,7 +47,7 @@ use warren_core::units::{MacAddr, Time};
 
 use crate::config::Config;
 use crate::ctl::message::{PathReport, PathsReport};
-use crate::netlink::{Netlink, Route};
+use crate::hostroutes::HostSender;
 use crate::rib::{Rib, Way};
 use icmp::IcmpError;
 use packet::Carrier;
@@ -109,8 +109,8 @@ pub struct PathsParts {
     pub config: Config,
     /// The writer of the tables.
     pub rib: Rib,
-    /// The index of the device, where its kernel routes are this process's to change.
-    pub device: Option<u32>,
+    /// Who keeps the kernel's routes to the device, where this process does.
+    pub host: Option<HostSender>,
     /// Makes tokens unguessable.
     pub seed: u64,
     /// How inner senders are told.
@@ -229,7 +229,7 @@ struct Core {
     questions: HashMap<u64, Question>,
     tokens: u64,
     start: Instant,
-    routes: Option<KernelRoutes>,
+    host: Option<HostSender>,
     inject: Inject,
     relay_credit: f64,
     relayed_at: Time,
@@ -273,10 +273,7 @@ impl Core {
             questions: HashMap::new(),
             tokens: parts.seed,
             start: Instant::now(),
-            routes: parts.device.map(|device| KernelRoutes {
-                device,
-                device_mtu: config.device.mtu.octets(),
-            }),
+            host: parts.host,
             rib: parts.rib,
             inject: parts.inject,
             relay_credit: RELAYS_PER_SECOND,
@@ -504,16 +501,16 @@ impl Core {
 
     /// Publishes what has changed.
     fn decide(&mut self) {
-        let mut changed = Vec::new();
+        let mut changed = false;
         for peer in &mut self.peers {
             if let Some(Decision { from, to, why }) = peer.decide() {
                 if from.encapsulation != to.encapsulation {
                     info!(peer = %peer.name, "now by {}: {why}", to.encapsulation);
                 }
-                changed.push((peer.name.clone(), to));
+                changed = true;
             }
         }
-        if changed.is_empty() {
+        if !changed {
             return;
         }
         let now = self.now();
@@ -529,11 +526,10 @@ impl Core {
             warn!("the tables stay as they were: {error}");
             return;
         }
-        if let Some(routes) = &self.routes {
-            for (name, way) in &changed {
-                let peer = self.peers.iter().find(|peer| peer.name == *name);
-                routes.update(peer, way.mtu.octets());
-            }
+        // The kernel's routes carry the path MTU, so that this host's own senders know it before
+        // their first packet, and again when it rises.
+        if let Some(host) = &self.host {
+            host.published();
         }
     }
 
@@ -549,32 +545,6 @@ impl Core {
             relayed: self.relayed,
             ignored: self.ignored,
         };
-    }
-}
-
-/// The kernel's routes to the device carry the path MTU, so that this host's own senders know it
-/// before their first packet, and again when it rises.
-struct KernelRoutes {
-    device: u32,
-    device_mtu: u16,
-}
-
-impl KernelRoutes {
-    fn update(&self, peer: Option<&PeerPaths>, mtu: u16) {
-        let Some(peer) = peer else { return };
-        let mut netlink = match Netlink::open() {
-            Ok(netlink) => netlink,
-            Err(error) => return warn!("the MTU of routes is not updated: {error}"),
-        };
-        for prefix in &peer.prefixes {
-            let route = Route {
-                mtu: Some(u32::from(mtu)).filter(|_| mtu < self.device_mtu),
-                ..Route::new(*prefix)
-            };
-            if let Err(error) = netlink.replace_route(self.device, &route) {
-                warn!("the MTU of route {prefix} is not updated: {error}");
-            }
-        }
     }
 }
 

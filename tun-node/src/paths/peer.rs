@@ -20,13 +20,14 @@ use crate::rib::Way;
 pub(super) struct PeerPaths {
     pub(super) name: String,
     pub(super) remote: IpAddr,
-    pub(super) prefixes: Vec<IpNet>,
     /// The inner addresses of probes.
     pub(super) source: IpAddr,
     pub(super) target: IpAddr,
     /// The way that somebody asked for.
     pub(super) forced: Option<usize>,
     pub(super) last_error: Option<String>,
+    /// Whether anything is sent to find out.
+    is_probed: bool,
     ways: Vec<OneWay>,
     in_use: usize,
     /// What the tables have.
@@ -65,18 +66,18 @@ impl PeerPaths {
         let all = std::iter::once(peer.encapsulation).chain(peer.alternatives.iter().copied());
         let ways = all.map(|encapsulation| OneWay {
             encapsulation,
-            live: way::Way::new(Timers::default()),
+            live: way::Way::new(Timers::from(&config.probing)),
             carrier: None,
         });
         let underlay = Family::of(peer.address);
         Some(Self {
             name: peer.name.clone(),
             remote: peer.address,
-            prefixes: peer.prefixes.clone(),
             source,
             target,
             forced: None,
             last_error: None,
+            is_probed: config.probing.enabled && peer.probe,
             ways: ways.collect(),
             in_use: 0,
             told: Way {
@@ -87,7 +88,12 @@ impl PeerPaths {
             search: PathMtu::new(
                 underlay,
                 config.device.underlay_mtu,
-                PmtuTimers::default(),
+                PmtuTimers {
+                    probe_timeout: config.probing.interval,
+                    confirm_interval: config.probing.confirm_interval,
+                    raise_interval: config.probing.raise_interval,
+                    ..PmtuTimers::default()
+                },
                 Time::ZERO,
             ),
             hint: None,
@@ -125,6 +131,9 @@ impl PeerPaths {
 
     /// Lets time pass and gathers the probes that are due.
     pub(super) fn poll(&mut self, now: Time, due: &mut Vec<Due>) {
+        if !self.is_probed {
+            return;
+        }
         let over = self.underlay_family();
         let small = usize::from(Family::of(self.source).header_octets()) + 8 + 16;
         for (index, way) in self.ways.iter_mut().enumerate() {
@@ -156,6 +165,9 @@ impl PeerPaths {
     }
 
     pub(super) fn poll_timeout(&self, now: Time) -> Time {
+        if !self.is_probed {
+            return now.after(Duration::from_secs(1));
+        }
         let ways = self.ways.iter().map(|way| way.live.poll_timeout());
         let search = self.ways.get(self.in_use);
         let search = search.filter(|way| way.live.is_heard(now) && way.carrier.is_some());

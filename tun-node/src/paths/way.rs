@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use warren_core::units::Time;
 
+use crate::config::Probing;
+
 /// How often, and how patient.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timers {
@@ -22,13 +24,12 @@ pub(super) struct Timers {
     pub(super) answers_to_return: u32,
 }
 
-impl Default for Timers {
-    /// Down within 1.6 s (four intervals of 400 ms), back after 2 s (five answers).
-    fn default() -> Self {
+impl From<&Probing> for Timers {
+    fn from(probing: &Probing) -> Self {
         Self {
-            interval: Duration::from_millis(400),
-            multiplier: 4,
-            answers_to_return: 5,
+            interval: probing.interval,
+            multiplier: probing.down_after,
+            answers_to_return: probing.up_after,
         }
     }
 }
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_way_goes_down_within_its_time_and_returns_after_answers_in_a_row() {
-        let mut way = Way::new(Timers::default());
+        let mut way = Way::new(Timers::from(&Probing::default()));
         assert_eq!(run(&mut way, 1, 5000, |_| true), [(4, State::Up)]);
         assert_eq!(way.rtt(), Some(Duration::from_millis(3)));
         let down = run(&mut way, 5000, 10_000, |_| false);
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     fn every_second_probe_lost_is_loss_and_not_an_outage() {
-        let mut way = Way::new(Timers::default());
+        let mut way = Way::new(Timers::from(&Probing::default()));
         let changes = run(&mut way, 1, 30_000, |token| (token / 400) % 2 == 0);
         assert_eq!(changes, [(4, State::Up)]);
         let loss = way.loss_per_mille(ms(30_000)).expect("decided");
@@ -238,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_never_answers_is_down_and_stays_on_the_first_way() {
-        let mut way = Way::new(Timers::default());
+        let mut way = Way::new(Timers::from(&Probing::default()));
         assert_eq!(way.loss_per_mille(ms(0)), None);
         run(&mut way, 1, 5000, |_| false);
         assert_eq!(way.state(), State::Down);
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn foreign_tokens_and_replays_count_nothing() {
-        let mut way = Way::new(Timers::default());
+        let mut way = Way::new(Timers::from(&Probing::default()));
         way.sent(7, ms(1));
         assert!(!way.answered(8, ms(2)));
         assert!(way.answered(7, ms(2)));

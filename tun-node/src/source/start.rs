@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use super::etcd::agent::AgentSettings;
 use super::etcd::gateway::{Cluster, ClusterError};
 use super::etcd::{EtcdSettings, EtcdSource, own_node, previous_subnet};
-use super::{Outlet, Own, Source};
-use crate::config::{self, Config};
+use super::kube::access::{Access, AccessError};
+use super::kube::{KubeSettings, KubeSource};
+use super::{Outlet, Own, Source, kube};
+use crate::config::{self, Config, KubernetesNetwork};
+use crate::flannel::{NetConf, NetConfError};
 
 /// Why a source cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,25 @@ pub enum SourceError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// How the Kubernetes API is reached.
+    #[error(transparent)]
+    Kubernetes(#[from] AccessError),
+    /// The file with the network.
+    #[error("kubernetes: net-conf {}", path.display())]
+    NetConfFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is in it.
+    #[error("kubernetes: net-conf {}: {source}", path.display())]
+    NetConf {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: NetConfError,
     },
     /// flannel's layout knows nodes by their IPv4 addresses.
     #[error("etcd: nodes are known by their IPv4 addresses; add one to `node.underlay`")]
@@ -43,6 +65,10 @@ pub fn start_all(
     if let Some(etcd) = &sources.etcd {
         let settings = etcd_settings(config, etcd, own)?;
         started.push(Box::new(EtcdSource::start(settings, outlet.clone())?));
+    }
+    if let Some(kubernetes) = &sources.kubernetes {
+        let settings = kube_settings(config, kubernetes, own)?;
+        started.push(Box::new(KubeSource::start(settings, outlet.clone())?));
     }
     Ok(started)
 }
@@ -73,6 +99,41 @@ fn etcd_settings(
             ..AgentSettings::default()
         },
         own: own_node(own).ok_or(SourceError::NoIpv4)?,
+    })
+}
+
+fn kube_settings(
+    config: &Config,
+    kubernetes: &config::Kubernetes,
+    own: Own,
+) -> Result<KubeSettings, SourceError> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let access = match &kubernetes.kubeconfig {
+        Some(path) => Access::kubeconfig(path)?,
+        None => Access::in_cluster(variable)?,
+    };
+    let network = match &kubernetes.network {
+        KubernetesNetwork::Keys(network) => network.clone(),
+        KubernetesNetwork::File(path) => net_conf(path)?,
+    };
+    let node = kubernetes.node.clone();
+    let node = node.or_else(|| variable("NODE_NAME"));
+    let node = node.unwrap_or_else(|| config.node.name.clone());
+    let mut agent = kube::agent::AgentSettings::new(node, network);
+    agent.prefix.clone_from(&kubernetes.annotation_prefix);
+    agent.allow_loopback = own.v4.is_some_and(|address| address.is_loopback());
+    Ok(KubeSettings { access, agent, own })
+}
+
+/// The network that a file as flannel's describes.
+fn net_conf(path: &Path) -> Result<NetConf, SourceError> {
+    let octets = std::fs::read(path).map_err(|source| SourceError::NetConfFile {
+        path: path.to_owned(),
+        source,
+    })?;
+    NetConf::parse(&octets).map_err(|source| SourceError::NetConf {
+        path: path.to_owned(),
+        source,
     })
 }
 

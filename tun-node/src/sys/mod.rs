@@ -15,6 +15,7 @@
 //! | [`errqueue`] | `recvmsg` with `MSG_ERRQUEUE`                                 |
 //! | [`fdpass`]   | one descriptor over a Unix socket (`SCM_RIGHTS`)              |
 //! | [`process`]  | `prctl`, `pidfd_open`, capabilities, descriptor inheritance   |
+//! | [`schedule`] | `sched_getattr` `sched_setattr`                               |
 //! | [`address`]  | socket addresses as the kernel lays them out (no call)        |
 //! | [`control`]  | control messages as the kernel lays them out (no call)        |
 //!
@@ -32,6 +33,7 @@ pub mod fdpass;
 pub mod io;
 pub mod mmsg;
 pub mod process;
+pub mod schedule;
 pub mod sockopt;
 pub mod tun;
 

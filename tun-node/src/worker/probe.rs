@@ -99,6 +99,7 @@ impl Prober {
         let other_mac = MacAddr::new([a, b, c, d, e, last ^ 1]);
         let engine_config = EngineConfig {
             seed,
+            flows: 0,
             ..EngineConfig::default()
         };
         Ok(Some(Self {

@@ -7,9 +7,16 @@
 //! its own, because the kernel writes the source port and the port is what spreads flows. Which one
 //! is decided by the port that the engine computed from the flow.
 //!
+//! Whether the outer packet may be fragmented is a matter of the socket, not of the message: what
+//! may be leaves by sockets of its own, one message each (segments of a train never are fragmented).
+//!
+//! What the network reports (ICMP) is counted, and the error queues are emptied at once: they are
+//! charged to the socket's buffer.
+//!
 //! Frames that leave by the same socket leave together, in their order ([`train`](crate::datapath::train)
 //! says how); so the frames of a flow are never reordered. What the kernel does not take is dropped and counted; nobody waits.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -24,7 +31,9 @@ use crate::config::{self, Config};
 use crate::counters::{SocketReport, UnderlayCounters};
 use crate::datapath::train::Trains;
 use crate::raw::{Inner, RawConfig, RawError, RawIp};
-use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig, UdpError};
+use crate::udp::{
+    self, PathMtu, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig, UdpError,
+};
 
 /// All underlay sockets of one worker.
 #[derive(Debug)]
@@ -68,6 +77,7 @@ impl Underlay {
                 }
             }
         }
+        ways.open_fragmenting(config, seed)?;
         // One answer for all sockets: segmentation is a matter of the kernel, not of the socket.
         let pools = ways.pools.iter().flatten();
         let segmentation = config.worker.gso
@@ -131,6 +141,9 @@ impl Underlay {
             Socket::Raw(socket) => socket.recv_batch(ring, slices, &mut network),
         };
         counters.network_errors += network.reported;
+        if network.reported > 0 {
+            receiver.socket.forget_errors();
+        }
         let received = match outcome {
             Ok(received) => received,
             Err(error) => {
@@ -382,6 +395,28 @@ enum Socket {
     Raw(RawIp),
 }
 
+impl Socket {
+    /// Empties the error queue.
+    fn forget_errors(&self) {
+        match self {
+            Self::Udp(udp) => forget_errors(|| udp.next_error(&mut [])),
+            Self::Raw(raw) => forget_errors(|| raw.next_error(&mut [])),
+        }
+    }
+}
+
+/// Takes errors until there is none; no more than one turn may cost.
+fn forget_errors<E>(mut next: impl FnMut() -> io::Result<Option<E>>) {
+    for _ in 0..ERRORS_PER_TURN {
+        if !matches!(next(), Ok(Some(_))) {
+            return;
+        }
+    }
+}
+
+/// Errors taken off a queue in one turn.
+const ERRORS_PER_TURN: usize = 256;
+
 impl Receiver {
     fn new(socket: Socket) -> Self {
         let (kind_v4, kind_v6, local) = match &socket {
@@ -437,20 +472,60 @@ impl Overflows {
 struct Ways {
     /// The UDP pools by family, IPv4 first.
     pools: [Option<TransmitPool>; 2],
+    /// UDP sockets for outer packets that may be fragmented, by family.
+    fragmenting: [Option<TransmitPool>; 2],
+    /// Raw sockets for outer packets that may be fragmented.
+    fragmenting_raw: Vec<RawIp>,
 }
 
 /// The socket by which a frame leaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Way {
     kind: Kind,
-    /// The socket's number: in the pool, or among the receivers.
+    /// The socket's number: in the pool, or among the receivers; or among those that fragment.
     index: usize,
+    /// Whether the outer packet may be fragmented.
+    fragments: bool,
 }
 
 impl Ways {
+    /// Opens the sockets for what may be fragmented, beside those for what may not.
+    fn open_fragmenting(&mut self, config: &Config, seed: u64) -> Result<(), UnderlayError> {
+        let underlay = [Family::V4, Family::V6].map(|family| config.node.underlay(family));
+        let addresses = underlay.into_iter().zip(&mut self.fragmenting);
+        for (address, fragmenting) in addresses {
+            let Some(address) = address else { continue };
+            if sends_by_udp(config) {
+                let bind = SocketAddr::new(address, 0);
+                let mut udp = udp_config(config, bind);
+                udp.path_mtu = PathMtu::Fragment;
+                let opened = TransmitPool::bind(&udp, 1, seed.rotate_left(32));
+                *fragmenting = Some(opened.map_err(UnderlayError::udp(bind))?);
+            }
+            if uses_ipip(config) {
+                for inner in [Inner::Ipv4, Inner::Ipv6] {
+                    let mut raw = raw_config(config, address, inner);
+                    raw.path_mtu = PathMtu::Fragment;
+                    raw.receive_buffer_octets = 0;
+                    let raw = RawIp::open(&raw)?;
+                    raw.receive_nothing()?;
+                    self.fragmenting_raw.push(raw);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn find(&self, receivers: &[Receiver], link: &Link) -> Option<Way> {
         let kind = Kind::of(link);
+        let fragments = !link.dont_fragment;
         let index = match link.transport {
+            Transport::Udp { .. } if fragments => 0,
+            Transport::Ip { protocol } if fragments => {
+                self.fragmenting_raw.iter().position(|raw| {
+                    raw.local_addr() == link.local && raw.inner().protocol() == protocol
+                })?
+            }
             Transport::Udp { local_port, .. } => {
                 let pool = self.pool(kind)?;
                 // The engine's port is 14 bits of the flow's hash; the pool wants 32.
@@ -461,7 +536,41 @@ impl Ways {
                     && matches!(&receiver.socket, Socket::Raw(raw) if raw.inner().protocol() == protocol)
             })?,
         };
-        Some(Way { kind, index })
+        Some(Way {
+            kind,
+            index,
+            fragments,
+        })
+    }
+
+    /// The sockets of a way: one of the two.
+    fn sockets<'s>(
+        &'s self,
+        way: Way,
+        receivers: &'s [Receiver],
+    ) -> (Option<&'s Udp>, Option<&'s RawIp>) {
+        let pools = if way.fragments {
+            &self.fragmenting
+        } else {
+            &self.pools
+        };
+        let [v4, v6] = pools;
+        let pool = match way.kind {
+            Kind::Udp4 => v4,
+            Kind::Udp6 => v6,
+            Kind::Ip4 | Kind::Ip6 if way.fragments => {
+                return (None, self.fragmenting_raw.get(way.index));
+            }
+            Kind::Ip4 | Kind::Ip6 => {
+                let raw = match receivers.get(way.index).map(|receiver| &receiver.socket) {
+                    Some(Socket::Raw(raw)) => Some(raw),
+                    Some(Socket::Udp(_)) | None => None,
+                };
+                return (None, raw);
+            }
+        };
+        let udp = pool.as_ref().and_then(|pool| pool.sockets().get(way.index));
+        (udp, None)
     }
 
     const fn pool(&self, kind: Kind) -> Option<&TransmitPool> {
@@ -510,16 +619,13 @@ impl Sender {
             }
             *by != way
         });
-        let udp = ways
-            .pool(way.kind)
-            .and_then(|pool| pool.sockets().get(way.index));
-        let raw = receivers.get(way.index).map(|receiver| &receiver.socket);
+        let (udp, raw) = ways.sockets(way, receivers);
         let family = match way.kind {
             Kind::Udp4 | Kind::Ip4 => udp::Family::Ipv4,
             Kind::Udp6 | Kind::Ip6 => udp::Family::Ipv6,
         };
-        // A raw socket can not cut a message.
-        let segmentation = udp.is_some();
+        // A raw socket can not cut a message, and what is cut is not fragmented too.
+        let segmentation = udp.is_some() && !way.fragments;
         let mut no_segmentation = false;
         let malformed = self
             .trains
@@ -535,7 +641,7 @@ impl Sender {
                 counters.send_messages += turn.carried.len() as u64;
                 let mut network = SocketCounters::default();
                 let carried = turn.carried;
-                let refused = |index: usize, error: &std::io::Error| {
+                let refused = |index: usize, error: &io::Error| {
                     // The device under the socket can not do it, whatever the kernel can.
                     no_segmentation |= error.raw_os_error() == Some(libc::EIO);
                     let carried = carried.get(index).copied().unwrap_or_default();
@@ -548,13 +654,18 @@ impl Sender {
                 };
                 match (udp, raw) {
                     (Some(udp), _) => udp.send_batch(&mut turn.turn, &mut network, refused),
-                    (None, Some(Socket::Raw(raw))) => {
-                        raw.send_batch(&mut turn.turn, &mut network, refused)
-                    }
-                    (None, Some(Socket::Udp(_)) | None) => {}
+                    (None, Some(raw)) => raw.send_batch(&mut turn.turn, &mut network, refused),
+                    (None, None) => {}
                 }
                 counters.sent.add(sent);
                 counters.network_errors += network.reported;
+                if network.reported > 0 {
+                    match (udp, raw) {
+                        (Some(udp), _) => forget_errors(|| udp.next_error(&mut [])),
+                        (None, Some(raw)) => forget_errors(|| raw.next_error(&mut [])),
+                        (None, None) => {}
+                    }
+                }
             });
         counters.send_malformed += malformed;
         if no_segmentation {

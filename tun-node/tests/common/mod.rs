@@ -332,6 +332,11 @@ impl Node {
         Client::connect(&self.socket).ok()?.ask(request).ok()
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its control socket.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket

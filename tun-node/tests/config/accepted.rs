@@ -1,9 +1,10 @@
 //! What is accepted, and the values that come of it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tun_node::config::{
-    Config, DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, RouteNext, calico_vtep_mac,
+    Config, DeviceMode, Dscp, LogLevel, PeerMode, Probing, RouteAction, RouteNext, calico_vtep_mac,
     example_config, warren_vtep_mac,
 };
 use warren_core::encap::Encapsulation;
@@ -86,7 +87,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
             .unwrap_or(line)
     });
     let uncommented = lines.collect::<Vec<&str>>().join("\n");
-    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 65);
+    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 74);
     let all = accepted(&uncommented);
     let example = accepted(example_config());
     assert_eq!(all.node, example.node);
@@ -97,6 +98,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
     assert_eq!(all.device.name, example.device.name);
     assert_eq!(all.worker.source_ports, example.worker.source_ports);
     assert_eq!(all.worker.batch, example.worker.batch);
+    assert_eq!(all.probing, example.probing);
     assert_eq!(all.receive.vxlan, example.receive.vxlan);
     assert_eq!(all.receive.fou_gue, [5555, 6080]);
     assert_eq!(all.receive.geneve, [6081]);
@@ -110,7 +112,10 @@ fn every_key_arrives_where_it_belongs() {
         (4, r#"prefixes = ["10.244.1.0/24", "fd00:1::/64"]"#),
         (5, r#"vtep-mac = "02:00:00:00:00:0a""#),
         (8, "name = \"wr0\""),
-        (8, "mtu = 1400\nunderlay-mtu = 9000\nmode = \"attach\""),
+        (
+            8,
+            "mtu = 1400\nunderlay-mtu = 9000\nclamp-mss = false\nmode = \"attach\"",
+        ),
         (
             14,
             "vni = 0x1000\nport = 4_789\nmtu = 1300\nencap = \"vxlan\"",
@@ -133,6 +138,12 @@ fn every_key_arrives_where_it_belongs() {
             "[log]\nlevel = \"trace\"\n[worker]\nsource-ports = 3\nbatch = 5",
         ),
         (15, "receive-buffer = 8192\nsend-buffer = 4096"),
+        (14, "probe = false"),
+        (15, "[probing]\nenabled = false\ninterval-ms = 50"),
+        (
+            15,
+            "down-after = 2\nup-after = 3\nconfirm-ms = 200\nraise-s = 6",
+        ),
     ]));
     let mac: MacAddr = "02:00:00:00:00:0b".parse().unwrap();
     assert_eq!(config.node.vtep_mac.to_string(), "02:00:00:00:00:0a");
@@ -141,6 +152,7 @@ fn every_key_arrives_where_it_belongs() {
     assert!(!config.device.mtu_computed);
     assert_eq!(config.device.underlay_mtu, Mtu::new(9000));
     assert_eq!(config.device.mode, DeviceMode::Attach);
+    assert!(!config.device.clamp_mss);
     let peer = &config.peers[0];
     assert_eq!(
         peer.encapsulation,
@@ -174,6 +186,16 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!((worker.source_ports, worker.batch), (3, 5));
     assert_eq!(worker.receive_buffer_octets, Some(8192));
     assert_eq!(worker.send_buffer_octets, Some(4096));
+    let probing = Probing {
+        enabled: false,
+        interval: Duration::from_millis(50),
+        down_after: 2,
+        up_after: 3,
+        confirm_interval: Duration::from_millis(200),
+        raise_interval: Duration::from_secs(6),
+    };
+    assert_eq!(config.probing, probing);
+    assert!(!peer.probe);
 
     let local = config.local();
     let address = |text: &str| -> IpAddr { text.parse().unwrap() };

@@ -1,4 +1,4 @@
-//! The ways to a peer: which encapsulations by preference, and when none at all.
+//! The ways to a peer: which encapsulations by preference, and how they are watched.
 
 use toml::de::DeValue;
 
@@ -41,6 +41,41 @@ pub(super) fn choices(
         }
     }
     read
+}
+
+/// `[probing]`.
+#[derive(Debug, Default)]
+pub(in crate::config) struct ProbingDraft {
+    pub(in crate::config) enabled: Option<At<bool>>,
+    pub(in crate::config) interval_ms: Option<At<u32>>,
+    pub(in crate::config) down_after: Option<At<u32>>,
+    pub(in crate::config) up_after: Option<At<u32>>,
+    pub(in crate::config) confirm_ms: Option<At<u32>>,
+    pub(in crate::config) raise_s: Option<At<u32>>,
+}
+
+/// Reads the section of that name.
+pub(super) fn probing(table: &Section<'_, '_>, problems: &mut Problems) -> ProbingDraft {
+    table.refuse_unknown(
+        &[
+            "enabled",
+            "interval-ms",
+            "down-after",
+            "up-after",
+            "confirm-ms",
+            "raise-s",
+        ],
+        problems,
+    );
+    ProbingDraft {
+        enabled: table.boolean("enabled", problems),
+        interval_ms: table.number("interval-ms", 50..=60_000, problems),
+        // With one, a single lost probe would end a way. RFC 5880 section 6.8.4.
+        down_after: table.number("down-after", 2..=100, problems),
+        up_after: table.number("up-after", 1..=100, problems),
+        confirm_ms: table.number("confirm-ms", 100..=600_000, problems),
+        raise_s: table.number("raise-s", 1..=86_400, problems),
+    }
 }
 
 fn choice(

@@ -1,0 +1,143 @@
+//! What does a packet cost in the library, without any I/O? By direction, encapsulation, family, packet size and
+//! number of routes; and how much it allocates.
+//!
+//! `cargo bench -p warren-benches --bench engine`. `parse` is the walk over the inner headers alone, `shim` reading the
+//! encapsulation and that walk; `encap` and `decap` are the engine over a batch of 64 packets to and from random
+//! prefixes of the table: parse, lookups, every check, and the encapsulation or its removal. Filling the batch is not
+//! measured. Before each measurement the allocations of one batch are counted, and any ends the run.
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    reason = "criterion's macros; figures are printed"
+)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use warren_benches::allocations::{self, Counting};
+use warren_benches::overlay::{self, BATCH, Overlay, SLOT_OCTETS, encapsulations};
+use warren_core::Batch;
+use warren_core::encap::shim;
+use warren_core::packet::Packet;
+use warren_core::units::{Family, Time};
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const FAMILIES: [(&str, Family); 2] = [("ipv4", Family::V4), ("ipv6", Family::V6)];
+const PACKET_OCTETS: [usize; 3] = [64, 512, 1400];
+const ROUTES: [usize; 2] = [10, 10_000];
+
+fn parse(c: &mut Criterion) {
+    let mut group = c.benchmark_group("parse");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for encapsulation in encapsulations() {
+        for (family_name, family) in FAMILIES {
+            for octets in PACKET_OCTETS {
+                let overlay = Overlay::new(encapsulation, family, octets, 10);
+                let shimmed = format!("shim/{}/{family_name}/{octets}", encapsulation.name());
+                let local = overlay.receiver.tables().local();
+                let open = || {
+                    for (link, bytes) in &overlay.carried {
+                        let opened = shim::open(black_box(bytes), link.transport, local);
+                        assert!(black_box(opened).is_ok());
+                    }
+                };
+                assert_none_allocated(&shimmed, open);
+                group.bench_function(&shimmed, |b| b.iter(open));
+                if !shimmed.contains("fou") {
+                    continue;
+                }
+                let inner = format!("inner/{family_name}/{octets}");
+                let parse = || {
+                    for packet in &overlay.packets {
+                        assert!(black_box(Packet::parse(black_box(packet))).is_ok());
+                    }
+                };
+                assert_none_allocated(&inner, parse);
+                group.bench_function(&inner, |b| b.iter(parse));
+            }
+        }
+    }
+    group.finish();
+}
+
+fn engine(c: &mut Criterion) {
+    let mut group = c.benchmark_group("engine");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for encapsulation in encapsulations() {
+        for (family_name, family) in FAMILIES {
+            for octets in PACKET_OCTETS {
+                for routes in ROUTES {
+                    let overlay = Overlay::new(encapsulation, family, octets, routes);
+                    let Overlay {
+                        mut sender,
+                        mut receiver,
+                        packets,
+                        carried,
+                    } = overlay;
+                    let mut batch = Batch::new(BATCH, SLOT_OCTETS);
+                    let of = |direction| {
+                        let encapsulation = encapsulation.name();
+                        format!("{direction}/{encapsulation}/{family_name}/{octets}/{routes}")
+                    };
+
+                    overlay::fill(&mut batch, &packets);
+                    assert_none_allocated(&of("encap"), || sender.encap(&mut batch, Time::ZERO));
+                    group.bench_function(of("encap"), |b| {
+                        measure(
+                            b,
+                            |batch| overlay::fill(batch, &packets),
+                            |batch| {
+                                sender.encap(batch, Time::ZERO);
+                            },
+                        );
+                    });
+
+                    overlay::fill_carried(&mut batch, &carried);
+                    assert_none_allocated(&of("decap"), || receiver.decap(&mut batch, Time::ZERO));
+                    group.bench_function(of("decap"), |b| {
+                        measure(
+                            b,
+                            |batch| overlay::fill_carried(batch, &carried),
+                            |batch| {
+                                receiver.decap(batch, Time::ZERO);
+                            },
+                        );
+                    });
+                }
+            }
+        }
+    }
+    group.finish();
+}
+
+/// Measures `work` over a batch that `fill` fills each time, unmeasured.
+fn measure(
+    bencher: &mut criterion::Bencher<'_>,
+    fill: impl Fn(&mut Batch),
+    mut work: impl FnMut(&mut Batch),
+) {
+    let mut batch = Batch::new(BATCH, SLOT_OCTETS);
+    bencher.iter_custom(|iterations| {
+        let mut spent = Duration::ZERO;
+        for _ in 0..iterations {
+            fill(&mut batch);
+            let start = Instant::now();
+            work(black_box(&mut batch));
+            spent += start.elapsed();
+        }
+        spent
+    });
+}
+
+/// Runs `work` over [`BATCH`] packets and says what it allocates, which must be nothing.
+fn assert_none_allocated(name: &str, work: impl FnOnce()) {
+    let allocated = allocations::count(work);
+    println!("{name}: {allocated} allocations in {BATCH} packets");
+    assert_eq!(allocated, 0, "{name} allocates");
+}
+
+criterion_group!(benches, parse, engine);
+criterion_main!(benches);

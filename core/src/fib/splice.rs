@@ -1,0 +1,291 @@
+//! One route of an IPv4 node added or removed without taking the node apart.
+//!
+//! `draft.rs` can make any change to any node, and unpacks and packs all of it. Most changes of an IPv4 table are of a
+//! route that covers few slots and none with a child: a handful of leaves become others, everything before and behind
+//! them is copied as it is, four leaves or two routes at a time. [`Splice`] says what changes; where it cannot, there
+//! is none and the caller goes by the draft.
+
+use core::sync::atomic::AtomicU64;
+
+use super::arena::{copy_cells, load, store};
+use super::node::{Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList};
+
+/// What one route's coming or going changes in a narrow node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Splice {
+    /// The group that the route's slots are in.
+    group: usize,
+    /// Run starts of that group and of the one after it.
+    starts: [u64; 2],
+    /// The leaves before those that change.
+    before: usize,
+    /// Leaves that go, and those that take their place.
+    removed: usize,
+    fresh: [u16; GROUP_SLOTS + 2],
+    fresh_count: usize,
+    /// Where the route is or comes in the list, whether it is there, and whether it will be.
+    index: usize,
+    was: bool,
+    route: Option<RouteCell>,
+    /// The next hop code that the route had, 0 when there was none.
+    pub(super) old: u16,
+}
+
+impl Splice {
+    /// Adds or replaces the route for the first `len` bits of `slot`.
+    pub(super) fn insert(node: Node<'_>, slot: usize, len: u8, code: u16) -> Option<Self> {
+        let route = RouteCell::new(slot, len, code);
+        let routes = node.routes();
+        let index = routes.lower_bound(route.key());
+        let there = Some(routes.at(index))
+            .filter(|there| index < routes.count() && there.key() == route.key());
+        let gaps = Gaps::new(
+            &routes,
+            index + usize::from(there.is_some()),
+            node.shape.stride,
+        );
+        Self::new(node, route, gaps, code, |splice| {
+            splice.index = index;
+            splice.was = there.is_some();
+            splice.old = there.map_or(0, RouteCell::code);
+            splice.route = Some(route);
+        })
+    }
+
+    /// Removes the route for the first `len` bits of `slot`, which is not the node's only one.
+    pub(super) fn remove(node: Node<'_>, slot: usize, len: u8) -> Option<Self> {
+        let routes = node.routes();
+        let route = routes.find(slot, len)?;
+        if routes.count() < 2 {
+            return None;
+        }
+        let index = routes.lower_bound(route.key());
+        let below = len
+            .checked_sub(1)
+            .and_then(|len| routes.cover(slot, node.shape.stride, len))
+            .map_or(0, RouteCell::code);
+        let gaps = Gaps::new(&routes, index + 1, node.shape.stride);
+        Self::new(node, route, gaps, below, |splice| {
+            splice.index = index;
+            splice.was = true;
+            splice.old = route.code();
+        })
+    }
+
+    /// The cells that the node takes after the change.
+    pub(super) fn extent(&self, node: Node<'_>) -> Extent {
+        let leaves = node.leaf_end() + self.fresh_count - self.removed;
+        Extent {
+            lookup: leaves.div_ceil(4),
+            routes: 1 + self.route_count(node).div_ceil(2),
+        }
+    }
+
+    /// Writes the changed node into `cells` and the cold block `cold`, which no snapshot reaches.
+    pub(super) fn write(
+        &self,
+        node: Node<'_>,
+        cells: &[AtomicU64],
+        handle: u32,
+        cold: &[AtomicU64],
+        epoch: u64,
+    ) {
+        let shape = node.shape;
+        let header = load(node.cells, 0) & 0xffff_ffff & !0x3fff;
+        let count = self.route_count(node);
+        store(cells, 0, u64::from(handle) << 32 | header | count as u64);
+        let first = node.leaf_before(0) + 1;
+        let kept = self.before / 4 * 4;
+        copy_from(node.cells, cells, shape.header(), (first + kept) / 4);
+        self.write_starts(node, cells);
+        let [at, behind] = [first + self.before, first + self.before + self.removed];
+        copy_lanes::<16>(
+            node.cells,
+            first + kept,
+            cells,
+            first + kept,
+            self.before - kept,
+        );
+        for (place, leaf) in self.fresh.iter().take(self.fresh_count).enumerate() {
+            set_lane::<16>(cells, at + place, u64::from(*leaf));
+        }
+        let rest = node.leaf_end() - behind;
+        copy_lanes::<16>(node.cells, behind, cells, at + self.fresh_count, rest);
+        // Routes are two a cell; the first cell of the block is the epoch.
+        let from = node.cold_cells();
+        store(cold, 0, epoch);
+        copy_lanes::<32>(from, 2, cold, 2, self.index);
+        let (source, mut target) = (2 + self.index + usize::from(self.was), 2 + self.index);
+        let rest = node.route_count() + 2 - source;
+        if let Some(route) = self.route {
+            set_lane::<32>(cold, target, u64::from(route.0));
+            target += 1;
+        }
+        copy_lanes::<32>(from, source, cold, target, rest);
+    }
+
+    fn new(
+        node: Node<'_>,
+        route: RouteCell,
+        mut gaps: Gaps<'_, impl RouteList>,
+        code: u16,
+        finish: impl FnOnce(&mut Self),
+    ) -> Option<Self> {
+        let (first, last) = (route.slot(), route.last_slot(node.shape.stride));
+        let group = first / GROUP_SLOTS;
+        if !node.shape.narrow || last / GROUP_SLOTS != group {
+            return None;
+        }
+        let starts_at = node.shape.starts_at() + group;
+        let has_next = group + 1 < node.shape.groups();
+        let mut splice = Self {
+            group,
+            starts: [
+                load(node.cells, starts_at),
+                if has_next {
+                    load(node.cells, starts_at + 1)
+                } else {
+                    0
+                },
+            ],
+            before: 0,
+            removed: 0,
+            fresh: [0; GROUP_SLOTS + 2],
+            fresh_count: 0,
+            index: 0,
+            was: false,
+            route: None,
+            old: 0,
+        };
+        let first_leaf = node.leaf_before(0) + 1;
+        let leaf = |index: usize| (lane::<16>(node.cells, first_leaf + index) & 0xffff) as u16;
+        let starts_before = splice.starts.first()? & ((1 << (first % GROUP_SLOTS)) - 1);
+        splice.before =
+            node.leaf_before(group) + 1 - first_leaf + starts_before.count_ones() as usize;
+        let mut index = splice.before;
+        let mut previous = splice.before.checked_sub(1).map(leaf);
+        for slot in first..=last {
+            index += usize::from(splice.is_start(slot));
+            let old = leaf(index.checked_sub(1)?);
+            if u64::from(old) & NARROW_CHILD != 0 {
+                return None;
+            }
+            let new = if gaps.holds(slot) { code } else { old };
+            splice.set_start(slot, previous != Some(new));
+            if previous != Some(new) {
+                splice.push(new)?;
+            }
+            previous = Some(new);
+        }
+        // The run after the change begins anew, goes on with another leaf, or joins the last one changed.
+        let mut suffix = index;
+        if last + 1 < node.shape.slots() {
+            let begins = splice.is_start(last + 1);
+            let after = leaf(if begins { index } else { index.checked_sub(1)? });
+            let joins = previous == Some(after);
+            splice.set_start(last + 1, !joins);
+            match (begins, joins) {
+                (true, true) => suffix += 1,
+                (false, false) => splice.push(after)?,
+                (true, false) | (false, true) => {}
+            }
+        }
+        splice.removed = suffix - splice.before;
+        finish(&mut splice);
+        Some(splice)
+    }
+
+    fn route_count(&self, node: Node<'_>) -> usize {
+        node.route_count() + usize::from(self.route.is_some()) - usize::from(self.was)
+    }
+
+    /// Run starts and counts: those of the two groups in question, and every count after them.
+    fn write_starts(&self, node: Node<'_>, cells: &[AtomicU64]) {
+        let shape = node.shape;
+        let mut before = node.leaf_before(self.group);
+        for (group, starts) in (self.group..shape.groups()).zip(self.starts) {
+            store(cells, shape.starts_at() + group, starts);
+            set_lane::<16>(cells, 4 * shape.header() + group, before as u64);
+            before += starts.count_ones() as usize;
+        }
+        for group in self.group + 2..shape.groups() {
+            let count = node.leaf_before(group) + self.fresh_count - self.removed;
+            set_lane::<16>(cells, 4 * shape.header() + group, count as u64);
+        }
+    }
+
+    fn push(&mut self, leaf: u16) -> Option<()> {
+        *self.fresh.get_mut(self.fresh_count)? = leaf;
+        self.fresh_count += 1;
+        Some(())
+    }
+
+    fn is_start(&self, slot: usize) -> bool {
+        let starts = self.starts.get(slot / GROUP_SLOTS - self.group);
+        starts.is_some_and(|starts| starts >> (slot % GROUP_SLOTS) & 1 == 1)
+    }
+
+    fn set_start(&mut self, slot: usize, starts: bool) {
+        if let Some(group) = self.starts.get_mut(slot / GROUP_SLOTS - self.group) {
+            let bit = 1 << (slot % GROUP_SLOTS);
+            *group = if starts { *group | bit } else { *group & !bit };
+        }
+    }
+}
+
+/// Copies cells `first..end`.
+fn copy_from(from: &[AtomicU64], to: &[AtomicU64], first: usize, end: usize) {
+    if let (Some(from), Some(to)) = (from.get(first..end), to.get(first..end)) {
+        copy_cells(from, to, end - first);
+    }
+}
+
+/// Copies `count` lanes of `BITS` bits each (16 or 32), low bits first, from any lane to any lane of another block.
+fn copy_lanes<const BITS: u32>(
+    from: &[AtomicU64],
+    source: usize,
+    to: &[AtomicU64],
+    target: usize,
+    count: usize,
+) {
+    let lanes = (64 / BITS) as usize;
+    let head = (target.wrapping_neg() % lanes).min(count);
+    let whole = (count - head) / lanes;
+    let one_by_one = (0..head).chain(head + whole * lanes..count);
+    for at in one_by_one {
+        set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
+    }
+    let first = source + head;
+    #[expect(clippy::cast_possible_truncation, reason = "below 4")]
+    let shift = (first % lanes) as u32 * BITS;
+    let targets = to.get((target + head) / lanes..).unwrap_or_default();
+    let sources = from.get(first / lanes..).unwrap_or_default();
+    let mut low = load(sources, 0);
+    for (at, target) in targets.iter().take(whole).enumerate() {
+        let high = if shift == 0 && at + 1 == whole {
+            0
+        } else {
+            load(sources, at + 1)
+        };
+        // Twice, since a shift by 64 is none.
+        let cell = low >> shift | (high << 1) << (63 - shift);
+        target.store(cell, core::sync::atomic::Ordering::Relaxed);
+        low = high;
+    }
+}
+
+fn lane<const BITS: u32>(cells: &[AtomicU64], lane: usize) -> u64 {
+    let lanes = (64 / BITS) as usize;
+    load(cells, lane / lanes) >> (lane % lanes * BITS as usize) & ((1 << BITS) - 1)
+}
+
+fn set_lane<const BITS: u32>(cells: &[AtomicU64], lane: usize, value: u64) {
+    let lanes = (64 / BITS) as usize;
+    let place = lane % lanes * BITS as usize;
+    let mask = ((1_u64 << BITS) - 1) << place;
+    store(
+        cells,
+        lane / lanes,
+        load(cells, lane / lanes) & !mask | value << place,
+    );
+}
