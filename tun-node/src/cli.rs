@@ -14,7 +14,7 @@ use clap_complete::Shell;
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
-use crate::config::{Config, ConfigError, LogLevel, example_config};
+use crate::config::{ConfigErrors, Loaded, LogLevel, example_config};
 use crate::ctl::client::{Client, ClientError};
 #[cfg(any(debug_assertions, feature = "fault-injection"))]
 use crate::ctl::message::Fault;
@@ -251,10 +251,11 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
     let level = cli.log.map(Level::filter);
     match cli.verb {
         Verb::Run(args) => {
-            let config = Config::load(&args.config)?;
-            log_to_stderr(level.unwrap_or_else(|| configured(config.log_level)));
+            let loaded = Loaded::read(&args.config)?;
+            log_to_stderr(level.unwrap_or_else(|| configured(loaded.config.log_level)));
             let options = RunOptions {
-                config,
+                loaded,
+                path: std::path::absolute(args.config)?,
                 rootless: args.rootless,
                 command: args.command,
                 socket: args.socket,
@@ -262,7 +263,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
             return Ok(run(options)?);
         }
         Verb::Demo(options) => return Ok(demo::run(&options)),
-        Verb::Check(args) => output::print(&Config::load(&args.config)?.summary())?,
+        Verb::Check(args) => output::print(&Loaded::read(&args.config)?.config.summary())?,
         Verb::ExampleConfig => output::print(example_config())?,
         Verb::Status(args) => {
             let Response::Status(report) = ask(&args.node, &Request::Status)? else {
@@ -324,7 +325,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
 pub enum CliError {
     /// The configuration.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ConfigErrors),
     /// The node did not come up.
     #[error(transparent)]
     Node(#[from] NodeError),

@@ -23,7 +23,6 @@ mod claim;
 mod reload;
 mod reports;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -41,11 +40,13 @@ use warren_core::units::{Family, Time};
 use crate::config::{Config, Guard, Loaded};
 use crate::ctl::sources::{EventReport, ReloadReport, SourcesReport, WhyReport};
 use crate::hostroutes::HostSender;
+use crate::node::on_link;
 use crate::paths::PathsSender;
 use crate::rib::{
     Event, Identity, LocalRoutes, Reconciler, Rib, Settings, SourceKind, SourceUpdate,
     TablesReader, Terms, Way, config_update,
 };
+use crate::snapshot::Memory;
 use crate::source::{self, Outlet, Own, Source, SourceCommand, SourceError, SourceNotice};
 use alarms::Alarms;
 use claim::Claim;
@@ -172,13 +173,13 @@ pub struct PlaneInlet {
 }
 
 impl PlaneInlet {
-    /// Makes tables of what the files say. `path` is where they were read from; `on_link` are the
-    /// peers that the underlay's own link leads to.
+    /// Makes tables of what the files say and of what the node remembers of its sources. `path` is
+    /// where the files were read from.
     #[must_use]
-    pub fn new(loaded: Loaded, path: PathBuf, on_link: HashSet<IpAddr>) -> Self {
+    pub fn new(loaded: Loaded, path: PathBuf, is_rootless: bool) -> Self {
         let (sender, orders) = crossbeam_channel::unbounded();
         Self {
-            core: Core::new(loaded, path, on_link),
+            core: Core::new(loaded, path, is_rootless),
             orders,
             sender: PlaneSender { orders: sender },
         }
@@ -202,10 +203,10 @@ impl PlaneInlet {
         self.core.alarms.shown()
     }
 
-    /// Gives the state machine something before it runs: what is remembered from before.
-    pub fn handle(&mut self, events: Vec<Event>) {
-        self.core.handle(events);
-        self.core.publish();
+    /// The configuration with what was remembered of this node.
+    #[must_use]
+    pub fn effective(&self) -> Config {
+        self.core.effective()
     }
 
     /// Starts the sources and the thread.
@@ -225,6 +226,9 @@ impl PlaneInlet {
         let sources = source::start_all(&core.loaded.config, core.own(), &outlet)?;
         core.parts = Some(parts);
         core.announce();
+        if core.claim.is_some() {
+            core.shape();
+        }
         let watch = reload::Watch::start(&core.loaded.config, &core.path, sender.clone())?;
         let thread = std::thread::Builder::new().name("plane".to_owned());
         let running = Running {
@@ -287,13 +291,16 @@ struct Core {
     is_dirty: bool,
     alarms: Alarms,
     start: Instant,
+    is_rootless: bool,
+    memory: Option<Memory>,
     parts: Option<PlaneParts>,
 }
 
 impl Core {
-    fn new(loaded: Loaded, path: PathBuf, on_link: HashSet<IpAddr>) -> Self {
+    fn new(loaded: Loaded, path: PathBuf, is_rootless: bool) -> Self {
         let config = &loaded.config;
-        let terms = Terms::of(config, on_link);
+        let terms = Terms::of(config, on_link(config, is_rootless));
+        let (memory, remembered) = Memory::open(config);
         let mut core = Self {
             reconciler: Reconciler::new(settings(config.sources.guard), identity(config)),
             rib: Rib::new(config.local(), terms),
@@ -304,10 +311,14 @@ impl Core {
             is_dirty: true,
             alarms: Alarms::default(),
             start: Instant::now(),
+            is_rootless,
+            memory,
             parts: None,
             loaded,
         };
         core.take_files();
+        core.handle(remembered.events);
+        core.recall(&remembered.leases);
         core.publish();
         core
     }
@@ -324,8 +335,8 @@ impl Core {
         let kinds = kinds
             .into_iter()
             .filter(|kind| *kind == SourceKind::Config || has_files);
-        let events = kinds
-            .map(|kind| Event::Update(config_update(kind, config, &self.local, self.reloads)));
+        let events =
+            kinds.map(|kind| Event::Update(config_update(kind, config, &self.local, self.reloads)));
         let events = events.collect();
         self.handle(events);
     }
@@ -340,7 +351,28 @@ impl Core {
         if !outcome.routes.is_empty() {
             self.is_dirty = true;
             self.rib.apply(&outcome.routes);
+            if let Some(memory) = &mut self.memory {
+                memory.changed(now);
+            }
         }
+    }
+
+    /// Has what is to be remembered written, if that is due.
+    fn remember(&mut self) {
+        let now = self.now();
+        let leases = self.leases();
+        if let Some(memory) = &mut self.memory
+            && memory.poll_timeout() <= now
+        {
+            memory.save(&self.reconciler, leases, Vec::new(), now);
+        }
+    }
+
+    /// When something is due though nobody says anything.
+    fn poll_timeout(&self) -> Option<Time> {
+        let memory = self.memory.as_ref().map(Memory::poll_timeout);
+        let due = self.reconciler.poll_timeout();
+        [memory, due].into_iter().flatten().min()
     }
 
     /// Shows everybody what changed since this was last called.
@@ -445,7 +477,8 @@ impl Running {
         loop {
             let mut events = Vec::new();
             let due = self.core.reconciler.poll_timeout();
-            let wait = due.map_or(IDLE_MOST, |due| due.since(self.core.now()).min(IDLE_MOST));
+            let wait_for = self.core.poll_timeout();
+            let wait = wait_for.map_or(IDLE_MOST, |at| at.since(self.core.now()).min(IDLE_MOST));
             let (updates, notices, orders) = (&self.updates, &self.notices, &self.orders);
             select! {
                 recv(updates) -> update => events.extend(update.ok().map(Event::Update)),
@@ -478,20 +511,24 @@ impl Running {
                 }
             }
             self.core.publish();
+            self.core.remember();
         }
     }
 
     /// Ends the sources. What they still say is heard, or they would wait for ever.
     fn end(self) {
-        let etcd = self.core.loaded.config.sources.etcd.as_ref();
-        let leaves = etcd.is_some_and(|etcd| etcd.leave);
-        let command = if leaves {
-            SourceCommand::Leave
-        } else {
-            SourceCommand::Stop
-        };
+        let sources = &self.core.loaded.config.sources;
         for source in &self.sources {
-            source.tell(command);
+            let leaves = match source.kind() {
+                SourceKind::Etcd => sources.etcd.as_ref().is_some_and(|etcd| etcd.leave),
+                SourceKind::Kube => sources.kubernetes.as_ref().is_some_and(|kube| kube.leave),
+                SourceKind::Config | SourceKind::File | SourceKind::Bgp => false,
+            };
+            source.tell(if leaves {
+                SourceCommand::Leave
+            } else {
+                SourceCommand::Stop
+            });
         }
         let (ended, all_ended) = crossbeam_channel::bounded::<()>(0);
         let sources = self.sources;

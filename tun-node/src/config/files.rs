@@ -104,7 +104,12 @@ impl Loaded {
                 Err(error) => errors.push(error),
             }
         }
-        errors.extend(parts.iter().skip(1).filter_map(|part| alone_wrong(part).err()));
+        errors.extend(
+            parts
+                .iter()
+                .skip(1)
+                .filter_map(|part| alone_wrong(part).err()),
+        );
         if !errors.is_empty() {
             return Err(ConfigErrors(errors));
         }

@@ -51,7 +51,9 @@ impl Alarms {
         let mut alarms = Vec::new();
         for (kind, status) in reconciler.sources() {
             if let Some(why) = &status.lost {
-                alarms.push(format!("{kind} does not answer; routes stay as they are: {why}"));
+                alarms.push(format!(
+                    "{kind} does not answer; routes stay as they are: {why}"
+                ));
             }
             if status.held > 0 {
                 alarms.push(format!(

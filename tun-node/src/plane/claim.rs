@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::ctl::sources::ClaimReport;
 use crate::flannel::{Backend, NetConf, SubnetEnv};
 use crate::rib::SourceKind;
+use crate::snapshot::SavedLease;
 
 /// Subnets that are this node's.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,8 +63,16 @@ impl Claim {
     }
 
     pub(super) fn report(&self, mtu: Mtu) -> ClaimReport {
-        let v4 = self.network.v4.iter().map(|stack| stack.network.to_string());
-        let v6 = self.network.v6.iter().map(|stack| stack.network.to_string());
+        let v4 = self
+            .network
+            .v4
+            .iter()
+            .map(|stack| stack.network.to_string());
+        let v6 = self
+            .network
+            .v6
+            .iter()
+            .map(|stack| stack.network.to_string());
         ClaimReport {
             source: self.source.name().to_owned(),
             subnets: self.subnets.iter().map(ToString::to_string).collect(),
@@ -72,6 +81,46 @@ impl Claim {
             mtu: mtu.octets(),
         }
     }
+}
+
+/// The network as flannel's configuration says it, to be remembered.
+fn network_json(network: &NetConf) -> String {
+    let mut object = serde_json::Map::new();
+    let mut enter = |name: &str, value: serde_json::Value| object.insert(name.to_owned(), value);
+    enter("EnableIPv4", network.v4.is_some().into());
+    enter("EnableIPv6", network.v6.is_some().into());
+    enter("EnableNFTables", network.nftables.into());
+    if let Some(stack) = &network.v4 {
+        enter("Network", stack.network.to_string().into());
+        enter("SubnetLen", stack.subnet_len.into());
+        enter("SubnetMin", stack.subnet_min.to_string().into());
+        enter("SubnetMax", stack.subnet_max.to_string().into());
+    }
+    if let Some(stack) = &network.v6 {
+        enter("IPv6Network", stack.network.to_string().into());
+        enter("IPv6SubnetLen", stack.subnet_len.into());
+        enter("IPv6SubnetMin", stack.subnet_min.to_string().into());
+        enter("IPv6SubnetMax", stack.subnet_max.to_string().into());
+    }
+    let name = network.backend.name();
+    let backend = match network.backend {
+        Backend::Vxlan(vxlan) => serde_json::json!({
+            "Type": name,
+            "VNI": vxlan.vni.value(),
+            "Port": vxlan.port,
+            "GBP": vxlan.gbp,
+            "Learning": vxlan.learning,
+            "DirectRouting": vxlan.direct_routing,
+            "MTU": vxlan.mtu.unwrap_or(0),
+        }),
+        Backend::Ipip { direct_routing } => {
+            serde_json::json!({ "Type": name, "DirectRouting": direct_routing })
+        }
+        Backend::Udp { port } => serde_json::json!({ "Type": name, "Port": port }),
+        Backend::HostGw => serde_json::json!({ "Type": name }),
+    };
+    enter("Backend", backend);
+    serde_json::Value::Object(object).to_string()
 }
 
 const fn family(net: &IpNet) -> Family {
@@ -91,6 +140,39 @@ impl Core {
         info!(source = %claim.source, "this node's subnet is {}", shown.join(", "));
         self.claim = Some(claim);
         self.shape();
+    }
+
+    /// What this node had before it was started.
+    pub(super) fn recall(&mut self, leases: &[SavedLease]) {
+        let recalled = leases.iter().find_map(|lease| {
+            Some(Claim {
+                source: lease.source,
+                subnets: lease.prefixes.clone(),
+                network: NetConf::parse(lease.network.as_bytes()).ok()?,
+            })
+        });
+        if let Some(claim) = recalled {
+            self.claim = Some(claim);
+            let config = self.effective();
+            self.rib.set_local(config.local());
+            self.is_dirty = true;
+        }
+    }
+
+    /// What this node has, to be remembered.
+    pub(super) fn leases(&self) -> Vec<SavedLease> {
+        let lease = self.claim.as_ref().and_then(|claim| {
+            let mac = self.loaded.config.node.vtep_mac;
+            let scope = self.memory.as_ref()?.scope(claim.source)?;
+            Some(SavedLease {
+                source: claim.source,
+                scope: scope.to_owned(),
+                prefixes: claim.subnets.clone(),
+                vteps: vec![(Family::V4, mac), (Family::V6, mac)],
+                network: network_json(&claim.network),
+            })
+        });
+        lease.into_iter().collect()
     }
 
     /// The configuration with what was claimed.

@@ -20,9 +20,7 @@ use super::{Core, PlaneSender, settings};
 use crate::config::{Config, Loaded, route_files};
 use crate::ctl::sources::ReloadReport;
 use crate::node::on_link;
-use crate::rib::{
-    Event, LocalRoutes, SourceKind, SourceUpdate, StaticNext, Terms, UpdateKind,
-};
+use crate::rib::{Event, LocalRoutes, SourceKind, SourceUpdate, StaticNext, Terms, UpdateKind};
 
 /// Peers and routes of the configuration and of its route files.
 pub(super) fn local_routes(loaded: &Loaded) -> LocalRoutes {
@@ -96,15 +94,11 @@ impl Core {
         let guard = loaded.config.sources.guard;
         self.reconciler.set_settings(settings(guard));
         let is_shape_new = (&loaded.config.receive, loaded.config.device.mtu)
-            != (
-                &self.loaded.config.receive,
-                self.loaded.config.device.mtu,
-            );
+            != (&self.loaded.config.receive, self.loaded.config.device.mtu);
         self.loaded = loaded;
         let config = &self.loaded.config;
-        let is_rootless = self.parts.as_ref().is_some_and(|parts| parts.host.is_none());
         self.rib
-            .set_terms(Terms::of(config, on_link(config, is_rootless)));
+            .set_terms(Terms::of(config, on_link(config, self.is_rootless)));
         self.take_files();
         if is_shape_new {
             self.shape();

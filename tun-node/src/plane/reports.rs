@@ -6,9 +6,7 @@ use ipnet::IpNet;
 use warren_core::units::Time;
 
 use super::Core;
-use crate::ctl::sources::{
-    EventReport, QuarantineReport, SourceReport, SourcesReport, WhyReport,
-};
+use crate::ctl::sources::{EventReport, QuarantineReport, SourceReport, SourcesReport, WhyReport};
 use crate::rib::{SourceKind, SourceStatus, Verdict};
 
 impl Core {
@@ -91,7 +89,8 @@ impl Core {
     fn wanted_sources(&self) -> Vec<SourceKind> {
         let sources = &self.loaded.config.sources;
         let etcd = sources.etcd.is_some().then_some(SourceKind::Etcd);
-        etcd.into_iter().collect()
+        let kube = sources.kubernetes.is_some().then_some(SourceKind::Kube);
+        etcd.into_iter().chain(kube).collect()
     }
 }
 

@@ -79,9 +79,7 @@ impl Book {
             Target::Blackhole => NextHop::Blackhole,
             Target::Prohibit => NextHop::Prohibit,
             Target::Direct(gateway) => NextHop::Direct { gateway: *gateway },
-            Target::Peer(address) => {
-                tunnel(address).map_or(NextHop::Blackhole, NextHop::Tunnel)
-            }
+            Target::Peer(address) => tunnel(address).map_or(NextHop::Blackhole, NextHop::Tunnel),
             Target::Peers(addresses) => {
                 let tunnels: Vec<Tunnel> = addresses.iter().filter_map(tunnel).collect();
                 match tunnels.as_slice() {

@@ -105,7 +105,9 @@ pub fn config_update(
     if source == SourceKind::Config && !config.node.prefixes.is_empty() {
         entries.push(own_entry(config));
     }
-    for (rank, (_, key, peer)) in (1..).zip(routes.peers.iter().filter(|(kind, ..)| *kind == source)) {
+    for (rank, (_, key, peer)) in
+        (1..).zip(routes.peers.iter().filter(|(kind, ..)| *kind == source))
+    {
         let via = Via {
             remote: peer.address,
             encapsulation: match peer.mode {

@@ -423,7 +423,10 @@ impl Accepted {
             }
         }
         if offer.own {
-            let theirs = self.prefixes.iter().filter(|(_, order)| !order.source.is_local());
+            let theirs = self
+                .prefixes
+                .iter()
+                .filter(|(_, order)| !order.source.is_local());
             for (other, found) in theirs.filter(|(other, _)| nested(other)) {
                 clashes.push((found, Clash::Overlap(*other)));
             }

@@ -95,6 +95,8 @@ pub struct PeerSpec {
     pub underlay_mtu: Mtu,
     /// An address of it that answers an echo.
     pub probe_address: Option<IpAddr>,
+    /// Whether it is to be probed at all.
+    pub probe: bool,
 }
 
 /// What else is to be done about a change of the tables.
@@ -109,8 +111,8 @@ pub struct Effects {
 /// What became of a peer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PeerChange {
-    /// It is so; the first of its prefixes is where it can be probed.
-    Put(PeerSpec, Option<IpNet>),
+    /// It is so; these are prefixes that it can be probed in.
+    Put(PeerSpec, Vec<IpNet>),
     /// There is none at that address.
     Gone(IpAddr),
 }
@@ -202,7 +204,7 @@ impl Rib {
         let specs = self.peers.iter();
         specs
             .map(|(address, peer)| {
-                PeerChange::Put(peer.spec.clone(), self.first_prefix(*address, &book))
+                PeerChange::Put(peer.spec.clone(), self.probed_prefixes(*address, &book))
             })
             .collect()
     }
@@ -370,7 +372,9 @@ impl Rib {
             SourceKind::Config => Origin::Peer,
             source => Origin::Source(source),
         };
-        let target = if self.is_direct(&via) {
+        // The underlay's own routes carry no family but that of their gateway.
+        let same_family = prefix.addr().is_ipv4() == via.remote.is_ipv4();
+        let target = if same_family && self.is_direct(&via) {
             Target::Direct(Some(via.remote))
         } else {
             if let Err(error) = self.put_live_peer(&route, &via, book) {
@@ -391,7 +395,7 @@ impl Rib {
                     && !self.statics.contains_key(&prefix)
                 {
                     peer.prefixes.insert(prefix);
-                    if peer.prefixes.first() == Some(&prefix) {
+                    if [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix)) {
                         self.announce(*address, book);
                     }
                 }
@@ -438,9 +442,10 @@ impl Rib {
                 let Some(peer) = book.peers.get_mut(address) else {
                     return;
                 };
-                let was_first = peer.prefixes.first() == Some(&prefix);
+                let was_end =
+                    [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix));
                 peer.prefixes.remove(&prefix);
-                if was_first && !peer.prefixes.is_empty() {
+                if was_end && !peer.prefixes.is_empty() {
                     self.announce(*address, book);
                 }
             }
@@ -475,6 +480,7 @@ impl Rib {
             mtu: peer.mtu,
             underlay_mtu: self.terms.underlay_mtu,
             probe_address: peer.probe_address,
+            probe: peer.probe,
         };
         let dscp = dscp_mode(&peer.dscp);
         if let Err(error) = self.put_peer(spec, dscp, peer.ecn, true, book) {
@@ -503,6 +509,7 @@ impl Rib {
             mtu: encapsulation.inner_mtu(Family::of(via.remote), underlay_mtu),
             underlay_mtu,
             probe_address: None,
+            probe: true,
         };
         self.put_peer(spec, DscpMode::Pipe(0), EcnMode::Normal, false, book)
     }
@@ -581,7 +588,9 @@ impl Rib {
             if known.spec.name != spec.name {
                 self.names.remove(&known.spec.name);
             }
-            known.way = known.way.filter(|way| spec.ways.contains(&way.encapsulation));
+            known.way = known
+                .way
+                .filter(|way| spec.ways.contains(&way.encapsulation));
             known.is_local = is_local;
             known.spec = spec.clone();
             known.tunnel = tunnel;
@@ -673,16 +682,27 @@ impl Rib {
         let Some(peer) = self.peers.get(&address) else {
             return;
         };
-        let change = PeerChange::Put(peer.spec.clone(), self.first_prefix(address, book));
+        let change = PeerChange::Put(peer.spec.clone(), self.probed_prefixes(address, book));
         self.effects.peers.push(change);
     }
 
-    /// The prefix that a peer can be probed in.
-    fn first_prefix(&self, address: IpAddr, book: &Book) -> Option<IpNet> {
+    /// Prefixes that a peer can be probed in: one of each family will do.
+    fn probed_prefixes(&self, address: IpAddr, book: &Book) -> Vec<IpNet> {
         if let Some(local) = self.local_peers.get(&address) {
-            return local.prefixes.first().copied();
+            return local.prefixes.clone();
         }
-        book.peers.get(&address)?.prefixes.first().copied()
+        let Some(shown) = book.peers.get(&address) else {
+            return Vec::new();
+        };
+        // IPv4 stands before IPv6.
+        let mut ends: Vec<IpNet> = shown.prefixes.first().copied().into_iter().collect();
+        ends.extend(
+            shown
+                .prefixes
+                .last()
+                .filter(|last| ends.first() != Some(*last)),
+        );
+        ends
     }
 
     /// Takes a peer away that nothing leads to and no file names.
@@ -698,7 +718,11 @@ impl Rib {
         // A static route may name a peer that was only learned.
         let target = Target::Peer(address);
         let mut statics = self.statics.keys();
-        if statics.any(|prefix| book.rows.get(prefix).is_some_and(|row| row.target == target)) {
+        if statics.any(|prefix| {
+            book.rows
+                .get(prefix)
+                .is_some_and(|row| row.target == target)
+        }) {
             return;
         }
         if let Some(peer) = self.peers.remove(&address) {

@@ -188,7 +188,9 @@ fn random_changes_come_to_what_a_fresh_table_has() {
     for _ in 0..300 {
         let mut changes = Vec::new();
         for _ in 0..8 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let number = u16::try_from(random >> 33 & 31).expect("five bits");
             let mac = u8::try_from(random >> 50 & 3).expect("two bits");
             changes.push(if random >> 60 & 1 == 0 {
