@@ -14,6 +14,19 @@ pub struct SourcesReport {
     pub quarantine: Vec<QuarantineReport>,
     /// How many there are in all.
     pub quarantined: u64,
+    /// How often each thing happened since the start.
+    pub happened: Vec<HappenedReport>,
+}
+
+/// How often something happened.
+#[derive(Clone, Debug, Decode, Default, Deserialize, Encode, Eq, PartialEq, Serialize)]
+pub struct HappenedReport {
+    /// In which source.
+    pub source: String,
+    /// What, as in [`EventReport::what`].
+    pub what: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// The state of a source.

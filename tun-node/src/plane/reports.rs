@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use warren_core::units::Time;
 
 use super::Core;
-use crate::ctl::sources::{EventReport, QuarantineReport, SourceReport, SourcesReport, WhyReport};
+use crate::ctl::sources::{
+    EventReport, HappenedReport, QuarantineReport, SourceReport, SourcesReport, WhyReport,
+};
 use crate::rib::{SourceKind, SourceStatus, Verdict};
 
 impl Core {
@@ -36,11 +38,21 @@ impl Core {
             }
         }
         let mtu = self.effective().device.mtu;
+        let counts = self.reconciler.journal().counts();
+        let mut happened: Vec<HappenedReport> = counts
+            .map(|(source, what, count)| HappenedReport {
+                source: source.name().to_owned(),
+                what: what.name().to_owned(),
+                count,
+            })
+            .collect();
+        happened.sort_by(|a, b| (&a.source, &a.what).cmp(&(&b.source, &b.what)));
         SourcesReport {
             sources,
             claimed: self.claim.as_ref().map(|claim| claim.report(mtu)),
             quarantine,
             quarantined,
+            happened,
         }
     }
 

@@ -368,9 +368,10 @@ impl Rib {
                 target: Target::Local,
             });
         };
-        let origin = match route.source {
-            SourceKind::Config => Origin::Peer,
-            source => Origin::Source(source),
+        let origin = if route.source == SourceKind::Config {
+            Origin::Peer
+        } else {
+            Origin::Source(route.source)
         };
         // The underlay's own routes carry no family but that of their gateway.
         let same_family = prefix.addr().is_ipv4() == via.remote.is_ipv4();
