@@ -44,6 +44,22 @@ pub struct Peer {
     pub dscp: DscpMode,
 }
 
+impl Peer {
+    /// Whether it only stands for a number that no peer has.
+    #[must_use]
+    pub const fn is_vacant(&self) -> bool {
+        self.name.is_empty() && self.underlay.is_empty()
+    }
+
+    const fn vacant() -> Self {
+        Self {
+            name: String::new(),
+            underlay: Vec::new(),
+            dscp: DscpMode::Pipe(0),
+        }
+    }
+}
+
 /// Where a packet goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum NextHop {
@@ -185,7 +201,7 @@ pub struct Receive {
 pub struct Tables {
     epoch: Epoch,
     local: Local,
-    peers: Vec<Peer>,
+    peers: Vec<Arc<Peer>>,
     peer_by_underlay: HashMap<IpAddr, PeerId, FixedState>,
     next_hops: Vec<NextHop>,
     fib_v4: FibReader<Ipv4Addr>,
@@ -205,16 +221,17 @@ impl Tables {
         &self.local
     }
 
-    /// All peers, in the order of their numbers.
+    /// All peers, in the order of their numbers. One that was removed leaves a vacant number, whose
+    /// peer has neither name nor address ([`Peer::is_vacant`]).
     #[must_use]
-    pub fn peers(&self) -> &[Peer] {
+    pub fn peers(&self) -> &[Arc<Peer>] {
         &self.peers
     }
 
     /// One peer.
     #[must_use]
     pub fn peer(&self, id: PeerId) -> Option<&Peer> {
-        self.peers.get(id.index())
+        self.peers.get(id.index()).map(Arc::as_ref)
     }
 
     /// The peer that sends from the outer address `source`.
@@ -301,9 +318,11 @@ impl core::error::Error for TableError {}
 pub struct TableWriter {
     epoch: Epoch,
     local: Local,
-    peers: Vec<Peer>,
+    peers: Vec<Arc<Peer>>,
+    vacant_peers: Vec<PeerId>,
     peer_by_underlay: HashMap<IpAddr, PeerId, FixedState>,
     next_hops: Vec<NextHop>,
+    vacant_next_hops: Vec<NextHopId>,
     fib_v4: Fib<Ipv4Addr>,
     fib_v6: Fib<Ipv6Addr>,
 }
@@ -316,8 +335,10 @@ impl TableWriter {
             epoch: Epoch::default(),
             local,
             peers: Vec::new(),
+            vacant_peers: Vec::new(),
             peer_by_underlay: HashMap::default(),
             next_hops: Vec::new(),
+            vacant_next_hops: Vec::new(),
             fib_v4: Fib::new(),
             fib_v6: Fib::new(),
         }
@@ -337,19 +358,80 @@ impl TableWriter {
     /// [`TableError::UnderlayTaken`] when another peer has one of its addresses;
     /// [`TableError::Full`] beyond 65,535 peers.
     pub fn add_peer(&mut self, peer: Peer) -> Result<PeerId, TableError> {
-        let id = PeerId(u16::try_from(self.peers.len()).map_err(|_| TableError::Full)?);
-        if let Some(taken) = peer
-            .underlay
-            .iter()
-            .find(|address| self.peer_by_underlay.contains_key(*address))
-        {
+        let id = match self.vacant_peers.last() {
+            Some(id) => *id,
+            None => PeerId(u16::try_from(self.peers.len()).map_err(|_| TableError::Full)?),
+        };
+        self.claim_underlay(id, &peer)?;
+        if self.vacant_peers.pop().is_some() {
+            self.put_peer(id, peer);
+        } else {
+            self.peers.push(Arc::new(peer));
+        }
+        Ok(id)
+    }
+
+    /// Puts `peer` in place of the one of that number, which keeps its counters if the name is the
+    /// same.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::UnderlayTaken`] when another peer has one of its addresses;
+    /// [`TableError::UnknownNumber`]. Nothing is changed then.
+    pub fn set_peer(&mut self, id: PeerId, peer: Peer) -> Result<(), TableError> {
+        let Some(before) = self.peers.get(id.index()).cloned() else {
+            return Err(TableError::UnknownNumber);
+        };
+        self.claim_underlay(id, &peer)?;
+        for address in &before.underlay {
+            if !peer.underlay.contains(address) {
+                self.peer_by_underlay.remove(address);
+            }
+        }
+        self.put_peer(id, peer);
+        Ok(())
+    }
+
+    /// Takes a peer away; its number is given to the next one that is added. No next hop that is
+    /// in use may name it any more.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        let Some(before) = self.peers.get(id.index()).cloned() else {
+            return;
+        };
+        if before.is_vacant() {
+            return;
+        }
+        for address in &before.underlay {
+            self.peer_by_underlay.remove(address);
+        }
+        self.put_peer(id, Peer::vacant());
+        self.vacant_peers.push(id);
+    }
+
+    /// This node is another from here on: other addresses, other things that it receives.
+    pub fn set_local(&mut self, local: Local) {
+        self.local = local;
+    }
+
+    fn put_peer(&mut self, id: PeerId, peer: Peer) {
+        if let Some(place) = self.peers.get_mut(id.index()) {
+            *place = Arc::new(peer);
+        }
+    }
+
+    /// Enters a peer's addresses as those of `id`.
+    fn claim_underlay(&mut self, id: PeerId, peer: &Peer) -> Result<(), TableError> {
+        let taken = |address: &&IpAddr| {
+            let holder = self.peer_by_underlay.get(*address);
+            holder.is_some_and(|holder| *holder != id)
+        };
+        if let Some(taken) = peer.underlay.iter().find(taken) {
             return Err(TableError::UnderlayTaken(*taken));
         }
         for address in &peer.underlay {
             self.peer_by_underlay.insert(*address, id);
         }
-        self.peers.push(peer);
-        Ok(id)
+        Ok(())
     }
 
     /// The number of `next_hop`, which is added if no equal one is there.
@@ -359,28 +441,80 @@ impl TableWriter {
     /// [`TableError::Full`] beyond 32,767 next hops; [`TableError::EmptySet`];
     /// [`TableError::UnknownNumber`] when it names a peer that was not added.
     pub fn next_hop(&mut self, next_hop: NextHop) -> Result<NextHopId, TableError> {
-        let tunnels = match &next_hop {
+        self.check(&next_hop)?;
+        let known = self.next_hops.iter().position(|known| *known == next_hop);
+        let known = known
+            .and_then(|index| u16::try_from(index).ok())
+            .and_then(NextHopId::new)
+            .filter(|id| !self.vacant_next_hops.contains(id));
+        match known {
+            Some(id) => Ok(id),
+            None => self.add_next_hop(next_hop),
+        }
+    }
+
+    /// Adds a next hop under a number of its own, to be changed by
+    /// [`set_next_hop`](Self::set_next_hop).
+    ///
+    /// # Errors
+    ///
+    /// As [`next_hop`](Self::next_hop).
+    pub fn add_next_hop(&mut self, next_hop: NextHop) -> Result<NextHopId, TableError> {
+        self.check(&next_hop)?;
+        if let Some(id) = self.vacant_next_hops.pop() {
+            self.put_next_hop(id, next_hop);
+            return Ok(id);
+        }
+        let id = u16::try_from(self.next_hops.len())
+            .ok()
+            .and_then(NextHopId::new)
+            .ok_or(TableError::Full)?;
+        self.next_hops.push(next_hop);
+        Ok(id)
+    }
+
+    /// Puts `next_hop` in place of the one of that number, for every route that leads to it.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::EmptySet`]; [`TableError::UnknownNumber`], of the next hop or of a peer.
+    pub fn set_next_hop(&mut self, id: NextHopId, next_hop: NextHop) -> Result<(), TableError> {
+        self.check(&next_hop)?;
+        if id.index() >= self.next_hops.len() {
+            return Err(TableError::UnknownNumber);
+        }
+        self.put_next_hop(id, next_hop);
+        Ok(())
+    }
+
+    /// Takes a next hop away that no route leads to any more; its number is used again.
+    pub fn remove_next_hop(&mut self, id: NextHopId) {
+        if id.index() < self.next_hops.len() && !self.vacant_next_hops.contains(&id) {
+            self.put_next_hop(id, NextHop::Blackhole);
+            self.vacant_next_hops.push(id);
+        }
+    }
+
+    fn put_next_hop(&mut self, id: NextHopId, next_hop: NextHop) {
+        if let Some(place) = self.next_hops.get_mut(id.index()) {
+            *place = next_hop;
+        }
+    }
+
+    fn check(&self, next_hop: &NextHop) -> Result<(), TableError> {
+        let tunnels = match next_hop {
             NextHop::EqualCost(tunnels) if tunnels.is_empty() => return Err(TableError::EmptySet),
             NextHop::EqualCost(tunnels) => tunnels.as_slice(),
             NextHop::Tunnel(tunnel) => core::slice::from_ref(tunnel),
             NextHop::Direct { .. } | NextHop::Blackhole | NextHop::Prohibit | NextHop::Local => &[],
         };
-        if tunnels
+        let mut unknown = tunnels
             .iter()
-            .any(|tunnel| tunnel.peer.index() >= self.peers.len())
-        {
-            return Err(TableError::UnknownNumber);
+            .filter(|tunnel| tunnel.peer.index() >= self.peers.len());
+        match unknown.next() {
+            Some(_) => Err(TableError::UnknownNumber),
+            None => Ok(()),
         }
-        let known = self.next_hops.iter().position(|known| *known == next_hop);
-        let index = known.unwrap_or(self.next_hops.len());
-        let id = u16::try_from(index)
-            .ok()
-            .and_then(NextHopId::new)
-            .ok_or(TableError::Full)?;
-        if known.is_none() {
-            self.next_hops.push(next_hop);
-        }
-        Ok(id)
     }
 
     /// Routes `prefix` (host bits are cut off) to a next hop, in place of what was there.

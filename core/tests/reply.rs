@@ -404,7 +404,7 @@ fn peers_keep_their_counters_when_tables_change() {
     assert_eq!(engine.peer_counters()[1].sent().packets, 1);
     // Node 2 leaves: node 3 gets its number.
     let mut writer = TableWriter::new(common::local(1));
-    let peer = engine.tables().peers()[1].clone();
+    let peer = engine.tables().peers()[1].as_ref().clone();
     writer.add_peer(peer).unwrap();
     engine.set_tables(writer.publish());
     assert_eq!(engine.peer_counters().len(), 1);

@@ -8,13 +8,14 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
-use crate::config::{Config, ConfigError, LogLevel, example_config};
+use crate::config::{ConfigErrors, Loaded, LogLevel, example_config};
 use crate::ctl::client::{Client, ClientError};
 #[cfg(any(debug_assertions, feature = "fault-injection"))]
 use crate::ctl::message::Fault;
@@ -86,7 +87,7 @@ enum Verb {
     /// Show how a running node is
     Status(AskArgs),
     /// Show its routes
-    Routes(AskArgs),
+    Routes(RoutesArgs),
     /// Show its peers and what passed between it and them
     Peers(AskArgs),
     /// Show everything that it counted, drops by their reason
@@ -107,6 +108,24 @@ enum Verb {
         configured"
     )]
     Prefer(PreferArgs),
+    /// Show where its routes come from, and what of that is not applied
+    Sources(AskArgs),
+    /// Show what happened to its routes lately
+    Events(EventsArgs),
+    /// Withdraw at once what is held against a mass withdrawal
+    #[command(
+        after_long_help = "Where more than half of a source's remote routes go at once, they are kept for a \
+        minute: a mistake in a shared store must not cut every node off at once. This command says \
+        that it is none.\n\nExample:\n\n  tun-node sources\n  tun-node confirm etcd"
+    )]
+    Confirm(ConfirmArgs),
+    /// Read the configuration and its route files again
+    #[command(
+        after_long_help = "Peers, routes, the node's own prefixes and the guard are taken; what else \
+        differs is named and takes effect at the next start. A mistake in any file changes nothing. \
+        SIGHUP does the same, and so does a change of a file.\n\nExample:\n\n  tun-node reload --dry-run"
+    )]
+    Reload(ReloadArgs),
     /// Make a worker misbehave
     #[cfg(any(debug_assertions, feature = "fault-injection"))]
     #[command(hide = true)]
@@ -208,6 +227,41 @@ struct PreferArgs {
     node: NodeArgs,
 }
 
+#[derive(Debug, Args)]
+struct RoutesArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Say which entries have to do with a prefix or an address, and why one won
+    #[arg(long, value_name = "PREFIX")]
+    why: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct EventsArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Go on until Ctrl-C; with --json one object a line
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(Debug, Args)]
+struct ConfirmArgs {
+    /// The source: etcd, kube or bgp [default: all]
+    source: Option<String>,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
 #[cfg(any(debug_assertions, feature = "fault-injection"))]
 #[derive(Debug, Args)]
 struct FaultArgs {
@@ -251,10 +305,11 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
     let level = cli.log.map(Level::filter);
     match cli.verb {
         Verb::Run(args) => {
-            let config = Config::load(&args.config)?;
-            log_to_stderr(level.unwrap_or_else(|| configured(config.log_level)));
+            let loaded = Loaded::read(&args.config)?;
+            log_to_stderr(level.unwrap_or_else(|| configured(loaded.config.log_level)));
             let options = RunOptions {
-                config,
+                loaded,
+                path: std::path::absolute(args.config)?,
                 rootless: args.rootless,
                 command: args.command,
                 socket: args.socket,
@@ -262,7 +317,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
             return Ok(run(options)?);
         }
         Verb::Demo(options) => return Ok(demo::run(&options)),
-        Verb::Check(args) => output::print(&Config::load(&args.config)?.summary())?,
+        Verb::Check(args) => output::print(&Loaded::read(&args.config)?.config.summary())?,
         Verb::ExampleConfig => output::print(example_config())?,
         Verb::Status(args) => {
             let Response::Status(report) = ask(&args.node, &Request::Status)? else {
@@ -270,9 +325,25 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
             };
             print(&args, &*report, output::status)?;
         }
-        Verb::Routes(args) => {
-            let report = connect(&args.node)?.routes()?;
-            print(&args, report.as_slice(), output::routes)?;
+        Verb::Routes(args) => routes(args)?,
+        Verb::Sources(args) => {
+            let Response::Sources(report) = ask(&args.node, &Request::Sources)? else {
+                return Err(ClientError::Unexpected.into());
+            };
+            print(&args, &*report, output::sources)?;
+        }
+        Verb::Events(args) => events(&args)?,
+        Verb::Confirm(args) => {
+            let source = args.source;
+            ask(&args.node, &Request::Confirm { source })?;
+        }
+        Verb::Reload(args) => {
+            let dry_run = args.dry_run;
+            let Response::Reload(report) = ask(&args.ask.node, &Request::Reload { dry_run })?
+            else {
+                return Err(ClientError::Unexpected.into());
+            };
+            print(&args.ask, &*report, output::reload)?;
         }
         Verb::Peers(args) => {
             let Response::Peers(report) = ask(&args.node, &Request::Peers)? else {
@@ -324,7 +395,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
 pub enum CliError {
     /// The configuration.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ConfigErrors),
     /// The node did not come up.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -453,6 +524,42 @@ fn ask(node: &NodeArgs, request: &Request) -> Result<Response, CliError> {
     Ok(connect(node)?.ask(request)?)
 }
 
+fn routes(args: RoutesArgs) -> Result<(), CliError> {
+    let Some(prefix) = args.why else {
+        let report = connect(&args.ask.node)?.routes()?;
+        return print(&args.ask, report.as_slice(), output::routes);
+    };
+    let Response::Why(report) = ask(&args.ask.node, &Request::Why { prefix })? else {
+        return Err(ClientError::Unexpected.into());
+    };
+    print(&args.ask, report.as_slice(), output::why)
+}
+
+fn events(args: &EventsArgs) -> Result<(), CliError> {
+    let mut client = connect(&args.ask.node)?;
+    let mut after = 0;
+    loop {
+        let Response::Events(report) = client.ask(&Request::Events { after })? else {
+            return Err(ClientError::Unexpected.into());
+        };
+        let had_any = !report.is_empty();
+        after = report.last().map_or(after, |last| last.number);
+        if args.follow && args.ask.json {
+            for event in &report {
+                output::print(&format!("{}\n", serde_json::to_string(event)?))?;
+            }
+        } else if had_any || (args.ask.json && !args.follow) {
+            print(&args.ask, report.as_slice(), output::events)?;
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        if !had_any {
+            std::thread::sleep(FOLLOW_EVERY);
+        }
+    }
+}
+
 fn print<R: Serialize + ?Sized>(
     args: &AskArgs,
     report: &R,
@@ -489,6 +596,8 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
     }
 }
 
+/// How often a node is asked whether something happened.
+const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 

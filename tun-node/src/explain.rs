@@ -15,7 +15,7 @@ use warren_core::tables::{NextHop, Tables, Tunnel};
 use warren_core::verdict::{Direction, DropReason, Verdict};
 
 use crate::ctl::message::{ExplainReport, Flow, RouteReport, TunnelReport};
-use crate::rib::{RibRoute, Snapshot};
+use crate::rib::{RibRoute, TablesReader};
 
 /// The flow as the engine names it.
 #[must_use]
@@ -43,7 +43,7 @@ pub fn direction(flow: &Flow, tables: &Tables) -> Direction {
 
 /// The report of what the engine found about `flow`.
 #[must_use]
-pub fn report(flow: Flow, found: &Explanation, snapshot: &Snapshot) -> ExplainReport {
+pub fn report(flow: Flow, found: &Explanation, reader: &TablesReader) -> ExplainReport {
     let (verdict, reason) = match found.verdict {
         Verdict::Undecided => ("undecided", None),
         Verdict::Transmit => ("transmit", None),
@@ -52,10 +52,10 @@ pub fn report(flow: Flow, found: &Explanation, snapshot: &Snapshot) -> ExplainRe
         Verdict::Direct => ("direct", None),
         Verdict::Reply(reason) | Verdict::Drop(reason) => ("drop", Some(reason)),
     };
-    let tables = &snapshot.tables;
+    let tables = &*reader.tables();
     let report = |route: &Option<Route>| {
         let route = route.as_ref()?;
-        Some(route_report(route, snapshot))
+        Some(route_report(route, reader))
     };
     let link = found.link.as_ref();
     let tunnel = found.tunnel.as_ref();
@@ -136,11 +136,10 @@ pub fn rib_route_report(route: &RibRoute, tables: &Tables) -> RouteReport {
     }
 }
 
-fn route_report(route: &Route, snapshot: &Snapshot) -> RouteReport {
-    let known = snapshot.routes.iter().find(|r| r.prefix == route.prefix);
-    match known {
-        Some(known) => rib_route_report(known, &snapshot.tables),
-        // The tables are younger than the snapshot by a moment.
+fn route_report(route: &Route, reader: &TablesReader) -> RouteReport {
+    match reader.route(route.prefix) {
+        Some(known) => rib_route_report(&known, &reader.tables()),
+        // The tables are younger than the answer by a moment.
         None => RouteReport {
             prefix: route.prefix.to_string(),
             origin: String::new(),

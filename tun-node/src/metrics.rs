@@ -9,6 +9,8 @@
 //! which Prometheus reads; each counter of the engine, the workers and the sockets is there with
 //! its help and, where it has one, its unit.
 
+mod sources;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,6 +31,7 @@ use warren_core::verdict::DropReason;
 
 use crate::counters::{DeviceReport, DirectionReport, SocketReport, TallyReport, WorkerReport};
 use crate::ctl::message::{CountersReport, StatusReport};
+use crate::ctl::sources::SourcesReport;
 use crate::node::NodeState;
 
 /// A metrics page that is served. Ends when dropped.
@@ -93,9 +96,17 @@ pub struct MetricsError {
 
 /// The page for Prometheus.
 #[must_use]
-pub fn page(status: StatusReport, counters: CountersReport) -> String {
+pub fn page(
+    status: StatusReport,
+    counters: CountersReport,
+    sources: Option<SourcesReport>,
+) -> String {
     let mut registry = Registry::with_prefix("warren");
-    registry.register_collector(Box::new(Page { status, counters }));
+    registry.register_collector(Box::new(Page {
+        status,
+        counters,
+        sources,
+    }));
     let mut text = String::new();
     // Writing to a String cannot fail, and the encoder has no other error.
     let _ = encode(&mut text, &registry);
@@ -221,7 +232,7 @@ fn respond(path: &str, state: &NodeState) -> Response {
             Ok(counters) => Response {
                 status: "200 OK",
                 content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                body: page(state.status(), counters),
+                body: page(state.status(), counters, state.sources()),
             },
             Err(sentence) => Response::text(UNAVAILABLE, sentence),
         },
@@ -242,6 +253,7 @@ fn respond(path: &str, state: &NodeState) -> Response {
 struct Page {
     status: StatusReport,
     counters: CountersReport,
+    sources: Option<SourcesReport>,
 }
 
 impl Collector for Page {
@@ -251,7 +263,8 @@ impl Collector for Page {
         self.engine(&mut lines)?;
         self.device(&mut lines)?;
         self.sockets(&mut lines)?;
-        self.peers(&mut lines)
+        self.peers(&mut lines)?;
+        self.sources(&mut lines)
     }
 }
 
@@ -264,7 +277,11 @@ impl Page {
             i64::from(status.ready),
         )?;
         lines.gauge("routes", "Routes in the tables.", i64::from(status.routes))?;
-        lines.gauge("peers", "Configured peers.", i64::from(status.peers))?;
+        lines.gauge(
+            "peers",
+            "Peers, of whatever source.",
+            i64::from(status.peers),
+        )?;
         let epoch = i64::try_from(status.epoch).unwrap_or(i64::MAX);
         lines.gauge("tables_epoch", "Generation of the tables.", epoch)?;
         let workers = &self.counters.workers;
@@ -704,7 +721,7 @@ mod tests {
             total: report.clone(),
             workers: vec![report],
         };
-        let page = page(status, counters);
+        let page = page(status, counters, Some(SourcesReport::default()));
         // The worker's number is a label, its generation the node's, and sums are left to whoever
         // reads the parts.
         let elsewhere = [

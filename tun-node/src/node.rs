@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  main thread: signals, heartbeats, COMMAND ──┬── worker-N   the data path
+//!                                              ├── plane      sources, routes, tables
 //!                                              ├── control    tunnel for `tun-node status`, ...
 //!                                              ├── metrics    HTTP, if configured
-//!                                              └── signals    SIGTERM, SIGINT
+//!                                              └── signals    SIGTERM, SIGINT, SIGHUP
 //! ```
 //!
 //! The main thread asks every worker four times a second whether it is there. One that has not
@@ -30,30 +31,33 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, never, select, tick};
 use mio::unix::SourceFd;
 use nix::sys::signal::Signal;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::ctl::path::default_path;
 use crate::ctl::server::{Server, ServerError};
 use crate::hostroutes::{Host, HostError, HostParts};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::paths::{PathsInlet, PathsParts};
-use crate::rib::{Rib, RibError};
+use crate::plane::{PlaneError, PlaneInlet, PlaneParts};
 use crate::rootless::{self, Launch, Rootless};
 use crate::tun::Tun;
 use crate::worker::{Command, WorkerError, WorkerHandle, WorkerParts};
 use device::Undo;
 
 pub use device::DeviceError;
+pub(crate) use device::on_link;
 pub use state::NodeState;
 
 /// What a node is to be, apart from its configuration file.
 #[derive(Debug)]
 pub struct RunOptions {
-    /// The configuration.
-    pub config: Config,
+    /// The configuration and its route files.
+    pub loaded: Loaded,
+    /// Where it was read from, to be read again.
+    pub path: PathBuf,
     /// Whether the device is made in a namespace of this user's own.
     pub rootless: bool,
     /// What to run in that namespace; the node ends with it. Empty for nothing.
@@ -73,19 +77,22 @@ pub struct RunOptions {
 pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let signals = SignalThread::start()?;
     let inlet = PathsInlet::new().map_err(paths_failed)?;
-    let rib = Rib::with_links(&options.config, device::on_link(&options))?;
-    let snapshot = rib.reader().snapshot();
-    let config = options.config;
+    let config = options.loaded.config.clone();
+    let plane = PlaneInlet::new(options.loaded, options.path, options.rootless);
+    let reader = plane.reader();
     let path = options
         .socket
         .or_else(|| config.control_socket.clone())
         .unwrap_or_else(|| default_path(&config.node.name));
     let state = Arc::new(NodeState::new(
-        config.clone(),
+        plane.effective(),
         options.rootless,
-        rib.reader(),
+        reader.clone(),
         inlet.sender(),
+        plane.sender(),
+        plane.alarms(),
     ));
+    let config = Config::clone(&state.config());
     // First, because a node of this name that runs is found out here.
     let control = Server::start(&path, Arc::<NodeState>::clone(&state))?;
     let (failed, failures) = crossbeam_channel::bounded(1);
@@ -93,13 +100,13 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let ends_with_command = !options.command.is_empty();
     let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
-        let (rootless, tun) = device::open_rootless(&config, &snapshot, &launch)?;
+        let (rootless, tun) = device::open_rootless(&config, &reader.snapshot(), &launch)?;
         (tun, Some(rootless), Undo::default())
     } else {
         let opened = device::open(&config)?;
         let parts = HostParts {
             config: config.clone(),
-            tables: rib.reader(),
+            tables: reader.clone(),
             device: opened.undo.index(),
             configures: opened.undo.configures(),
             stays: opened.undo.stays(),
@@ -112,16 +119,17 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let parts = WorkerParts {
         number: 0,
         config: &config,
-        tables: rib.reader(),
+        tables: reader.clone(),
         seed: random(),
         paths: inlet.sender(),
     };
     state.add_worker(WorkerHandle::start(parts, tun, alive)?);
     let injector = Arc::clone(&state);
+    let paths_sender = inlet.sender();
     let parts = PathsParts {
         config: config.clone(),
-        rib,
-        host: host.as_ref().map(Host::sender),
+        tables: reader,
+        plane: plane.sender(),
         seed: random(),
         inject: Box::new(move |packet| {
             if let Some(worker) = injector.workers().first() {
@@ -129,9 +137,13 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
             }
         }),
     };
-    let paths = inlet
-        .start(parts, Arc::clone(&state.path_reports))
-        .map_err(paths_failed)?;
+    let paths = inlet.start(parts).map_err(paths_failed)?;
+    let receiving = Arc::clone(&state);
+    let plane = plane.start(PlaneParts {
+        paths: paths_sender,
+        host: host.as_ref().map(Host::sender),
+        receives: Box::new(move |config| receiving.receive(config)),
+    })?;
     let metrics = match config.metrics_listen {
         Some(listen) => Some(MetricsServer::start(listen, Arc::clone(&state))?),
         None => None,
@@ -154,6 +166,8 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         was_ready: false,
     };
     let end = supervisor.watch(&signals.received, &ended, &child_ended, &failures);
+    // The sources first: while they leave, packets still pass.
+    drop(plane);
     drop(paths);
     drop(metrics);
     drop(control);
@@ -180,9 +194,9 @@ pub const EXIT_INTERNAL: u8 = 70;
 /// Why a node did not come up.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The tables.
+    /// The control plane.
     #[error(transparent)]
-    Rib(#[from] RibError),
+    Plane(#[from] PlaneError),
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ServerError),
@@ -257,7 +271,9 @@ impl Supervisor<'_> {
         loop {
             select! {
                 recv(signals) -> signal => {
-                    if self.ends_by(signal.unwrap_or(SIGTERM)) {
+                    if signal == Ok(SIGHUP) {
+                        self.state.reload();
+                    } else if self.ends_by(signal.unwrap_or(SIGTERM)) {
                         return End::Signal;
                     }
                 }
@@ -459,7 +475,7 @@ fn watch(child: &Rootless) -> Result<Receiver<()>, NodeError> {
     Ok(receiver)
 }
 
-/// SIGTERM and SIGINT as messages.
+/// SIGTERM, SIGINT and SIGHUP as messages.
 struct SignalThread {
     received: Receiver<i32>,
     handle: Handle,
@@ -468,10 +484,10 @@ struct SignalThread {
 impl SignalThread {
     fn start() -> Result<Self, NodeError> {
         let failed = |source| NodeError::Process {
-            what: "SIGTERM and SIGINT",
+            what: "SIGTERM, SIGINT and SIGHUP",
             source,
         };
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
         let handle = signals.handle();
         let (sender, received) = crossbeam_channel::bounded(8);
         std::thread::Builder::new()

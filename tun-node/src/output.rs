@@ -4,6 +4,7 @@
 //! right-aligned, everything else left-aligned, two spaces between columns, no lines drawn, so that
 //! `awk` and eyes both find the columns.
 
+mod sources;
 mod table;
 
 use std::fmt::Write as _;
@@ -17,6 +18,7 @@ use crate::counters::{
 use crate::ctl::message::{
     CountersReport, ExplainReport, PathReport, PeerReport, RouteReport, StatusReport, TunnelReport,
 };
+pub use sources::{events, reload, sources, why};
 use table::{Align, Table};
 
 /// Writes `text` to the standard output.

@@ -91,6 +91,13 @@ pub enum Command {
         /// Makes its token unguessable.
         seed: u64,
     },
+    /// "Receive what this configuration says, besides what is received." The device has its MTU.
+    Receive {
+        /// The configuration.
+        config: Arc<Config>,
+        /// What went wrong.
+        answer: Sender<Result<(), String>>,
+    },
     /// "Give this ICMP message to the device."
     Inject(Vec<u8>),
     /// "End."
@@ -388,6 +395,10 @@ impl Worker {
                     octets,
                     answer,
                 }) => drop(answer.try_send(self.engine.explain_flow(direction, &flow, octets))),
+                Ok(Command::Receive { config, answer }) => {
+                    let done = self.receive(&config).map_err(|error| error.to_string());
+                    drop(answer.try_send(done));
+                }
                 Ok(Command::Probe { seed }) => self.probe(seed),
                 Ok(Command::Inject(packet)) => match self.device.send(&packet) {
                     Ok(()) => self.device_counters.replies_written.count(packet.len()),
@@ -398,6 +409,25 @@ impl Worker {
                 Err(TryRecvError::Empty) => return Flow::On,
             }
         }
+    }
+
+    /// Opens the sockets that `config` asks for besides those that are open.
+    fn receive(&mut self, config: &Config) -> Result<(), WorkerError> {
+        let mtu = config.device.mtu.octets();
+        self.writer = DeviceWriter::new(&self.device, mtu, config.worker.gro);
+        let known = self.underlay.sockets();
+        let opened = self.underlay.extend(config, self.engine.config().seed);
+        for (index, fd) in self.underlay.descriptors().enumerate().skip(known) {
+            self.poll
+                .registry()
+                .register(
+                    &mut SourceFd(&fd),
+                    Token(FIRST_SOCKET.0 + index),
+                    Interest::READABLE,
+                )
+                .map_err(event_loop("register"))?;
+        }
+        Ok(opened?)
     }
 
     /// One turn of each direction.
@@ -555,6 +585,7 @@ impl Worker {
                 .peers()
                 .iter()
                 .zip(self.engine.peer_counters())
+                .filter(|(peer, _)| !peer.is_vacant())
                 .map(|(peer, counters)| PeerTallyReport::new(&peer.name, counters))
                 .collect(),
             probes_sent,

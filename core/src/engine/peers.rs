@@ -1,6 +1,7 @@
 //! What each peer sent and was sent.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::encap::EncapsulationKind;
@@ -82,18 +83,40 @@ impl PeerCounters {
 }
 
 /// The counters for `new` peers: those of the `old` one of the same name, or zero.
+///
+/// Peers mostly stay under their numbers, so that is where the old one is looked for first.
 pub(super) fn carry_over(
-    old: &[Peer],
+    old: &[Arc<Peer>],
     counters: &[PeerCounters],
-    new: &[Peer],
+    new: &[Arc<Peer>],
 ) -> Vec<PeerCounters> {
-    let by_name: BTreeMap<&str, PeerCounters> = old
-        .iter()
-        .map(|peer| peer.name.as_str())
-        .zip(counters.iter().copied())
-        .collect();
-    new.iter()
-        .map(|peer| by_name.get(peer.name.as_str()).copied().unwrap_or_default())
+    let stays = |old: &Arc<Peer>, new: &Arc<Peer>| Arc::ptr_eq(old, new) || old.name == new.name;
+    let mut moved: Option<BTreeMap<&str, PeerCounters>> = None;
+    let carried = new.iter().enumerate().map(|(index, peer)| {
+        let counted = counters.get(index).copied().unwrap_or_default();
+        match old.get(index) {
+            Some(before) if stays(before, peer) => counted,
+            Some(_) | None => {
+                let moved = moved.get_or_insert_with(|| by_name(old, counters, new));
+                moved.get(peer.name.as_str()).copied().unwrap_or_default()
+            }
+        }
+    });
+    carried.collect()
+}
+
+/// The counters of those of `old` that are not under the same number in `new`.
+fn by_name<'p>(
+    old: &'p [Arc<Peer>],
+    counters: &[PeerCounters],
+    new: &[Arc<Peer>],
+) -> BTreeMap<&'p str, PeerCounters> {
+    let gone = old.iter().zip(counters).enumerate();
+    let gone = gone.filter(|(index, (peer, _))| {
+        let still = new.get(*index).is_some_and(|now| now.name == peer.name);
+        !still && !peer.is_vacant()
+    });
+    gone.map(|(_, (peer, counters))| (peer.name.as_str(), *counters))
         .collect()
 }
 

@@ -100,6 +100,21 @@ impl Problems {
         self.found == 0
     }
 
+    /// Takes the problems of a part of the text out, with offsets into that part.
+    pub(super) fn split_off(&mut self, part: std::ops::Range<usize>) -> Self {
+        let (own, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.noted)
+            .into_iter()
+            .partition(|(at, _)| part.contains(at));
+        self.found -= own.len();
+        self.noted = rest;
+        let noted = own.into_iter();
+        let noted: Vec<_> = noted.map(|(at, text)| (at - part.start, text)).collect();
+        Self {
+            found: noted.len(),
+            noted,
+        }
+    }
+
     /// The entry of `known` that `word` was probably meant to be.
     ///
     /// Only for the first problems, and only among so many entries: comparing every word with

@@ -111,6 +111,8 @@ pub(super) struct PeerDraft {
 
 #[derive(Debug)]
 pub(super) struct RouteDraft {
+    /// Where `[[routes]]` of this route stands.
+    pub(super) at: usize,
     pub(super) prefix: Option<At<IpNet>>,
     pub(super) via: Vec<At<String>>,
     pub(super) action: Option<At<RouteAction>>,
@@ -458,6 +460,7 @@ fn route(table: &Section<'_, '_>, problems: &mut Problems) -> RouteDraft {
         (None, Some(_)) => {}
     }
     RouteDraft {
+        at: table.at,
         prefix: table.parsed("prefix", problems, value::prefix),
         via: via.unwrap_or_default(),
         action: table.choice("action", &RouteAction::NAMES, problems),

@@ -28,6 +28,7 @@ mod build;
 mod encap;
 mod error;
 mod example;
+mod files;
 mod format;
 mod mac;
 mod sources;
@@ -49,6 +50,7 @@ use warren_core::units::{Family, MacAddr, Mtu};
 
 pub use error::{ConfigError, Problem};
 pub use example::example_config;
+pub use files::{ConfigErrors, Loaded, RouteFile, route_files};
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
 pub use sources::{Etcd, Files, Guard, Kubernetes, KubernetesNetwork, Sources};
 
@@ -89,33 +91,7 @@ impl Config {
     /// When the file cannot be read, is larger than 4 MiB or not UTF-8, and whatever
     /// [`Config::parse`] finds.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let file = path.display().to_string();
-        let whole = |sentence| ConfigError::whole_file(&file, sentence);
-        let cannot_read = |error: std::io::Error| {
-            whole(format!(
-                "cannot be read: {error}; check the path and its permissions"
-            ))
-        };
-        let source = std::fs::File::open(path).map_err(cannot_read)?;
-        let mut octets = Vec::new();
-        // One octet more than is taken, so that a larger file shows itself without being read.
-        source
-            .take(FILE_OCTETS_MAX as u64 + 1)
-            .read_to_end(&mut octets)
-            .map_err(cannot_read)?;
-        if octets.len() > FILE_OCTETS_MAX {
-            return Err(whole(TOO_LARGE.to_owned()));
-        }
-        match String::from_utf8(octets) {
-            Ok(text) => Self::parse(&text, &file),
-            Err(error) => {
-                let at = error.utf8_error().valid_up_to();
-                let octets = error.as_bytes().get(..at).unwrap_or_default();
-                let mut problems = error::Problems::default();
-                problems.push(at, "this is not UTF-8; save the file as UTF-8 text");
-                Err(problems.into_error(&file, &String::from_utf8_lossy(octets)))
-            }
-        }
+        Self::parse(&read_text(path)?, &path.display().to_string())
     }
 
     /// Validates `text`; `file` is the name that problems are reported under.
@@ -128,29 +104,74 @@ impl Config {
             return Err(ConfigError::whole_file(file, TOO_LARGE.to_owned()));
         }
         let mut problems = error::Problems::default();
-        let tree = match DeTable::parse(text) {
-            Ok(tree) => tree,
-            Err(first) => {
-                // The parser keeps every error it recovers from, as many as there are octets.
-                let all = if text.len() <= RECOVERED_OCTETS_MAX {
-                    DeTable::parse_recoverable(text).1
-                } else {
-                    vec![first]
-                };
-                format::syntax_errors(&all, text, &mut problems);
-                return Err(problems.into_error(file, text));
-            }
-        };
-        let draft = format::read(tree.get_ref(), &mut problems);
-        let lines = error::Lines::new(text);
-        match validate::validate(&draft, &lines, &mut problems) {
-            Some(config) if problems.is_empty() => Ok(config),
+        match judge(text, &mut problems) {
+            Some((config, _)) if problems.is_empty() => Ok(config),
             Some(_) | None => {
                 debug_assert!(!problems.is_empty(), "refused without a reason");
                 Err(problems.into_error(file, text))
             }
         }
     }
+}
+
+/// Where the peers and routes of a text begin, in their order.
+#[derive(Debug)]
+struct Starts {
+    peers: Vec<usize>,
+    routes: Vec<usize>,
+}
+
+/// Judges a whole text; the result counts only when no problem was found.
+fn judge(text: &str, problems: &mut error::Problems) -> Option<(Config, Starts)> {
+    let tree = match DeTable::parse(text) {
+        Ok(tree) => tree,
+        Err(first) => {
+            // The parser keeps every error it recovers from, as many as there are octets.
+            let all = if text.len() <= RECOVERED_OCTETS_MAX {
+                DeTable::parse_recoverable(text).1
+            } else {
+                vec![first]
+            };
+            format::syntax_errors(&all, text, problems);
+            return None;
+        }
+    };
+    let draft = format::read(tree.get_ref(), problems);
+    let lines = error::Lines::new(text);
+    let config = validate::validate(&draft, &lines, problems)?;
+    let starts = Starts {
+        peers: draft.peers.iter().map(|peer| peer.at).collect(),
+        routes: draft.routes.iter().map(|route| route.at).collect(),
+    };
+    Some((config, starts))
+}
+
+/// Reads a file of at most 4 MiB of UTF-8.
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let file = path.display().to_string();
+    let whole = |sentence| ConfigError::whole_file(&file, sentence);
+    let cannot_read = |error: std::io::Error| {
+        whole(format!(
+            "cannot be read: {error}; check the path and its permissions"
+        ))
+    };
+    let source = std::fs::File::open(path).map_err(cannot_read)?;
+    let mut octets = Vec::new();
+    // One octet more than is taken, so that a larger file shows itself without being read.
+    source
+        .take(FILE_OCTETS_MAX as u64 + 1)
+        .read_to_end(&mut octets)
+        .map_err(cannot_read)?;
+    if octets.len() > FILE_OCTETS_MAX {
+        return Err(whole(TOO_LARGE.to_owned()));
+    }
+    String::from_utf8(octets).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let octets = error.as_bytes().get(..at).unwrap_or_default();
+        let mut problems = error::Problems::default();
+        problems.push(at, "this is not UTF-8; save the file as UTF-8 text");
+        problems.into_error(&file, &String::from_utf8_lossy(octets))
+    })
 }
 
 impl Config {

@@ -7,6 +7,14 @@ use warren_core::units::{Family, Vni};
 
 use super::{Config, Dscp, Peer, PeerMode, RouteNext};
 
+impl Peer {
+    /// The peer in a line for people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        peer_line(self)
+    }
+}
+
 impl Config {
     /// The configuration in a few lines for people, with every default filled in.
     #[must_use]

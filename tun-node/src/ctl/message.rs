@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::sources::{EventReport, ReloadReport, SourcesReport, WhyReport};
 use crate::counters::{PeerTallyReport, WorkerReport};
 
 /// A question.
@@ -37,6 +38,28 @@ pub enum Request {
     /// Makes a worker misbehave, for tests: [`Response::Done`], or no answer at all. Refused by
     /// a node that was built without fault injection.
     Fault(Fault),
+    /// The state of each source: [`Response::Sources`].
+    Sources,
+    /// Every entry that has to do with a prefix: [`Response::Why`].
+    Why {
+        /// The prefix.
+        prefix: String,
+    },
+    /// What happened after number `after`, oldest first: [`Response::Events`].
+    Events {
+        /// The last one known.
+        after: u64,
+    },
+    /// Withdraws what is held, of one source or of all: [`Response::Done`].
+    Confirm {
+        /// The source.
+        source: Option<String>,
+    },
+    /// Reads the configuration and its route files again: [`Response::Reload`].
+    Reload {
+        /// Only says what would change.
+        dry_run: bool,
+    },
 }
 
 /// An answer.
@@ -63,6 +86,14 @@ pub enum Response {
     Done,
     /// The question cannot be answered; a sentence says why.
     Error(String),
+    /// To [`Request::Sources`].
+    Sources(Box<SourcesReport>),
+    /// To [`Request::Why`].
+    Why(Vec<WhyReport>),
+    /// To [`Request::Events`].
+    Events(Vec<EventReport>),
+    /// To [`Request::Reload`].
+    Reload(Box<ReloadReport>),
 }
 
 /// A fault to inject.
@@ -146,7 +177,8 @@ pub struct DeviceStatus {
 pub struct RouteReport {
     /// The prefix.
     pub prefix: String,
-    /// Who says so: `node`, `peer` or `static`.
+    /// Who says so: `node`, `peer` or `static` for this host's files, or a source: `file`,
+    /// `etcd`, `kube`, `bgp`.
     pub origin: String,
     /// What happens: `local`, `tunnel`, `equal-cost`, `direct`, `blackhole` or `prohibit`.
     pub action: String,

@@ -12,10 +12,12 @@
 //! ```
 //!
 //! Nothing that arrives here is trusted: frames have a limit, decoding has a limit, clients are
-//! counted, silence has a deadline, and no request changes the data path.
+//! counted, silence has a deadline. What a request may change (the way to a peer, held withdrawals, what
+//! the files on disk say) harms nobody but who may change it anyway.
 
 pub mod client;
 pub mod frame;
 pub mod message;
 pub mod path;
 pub mod server;
+pub mod sources;

@@ -319,7 +319,12 @@ mod tests {
                 | Request::Counters
                 | Request::Explain(_)
                 | Request::Prefer { .. }
-                | Request::Fault(_) => Response::Done,
+                | Request::Fault(_)
+                | Request::Sources
+                | Request::Why { .. }
+                | Request::Events { .. }
+                | Request::Confirm { .. }
+                | Request::Reload { .. } => Response::Done,
                 Request::Routes { first } => Response::Error(format!("no route {first}")),
             }
         }

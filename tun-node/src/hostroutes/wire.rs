@@ -331,7 +331,7 @@ mod tests {
             let expected = [
                 RouteEvent::Removed(nine.clone()),
                 RouteEvent::Added(nine),
-                RouteEvent::Replaced(changed.clone()),
+                RouteEvent::Replaced(changed),
             ];
             assert_eq!(events, expected.map(Heard::Route));
             // Somebody else and much: what finds no room is said to be missing.

@@ -12,7 +12,6 @@ use std::os::fd::AsFd;
 use ipnet::IpNet;
 use tracing::{info, warn};
 
-use super::RunOptions;
 use crate::config::{Config, DeviceMode, PeerMode};
 use crate::hostroutes::device_routes;
 use crate::netlink::{Netlink, NetlinkError};
@@ -138,13 +137,13 @@ pub(super) fn open_rootless(
 }
 
 /// The peers that the underlay's own link leads to; asked only where the configuration does.
-pub(super) fn on_link(options: &RunOptions) -> HashSet<IpAddr> {
-    let peers = &options.config.peers;
+pub(crate) fn on_link(config: &Config, is_rootless: bool) -> HashSet<IpAddr> {
+    let peers = &config.peers;
     let asking = peers
         .iter()
         .filter(|peer| peer.mode == PeerMode::CrossSubnet);
     let mut asking = asking.peekable();
-    if asking.peek().is_none() || options.rootless {
+    if asking.peek().is_none() || is_rootless {
         return HashSet::new();
     }
     let Ok(mut netlink) = Netlink::open() else {

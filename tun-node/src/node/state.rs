@@ -1,35 +1,42 @@
 //! What every thread of a running node may look at, and the answers to its control socket.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use parking_lot::RwLock;
 use warren_core::verdict::Direction;
 
 use crate::config::Config;
 use crate::counters::{PeerTallyReport, WorkerReport};
 use crate::ctl::message::{
-    CountersReport, DeviceStatus, Fault, Flow, PathsReport, PeerReport, Request, Response,
+    CountersReport, DeviceStatus, Fault, Flow, PathReport, PeerReport, Request, Response,
     StatusReport,
 };
 use crate::ctl::server::Handler;
+use crate::ctl::sources::SourcesReport;
 use crate::explain;
 use crate::hostroutes::HostReport;
 use crate::paths::PathsSender;
-use crate::rib::TablesReader;
+use crate::plane::PlaneSender;
+use crate::rib::{SourceKind, TablesReader};
 use crate::worker::{Command, WorkerHandle};
 
 /// A running node, as its control socket and its metrics page see it.
 #[derive(Debug)]
 pub struct NodeState {
-    config: Config,
+    /// With what sources gave this node.
+    config: RwLock<Arc<Config>>,
     rootless: bool,
     tables: TablesReader,
     started: Instant,
     workers: RwLock<Vec<Arc<WorkerHandle>>>,
     paths: PathsSender,
-    /// What the paths' thread last said.
-    pub(super) path_reports: Arc<RwLock<PathsReport>>,
+    plane: PlaneSender,
+    /// What somebody should look at in the control plane.
+    plane_alarms: Arc<RwLock<Vec<String>>>,
     /// What the thread that keeps the kernel's routes last said.
     pub(super) host_report: Arc<RwLock<HostReport>>,
     /// When the last packet in a loop was seen, and how many there were.
@@ -42,15 +49,18 @@ impl NodeState {
         rootless: bool,
         tables: TablesReader,
         paths: PathsSender,
+        plane: PlaneSender,
+        plane_alarms: Arc<RwLock<Vec<String>>>,
     ) -> Self {
         Self {
-            config,
+            config: RwLock::new(Arc::new(config)),
             rootless,
             tables,
             started: Instant::now(),
             workers: RwLock::default(),
             paths,
-            path_reports: Arc::default(),
+            plane,
+            plane_alarms,
             host_report: Arc::default(),
             loops: RwLock::default(),
         }
@@ -66,6 +76,41 @@ impl NodeState {
 
     pub(super) fn workers(&self) -> Vec<Arc<WorkerHandle>> {
         self.workers.read().clone()
+    }
+
+    /// What the node is at present.
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read())
+    }
+
+    /// Has the files read again.
+    pub(super) fn reload(&self) {
+        self.plane.reload_soon();
+    }
+
+    /// The sources, for the metrics page; `None` when the plane does not answer.
+    #[must_use]
+    pub fn sources(&self) -> Option<SourcesReport> {
+        self.plane.sources().ok()
+    }
+
+    /// Has every worker receive what `config` says.
+    pub(super) fn receive(&self, config: Arc<Config>) -> Result<(), String> {
+        let is_new = {
+            let before = self.config();
+            before.receive != config.receive || before.device.mtu != config.device.mtu
+        };
+        *self.config.write() = Arc::clone(&config);
+        if !is_new {
+            return Ok(());
+        }
+        for worker in self.workers() {
+            let config = Arc::clone(&config);
+            let ask = |answer| Command::Receive { config, answer };
+            let done = worker.ask(ask, REPORT_TIMEOUT);
+            done.ok_or_else(|| format!("worker {} does not answer", worker.number()))??;
+        }
+        Ok(())
     }
 
     /// Whether the data path works at this moment.
@@ -130,6 +175,7 @@ impl NodeState {
             )
         };
         let mut alarms: Vec<String> = seen.map(sentence).into_iter().collect();
+        alarms.extend(self.plane_alarms.read().iter().cloned());
         alarms.extend(self.host_report.read().alarms.iter().cloned());
         alarms
     }
@@ -137,9 +183,9 @@ impl NodeState {
     /// How the node is.
     #[must_use]
     pub fn status(&self) -> StatusReport {
-        let snapshot = self.tables.snapshot();
+        let (routes, peers) = self.tables.counts();
         let readiness = self.readiness();
-        let config = &self.config;
+        let config = self.config();
         let receive = &config.receive;
         let mut receives = Vec::new();
         for (name, ports) in [
@@ -175,9 +221,9 @@ impl NodeState {
             },
             underlay: config.local().underlay,
             receives,
-            epoch: snapshot.tables.epoch().0,
-            routes: count(snapshot.routes.len()),
-            peers: count(snapshot.peers.len()),
+            epoch: self.tables.tables().epoch().0,
+            routes: count(routes),
+            peers: count(peers),
             workers: count(self.workers().len()),
             rootless: self.rootless,
             metrics: config.metrics_listen.map(|listen| listen.to_string()),
@@ -185,37 +231,35 @@ impl NodeState {
     }
 
     fn routes(&self, first: u32) -> Response {
-        let snapshot = self.tables.snapshot();
-        let rows = snapshot.routes.iter();
         let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let (tables, total, routes) = self.tables.routes(first, ROUTES_PER_ANSWER);
         Response::Routes {
-            routes: rows
-                .skip(first)
-                .take(ROUTES_PER_ANSWER)
-                .map(|route| explain::rib_route_report(route, &snapshot.tables))
+            routes: routes
+                .iter()
+                .map(|route| explain::rib_route_report(route, &tables))
                 .collect(),
-            epoch: snapshot.tables.epoch().0,
-            total: u32::try_from(snapshot.routes.len()).unwrap_or(u32::MAX),
+            epoch: tables.epoch().0,
+            total: u32::try_from(total).unwrap_or(u32::MAX),
         }
     }
 
     fn peers(&self) -> Result<Vec<PeerReport>, String> {
         let snapshot = self.tables.snapshot();
         let counted = self.counters()?.total.peers;
-        let paths = self.path_reports.read().clone();
+        let mut counted: HashMap<String, PeerTallyReport> = counted
+            .into_iter()
+            .map(|tally| (tally.peer.clone(), tally))
+            .collect();
+        let paths = self.paths.report().unwrap_or_default().peers.into_iter();
+        let mut paths: HashMap<String, PathReport> =
+            paths.map(|path| (path.peer.clone(), path)).collect();
         let peers = snapshot.peers.iter().map(|peer| PeerReport {
             name: peer.name.clone(),
             tunnel: explain::tunnel_report(&peer.tunnel, &snapshot.tables),
             prefixes: peer.prefixes.iter().map(ToString::to_string).collect(),
-            path: paths
-                .peers
-                .iter()
-                .find(|path| path.peer == peer.name)
-                .cloned(),
+            path: paths.remove(&peer.name),
             tally: counted
-                .iter()
-                .find(|tally| tally.peer == peer.name)
-                .cloned()
+                .remove(&peer.name)
                 .unwrap_or_else(|| PeerTallyReport {
                     peer: peer.name.clone(),
                     ..PeerTallyReport::default()
@@ -224,12 +268,32 @@ impl NodeState {
         Ok(peers.collect())
     }
 
+    fn why(&self, prefix: &str) -> Result<Response, String> {
+        let prefix = match (prefix.parse::<IpNet>(), prefix.parse::<IpAddr>()) {
+            (Ok(prefix), _) => prefix.trunc(),
+            (_, Ok(address)) => IpNet::from(address),
+            (Err(_), Err(_)) => return Err("that is neither a prefix nor an address".to_owned()),
+        };
+        self.plane.why(prefix).map(Response::Why)
+    }
+
+    fn confirm(&self, source: Option<String>) -> Result<Response, String> {
+        let source = match source {
+            None => None,
+            Some(name) => {
+                let mut kinds = SourceKind::ALL.into_iter();
+                let kind = kinds.find(|kind| kind.name() == name);
+                Some(kind.ok_or("there is no such source")?)
+            }
+        };
+        self.plane.confirm(source).map(|()| Response::Done)
+    }
+
     fn explain(&self, flow: Flow) -> Result<Response, String> {
         if flow.source.is_ipv4() != flow.destination.is_ipv4() {
             return Err("source and destination are of different families".to_owned());
         }
-        let snapshot = self.tables.snapshot();
-        let direction: Direction = explain::direction(&flow, &snapshot.tables);
+        let direction: Direction = explain::direction(&flow, &self.tables.tables());
         let workers = self.workers();
         let worker = workers.first().ok_or("the node is starting or ending")?;
         let found = worker.ask(
@@ -242,7 +306,7 @@ impl NodeState {
             REPORT_TIMEOUT,
         );
         let found = found.ok_or("the worker does not answer")?;
-        let report = explain::report(flow, &found, &snapshot);
+        let report = explain::report(flow, &found, &self.tables);
         Ok(Response::Explain(Box::new(report)))
     }
 
@@ -278,6 +342,17 @@ impl Handler for NodeState {
                 .prefer(peer, encapsulation)
                 .map(|()| Response::Done),
             Request::Fault(fault) => self.fault(fault),
+            Request::Sources => {
+                let report = self.plane.sources();
+                report.map(|report| Response::Sources(Box::new(report)))
+            }
+            Request::Why { prefix } => self.why(&prefix),
+            Request::Events { after } => self.plane.events(after).map(Response::Events),
+            Request::Confirm { source } => self.confirm(source),
+            Request::Reload { dry_run } => {
+                let report = self.plane.reload(dry_run);
+                report.map(|report| Response::Reload(Box::new(report)))
+            }
         };
         answer.unwrap_or_else(Response::Error)
     }

@@ -9,7 +9,7 @@ use warren_core::tables::NextHop;
 use warren_core::units::{Family, Mtu};
 
 use super::peer::PeerPaths;
-use crate::rib::Rib;
+use crate::rib::TablesReader;
 use crate::udp::{Origin, QueuedError};
 
 /// An error about an outer packet of this node.
@@ -36,7 +36,7 @@ impl IcmpError {
     /// The message to the sender of the inner packet that the error quotes, if it gets one.
     ///
     /// The quoted packet must be one that this node would send to that peer.
-    pub(super) fn relay(&self, peer: &PeerPaths, rib: &Rib) -> Option<Vec<u8>> {
+    pub(super) fn relay(&self, peer: &PeerPaths, reader: &TablesReader) -> Option<Vec<u8>> {
         let action = relay::relay(self.family, self.kind, self.code);
         if matches!(action, Relay::Silent | Relay::TooBig) {
             return None;
@@ -48,8 +48,7 @@ impl IcmpError {
         };
         let inner = self.quoted.get(shim..)?;
         let flow = addresses(inner)?;
-        let snapshot = rib.reader().snapshot();
-        let tables = &snapshot.tables;
+        let tables = reader.tables();
         let own = matches!(tables.lookup(flow.source), Some(NextHop::Local));
         let leads = match tables.lookup(flow.destination) {
             Some(NextHop::Tunnel(tunnel)) => tunnel.remote == peer.remote,

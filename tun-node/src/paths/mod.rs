@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!  worker-N ── Verdict::Probe, first octets ──┐        ┌── probes, answers ──> underlay sockets
-//!  control socket ── "prefer" ────────────────┼─ paths ┼── tables (Rib), MTU of kernel routes
-//!  ICMP (raw socket, error queues) ───────────┘        └── ICMP for inner senders ──> worker-N
+//!  control socket ── "prefer" ────────────────┼─ paths ┼── the way to each peer ──> plane
+//!  plane ── peers that came and went ─────────┤        └── ICMP for inner senders ──> worker-N
+//!  ICMP (raw socket, error queues) ───────────┘
 //! ```
 //!
 //! One thread, "paths"; no packet waits for it. Every encapsulation of a peer is probed by small
@@ -20,6 +21,9 @@
 //! a second at most.
 //!
 //! A peer that answers no probe at all is left as it is configured.
+//!
+//! Which peers there are the plane says, whatever source they are from. Many of them are probed
+//! less often each: five hundred probes a second are the most that leave.
 
 mod icmp;
 mod packet;
@@ -27,7 +31,8 @@ mod peer;
 mod sockets;
 mod way;
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -37,18 +42,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use parking_lot::RwLock;
 use tracing::{info, warn};
 use warren_core::batch::Link;
 use warren_core::probe::{Kind, Message};
 use warren_core::units::{MacAddr, Time};
 
-use crate::config::Config;
-use crate::ctl::message::{PathReport, PathsReport};
-use crate::hostroutes::HostSender;
-use crate::rib::{Rib, Way};
+use crate::config::{Config, Probing};
+use crate::ctl::message::PathsReport;
+use crate::plane::PlaneSender;
+use crate::rib::{PeerChange, TablesReader, Way};
 use icmp::IcmpError;
 use packet::Carrier;
 use peer::{Decision, PeerPaths};
@@ -58,6 +63,7 @@ use sockets::Sockets;
 #[derive(Clone, Debug)]
 pub struct PathsSender {
     sender: Sender<Input>,
+    orders: Sender<Order>,
     waker: Arc<Waker>,
 }
 
@@ -92,6 +98,33 @@ impl PathsSender {
             .map_err(|_| "the paths do not answer".to_owned())?
     }
 
+    /// What is known about the paths.
+    pub(crate) fn report(&self) -> Option<PathsReport> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        self.send(Input::Report(sender));
+        receiver.recv_timeout(Duration::from_secs(1)).ok()
+    }
+
+    /// Peers came, went or changed.
+    pub(crate) fn peers(&self, changes: Vec<PeerChange>) {
+        if !changes.is_empty() {
+            self.tell(Order::Peers(changes));
+        }
+    }
+
+    /// This node's own addresses inside the overlay, those of the device first.
+    pub(crate) fn own(&self, addresses: Vec<IpAddr>) {
+        self.tell(Order::Own(addresses));
+    }
+
+    /// Hands over what must not be lost.
+    fn tell(&self, order: Order) {
+        // A thread that has ended needs to know nothing.
+        if self.orders.send(order).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+
     fn send(&self, input: Input) {
         if self.sender.try_send(input).is_ok() {
             // A thread that has ended needs no waking.
@@ -107,10 +140,10 @@ pub type Inject = Box<dyn Fn(Vec<u8>) + Send>;
 pub struct PathsParts {
     /// The node's configuration.
     pub config: Config,
-    /// The writer of the tables.
-    pub rib: Rib,
-    /// Who keeps the kernel's routes to the device, where this process does.
-    pub host: Option<HostSender>,
+    /// What the tables say.
+    pub tables: TablesReader,
+    /// Who is told the way to each peer.
+    pub plane: PlaneSender,
     /// Makes tokens unguessable.
     pub seed: u64,
     /// How inner senders are told.
@@ -136,6 +169,7 @@ pub struct PathsInlet {
     poll: Poll,
     sender: PathsSender,
     receiver: Receiver<Input>,
+    orders: Receiver<Order>,
 }
 
 impl PathsInlet {
@@ -148,10 +182,16 @@ impl PathsInlet {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, receiver) = crossbeam_channel::bounded(INPUTS_MAX);
+        let (told, orders) = crossbeam_channel::unbounded();
         Ok(Self {
             poll,
-            sender: PathsSender { sender, waker },
+            sender: PathsSender {
+                sender,
+                orders: told,
+                waker,
+            },
             receiver,
+            orders,
         })
     }
 
@@ -161,18 +201,14 @@ impl PathsInlet {
         self.sender.clone()
     }
 
-    /// Starts the thread; `published` shows what it knows.
+    /// Starts the thread.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn start(
-        self,
-        parts: PathsParts,
-        published: Arc<RwLock<PathsReport>>,
-    ) -> io::Result<Paths> {
+    pub fn start(self, parts: PathsParts) -> io::Result<Paths> {
         let sender = self.sender.clone();
-        let core = Core::new(self.poll, self.receiver, parts, published)?;
+        let core = Core::new(self.poll, self.receiver, self.orders, parts)?;
         let thread = std::thread::Builder::new()
             .name("paths".to_owned())
             .spawn(move || core.run())?;
@@ -185,7 +221,7 @@ impl PathsInlet {
 
 impl Drop for Paths {
     fn drop(&mut self) {
-        self.sender.send(Input::Stop);
+        self.sender.tell(Order::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -203,6 +239,14 @@ enum Input {
         encapsulation: Option<String>,
         answer: Sender<Result<(), String>>,
     },
+    Report(Sender<PathsReport>),
+}
+
+/// What must not be lost.
+#[derive(Debug)]
+enum Order {
+    Peers(Vec<PeerChange>),
+    Own(Vec<IpAddr>),
     Stop,
 }
 
@@ -221,30 +265,39 @@ struct Question {
 struct Core {
     poll: Poll,
     inputs: Receiver<Input>,
-    rib: Rib,
+    orders: Receiver<Order>,
+    tables: TablesReader,
+    plane: PlaneSender,
     sockets: Sockets,
     vtep_mac: MacAddr,
-    peers: Vec<PeerPaths>,
+    probing: Probing,
+    /// Inner addresses of this node.
+    own: Vec<IpAddr>,
+    /// By number; a vacant one is used again.
+    peers: Vec<Option<PeerPaths>>,
     by_address: HashMap<IpAddr, usize>,
+    vacant: Vec<usize>,
+    /// Peers that cannot be probed for want of an inner address of their family.
+    waiting: HashMap<IpAddr, PeerChange>,
+    /// When each peer has something to do. An entry that is not the peer's own time is old.
+    due: BinaryHeap<Reverse<(Time, usize)>>,
     questions: HashMap<u64, Question>,
+    forgotten_at: Time,
     tokens: u64,
     start: Instant,
-    host: Option<HostSender>,
     inject: Inject,
     relay_credit: f64,
     relayed_at: Time,
     relayed: u64,
     ignored: u64,
-    published: Arc<RwLock<PathsReport>>,
-    published_at: Time,
 }
 
 impl Core {
     fn new(
         poll: Poll,
         inputs: Receiver<Input>,
+        orders: Receiver<Order>,
         parts: PathsParts,
-        published: Arc<RwLock<PathsReport>>,
     ) -> io::Result<Self> {
         let config = &parts.config;
         let sockets = Sockets::open(config, parts.seed)?;
@@ -255,33 +308,32 @@ impl Core {
                 Interest::READABLE,
             )?;
         }
-        let peers: Vec<PeerPaths> = config
-            .peers
-            .iter()
-            .filter_map(|peer| PeerPaths::new(config, peer))
-            .collect();
-        let by_address = (0..).zip(&peers);
+        let device = config.device.addresses.iter().map(IpNet::addr);
+        let prefixes = config.node.prefixes.iter().map(IpNet::network);
         Ok(Self {
             poll,
             inputs,
+            orders,
             sockets,
             vtep_mac: config.node.vtep_mac,
-            by_address: by_address
-                .map(|(index, peer)| (peer.remote, index))
-                .collect(),
-            peers,
+            probing: config.probing,
+            own: device.chain(prefixes).collect(),
+            peers: Vec::new(),
+            by_address: HashMap::new(),
+            vacant: Vec::new(),
+            waiting: HashMap::new(),
+            due: BinaryHeap::new(),
             questions: HashMap::new(),
+            forgotten_at: Time::ZERO,
             tokens: parts.seed,
             start: Instant::now(),
-            host: parts.host,
-            rib: parts.rib,
+            tables: parts.tables,
+            plane: parts.plane,
             inject: parts.inject,
             relay_credit: RELAYS_PER_SECOND,
             relayed_at: Time::ZERO,
             relayed: 0,
             ignored: 0,
-            published,
-            published_at: Time::ZERO,
         })
     }
 
@@ -289,35 +341,129 @@ impl Core {
         let mut events = Events::with_capacity(64);
         loop {
             let now = self.now();
-            let next = self.peers.iter().map(|peer| peer.poll_timeout(now)).min();
-            let wait = next.map_or(Duration::from_secs(1), |at| at.since(now));
-            let wait = wait.clamp(Duration::from_millis(1), Duration::from_millis(250));
+            let next = self.due.peek().map(|Reverse((at, _))| *at);
+            let wait = next.map_or(IDLE_MOST, |at| at.since(now));
+            let wait = wait.clamp(Duration::from_millis(1), IDLE_MOST);
             if let Err(error) = self.poll.poll(&mut events, Some(wait))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 warn!("paths: {error}: peers are not probed any more");
                 return;
             }
+            while let Ok(order) = self.orders.try_recv() {
+                match order {
+                    Order::Peers(changes) => changes.into_iter().for_each(|c| self.change(c)),
+                    Order::Own(addresses) => self.set_own(addresses),
+                    Order::Stop => return,
+                }
+            }
+            let mut touched = Vec::new();
             while let Ok(input) = self.inputs.try_recv() {
                 match input {
-                    Input::Arrived { inner, remote } => self.arrived(&inner, remote),
+                    Input::Arrived { inner, remote } => {
+                        touched.extend(self.arrived(&inner, remote));
+                    }
                     Input::Prefer {
                         peer,
                         encapsulation,
                         answer,
-                    } => drop(
-                        answer.try_send(self.prefer(peer.as_deref(), encapsulation.as_deref())),
-                    ),
-                    Input::Stop => return,
+                    } => {
+                        let chosen = self.prefer(peer.as_deref(), encapsulation.as_deref());
+                        drop(answer.try_send(chosen.map(|chosen| touched.extend(chosen))));
+                    }
+                    Input::Report(answer) => drop(answer.try_send(self.report())),
                 }
             }
             while let Some(error) = self.sockets.next_error() {
-                self.network_error(&error);
+                touched.extend(self.network_error(&error));
             }
-            self.probe();
-            self.decide();
-            self.publish();
+            self.probe(&mut touched);
+            self.decide(touched);
         }
+    }
+
+    /// A peer came, went or changed.
+    fn change(&mut self, change: PeerChange) {
+        let address = match &change {
+            PeerChange::Put(spec, _) => spec.address,
+            PeerChange::Gone(address) => *address,
+        };
+        self.waiting.remove(&address);
+        let known = self.by_address.get(&address).copied();
+        let made = match &change {
+            PeerChange::Gone(_) => None,
+            PeerChange::Put(spec, prefixes) => {
+                if let Some(peer) = known.and_then(|index| self.peers.get_mut(index)?.as_mut())
+                    && peer.goes_on(spec, prefixes, &self.own)
+                {
+                    return;
+                }
+                let made = PeerPaths::new(spec, prefixes, &self.own, &self.probing);
+                if made.is_none() {
+                    self.waiting.insert(address, change.clone());
+                }
+                made
+            }
+        };
+        if let Some(index) = known {
+            self.questions.retain(|_, question| question.peer != index);
+        }
+        match (made, known) {
+            (None, None) => {}
+            (None, Some(index)) => {
+                self.by_address.remove(&address);
+                if let Some(place) = self.peers.get_mut(index) {
+                    *place = None;
+                }
+                self.vacant.push(index);
+            }
+            (Some(peer), Some(index)) => self.put(index, peer),
+            (Some(peer), None) => {
+                let index = self.vacant.pop().unwrap_or(self.peers.len());
+                self.by_address.insert(address, index);
+                self.put(index, peer);
+            }
+        }
+    }
+
+    fn put(&mut self, index: usize, peer: PeerPaths) {
+        if index >= self.peers.len() {
+            self.peers.resize_with(index + 1, || None);
+        }
+        if let Some(place) = self.peers.get_mut(index) {
+            *place = Some(peer);
+        }
+        self.schedule(index);
+    }
+
+    /// Other addresses to probe from: for peers that had none.
+    fn set_own(&mut self, addresses: Vec<IpAddr>) {
+        self.own = addresses;
+        for change in std::mem::take(&mut self.waiting).into_values() {
+            self.change(change);
+        }
+        for index in 0..self.peers.len() {
+            if let Some(Some(peer)) = self.peers.get_mut(index) {
+                peer.set_own(&self.own);
+            }
+        }
+    }
+
+    /// Enters when a peer has something to do next.
+    fn schedule(&mut self, index: usize) {
+        let now = self.now();
+        if let Some(Some(peer)) = self.peers.get_mut(index) {
+            let at = peer.poll_timeout(now);
+            // Never twice in a turn, or the turn would not end.
+            peer.due = at.max(now.after(Duration::from_millis(1)));
+            self.due.push(Reverse((peer.due, index)));
+        }
+    }
+
+    /// How long between two probes of a way, so that all of them together are not too many.
+    fn pace(&self) -> Duration {
+        let peers = u32::try_from(self.by_address.len()).unwrap_or(u32::MAX);
+        self.probing.interval.max(PROBE_SPACING * peers)
     }
 
     fn now(&self) -> Time {
@@ -325,28 +471,41 @@ impl Core {
         Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Sends the probes that are due.
-    fn probe(&mut self) {
+    /// Sends the probes that are due, and names the peers that had something to do.
+    fn probe(&mut self, touched: &mut Vec<usize>) {
         let now = self.now();
-        for index in 0..self.peers.len() {
-            let Some(peer) = self.peers.get_mut(index) else {
+        let pace = self.pace();
+        while let Some(Reverse((at, index))) = self.due.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.due.pop();
+            let Some(Some(peer)) = self.peers.get_mut(index) else {
                 continue;
             };
+            if peer.due != at {
+                continue;
+            }
             let mut due = Vec::new();
-            peer.poll(now, &mut due);
+            peer.poll(now, pace, &mut due);
             for (way, octets, is_search, carrier) in due {
                 self.ask(index, way, octets, is_search, carrier);
             }
+            self.schedule(index);
+            touched.push(index);
         }
-        self.questions
-            .retain(|_, question| now.since(question.sent) < QUESTION_LIFE);
+        if now.since(self.forgotten_at) >= QUESTION_LIFE / 5 {
+            self.forgotten_at = now;
+            self.questions
+                .retain(|_, question| now.since(question.sent) < QUESTION_LIFE);
+        }
     }
 
     fn ask(&mut self, index: usize, way: usize, octets: u16, is_search: bool, carrier: Carrier) {
         let now = self.now();
         self.tokens = next_token(self.tokens);
         let token = self.tokens;
-        let Some(peer) = self.peers.get_mut(index) else {
+        let Some(Some(peer)) = self.peers.get_mut(index) else {
             return;
         };
         let question = Question {
@@ -386,30 +545,30 @@ impl Core {
         }
     }
 
-    fn arrived(&mut self, inner: &[u8], remote: IpAddr) {
-        let Some((message, source, destination)) = packet::read(inner) else {
-            return;
-        };
-        let Some(&index) = self.by_address.get(&remote) else {
-            return;
-        };
+    /// Takes a probe; names the peer that it told something about.
+    fn arrived(&mut self, inner: &[u8], remote: IpAddr) -> Option<usize> {
+        let (message, source, destination) = packet::read(inner)?;
+        let index = *self.by_address.get(&remote)?;
         let now = self.now();
         // An echo comes back as it was sent: as the question that only we could have asked.
         let question = self.questions.get(&message.token).copied();
         if let Some(question) = question.filter(|question| question.peer == index) {
             self.questions.remove(&message.token);
-            if let Some(peer) = self.peers.get_mut(index) {
-                peer.answered(message.token, &question, now);
-            }
-        } else if message.kind == Kind::Question {
+            let peer = self.peers.get_mut(index)?.as_mut()?;
+            peer.answered(message.token, &question, now);
+            self.schedule(index);
+            return Some(index);
+        }
+        if message.kind == Kind::Question {
             self.answer(index, message, source, destination);
         }
+        None
     }
 
     /// Answers a question of a peer, in the encapsulation in which it came where that is one of
     /// the peer's ways.
     fn answer(&mut self, index: usize, question: Message, asker: IpAddr, asked: IpAddr) {
-        let Some(peer) = self.peers.get(index) else {
+        let Some(Some(peer)) = self.peers.get(index) else {
             return;
         };
         let Some(encapsulation) = peer.encapsulation_of_kind(question.encapsulation) else {
@@ -428,9 +587,14 @@ impl Core {
         });
     }
 
-    fn prefer(&mut self, peer: Option<&str>, encapsulation: Option<&str>) -> Result<(), String> {
+    fn prefer(
+        &mut self,
+        peer: Option<&str>,
+        encapsulation: Option<&str>,
+    ) -> Result<Vec<usize>, String> {
         let mut chosen = Vec::new();
         for (index, candidate) in self.peers.iter().enumerate() {
+            let Some(candidate) = candidate else { continue };
             if peer.is_some_and(|name| name != candidate.name) {
                 continue;
             }
@@ -449,43 +613,43 @@ impl Core {
         if chosen.is_empty() {
             return Err("there is no such peer".to_owned());
         }
-        for (index, way) in chosen {
-            if let Some(peer) = self.peers.get_mut(index) {
-                peer.forced = way;
+        for (index, way) in &chosen {
+            if let Some(Some(peer)) = self.peers.get_mut(*index) {
+                peer.forced = *way;
             }
         }
-        Ok(())
+        Ok(chosen.into_iter().map(|(index, _)| index).collect())
     }
 
     /// An ICMP error about something that was sent: by the probes' own sockets or by the data
-    /// path.
-    fn network_error(&mut self, error: &IcmpError) {
+    /// path. Names the peer that it told something about.
+    fn network_error(&mut self, error: &IcmpError) -> Option<usize> {
         let now = self.now();
         let Some(&index) = self.by_address.get(&error.destination) else {
             self.ignored += 1;
-            return;
+            return None;
         };
         let token = packet::token_in(&error.quoted);
         let question = token.and_then(|token| self.questions.get(&token)).copied();
-        let Some(peer) = self.peers.get_mut(index) else {
-            return;
-        };
+        let peer = self.peers.get_mut(index)?.as_mut()?;
         peer.last_error = Some(error.to_string());
         if let Some(mtu) = error.mtu {
             let proven = question.filter(|question| question.peer == index);
             peer.too_big(mtu, proven.as_ref(), now);
-            return;
+            self.schedule(index);
+            return Some(index);
         }
         if question.is_some() || !error.is_whole_view {
-            return;
+            return None;
         }
-        let told = error.relay(peer, &self.rib);
+        let told = error.relay(peer, &self.tables);
         if let Some(message) = told
             && self.may_relay(now)
         {
             self.relayed += 1;
             (self.inject)(message);
         }
+        None
     }
 
     fn may_relay(&mut self, now: Time) -> bool {
@@ -499,52 +663,37 @@ impl Core {
         may
     }
 
-    /// Publishes what has changed.
-    fn decide(&mut self) {
-        let mut changed = false;
-        for peer in &mut self.peers {
+    /// Tells the plane about those of these peers whose way is another now.
+    fn decide(&mut self, mut touched: Vec<usize>) {
+        touched.sort_unstable();
+        touched.dedup();
+        let now = self.now();
+        let mut ways: Vec<(IpAddr, Way)> = Vec::new();
+        for index in touched {
+            let Some(Some(peer)) = self.peers.get_mut(index) else {
+                continue;
+            };
             if let Some(Decision { from, to, why }) = peer.decide() {
                 if from.encapsulation != to.encapsulation {
                     info!(peer = %peer.name, "now by {}: {why}", to.encapsulation);
                 }
-                changed = true;
+                peer.published(now);
+                ways.push((peer.remote, to));
             }
         }
-        if !changed {
-            return;
-        }
-        let now = self.now();
-        for peer in &mut self.peers {
-            peer.published(now);
-        }
-        let ways = self
-            .peers
-            .iter()
-            .map(|peer| (peer.name.clone(), peer.in_use()));
-        let ways: HashMap<String, Way> = ways.collect();
-        if let Err(error) = self.rib.set_ways(ways) {
-            warn!("the tables stay as they were: {error}");
-            return;
-        }
-        // The kernel's routes carry the path MTU, so that this host's own senders know it before
-        // their first packet, and again when it rises.
-        if let Some(host) = &self.host {
-            host.published();
+        if !ways.is_empty() {
+            self.plane.ways(ways);
         }
     }
 
-    fn publish(&mut self) {
+    fn report(&self) -> PathsReport {
         let now = self.now();
-        if now.since(self.published_at) < PUBLISH_INTERVAL && self.published_at != Time::ZERO {
-            return;
-        }
-        self.published_at = now;
-        let peers: Vec<PathReport> = self.peers.iter().map(|peer| peer.report(now)).collect();
-        *self.published.write() = PathsReport {
-            peers,
+        let peers = self.peers.iter().flatten();
+        PathsReport {
+            peers: peers.map(|peer| peer.report(now)).collect(),
             relayed: self.relayed,
             ignored: self.ignored,
-        };
+        }
     }
 }
 
@@ -566,5 +715,7 @@ const HEAD_OCTETS: usize = 128;
 const QUESTION_LIFE: Duration = Duration::from_secs(5);
 /// ICMP errors relayed to inner senders, at most.
 const RELAYS_PER_SECOND: f64 = 100.0;
-/// How often what is known is shown.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// Probes of small packets leave this far apart, or further.
+const PROBE_SPACING: Duration = Duration::from_millis(2);
+/// How long the thread sleeps when nothing is due.
+const IDLE_MOST: Duration = Duration::from_millis(250);

@@ -11,15 +11,22 @@ use warren_core::units::{Family, Mtu, Time};
 use super::Question;
 use super::packet::Carrier;
 use super::way::{self, State, Timers};
-use crate::config::{self, Config};
+use crate::config::Probing;
 use crate::ctl::message::{PathReport, WayReport};
-use crate::rib::Way;
+use crate::rib::{PeerSpec, Way};
 
 /// One peer.
 #[derive(Debug)]
 pub(super) struct PeerPaths {
     pub(super) name: String,
     pub(super) remote: IpAddr,
+    /// What it was made of.
+    spec: PeerSpec,
+    prefixes: Vec<IpNet>,
+    /// When it has something to do next.
+    pub(super) due: Time,
+    /// No search for the path MTU before this: there are many peers.
+    search_after: Time,
     /// The inner addresses of probes.
     pub(super) source: IpAddr,
     pub(super) target: IpAddr,
@@ -61,37 +68,45 @@ pub(super) type Due = (usize, u16, bool, Carrier);
 
 impl PeerPaths {
     /// `None` where there is no pair of inner addresses of one family to probe between.
-    pub(super) fn new(config: &Config, peer: &config::Peer) -> Option<Self> {
-        let (source, target) = inner_addresses(config, peer)?;
-        let all = std::iter::once(peer.encapsulation).chain(peer.alternatives.iter().copied());
-        let ways = all.map(|encapsulation| OneWay {
-            encapsulation,
-            live: way::Way::new(Timers::from(&config.probing)),
+    pub(super) fn new(
+        spec: &PeerSpec,
+        prefixes: &[IpNet],
+        own: &[IpAddr],
+        probing: &Probing,
+    ) -> Option<Self> {
+        let (source, target) = inner_addresses(spec, prefixes, own)?;
+        let first = *spec.ways.first()?;
+        let ways = spec.ways.iter().map(|encapsulation| OneWay {
+            encapsulation: *encapsulation,
+            live: way::Way::new(Timers::from(probing)),
             carrier: None,
         });
-        let underlay = Family::of(peer.address);
         Some(Self {
-            name: peer.name.clone(),
-            remote: peer.address,
+            name: spec.name.clone(),
+            remote: spec.address,
+            spec: spec.clone(),
+            prefixes: prefixes.to_vec(),
+            due: Time::ZERO,
+            search_after: Time::ZERO,
             source,
             target,
             forced: None,
             last_error: None,
-            is_probed: config.probing.enabled && peer.probe,
+            is_probed: probing.enabled && spec.probe,
             ways: ways.collect(),
             in_use: 0,
             told: Way {
-                encapsulation: peer.encapsulation,
-                mtu: peer.mtu,
+                encapsulation: first,
+                mtu: spec.mtu,
             },
-            configured_mtu: peer.mtu,
+            configured_mtu: spec.mtu,
             search: PathMtu::new(
-                underlay,
-                config.device.underlay_mtu,
+                Family::of(spec.address),
+                spec.underlay_mtu,
                 PmtuTimers {
-                    probe_timeout: config.probing.interval,
-                    confirm_interval: config.probing.confirm_interval,
-                    raise_interval: config.probing.raise_interval,
+                    probe_timeout: probing.interval,
+                    confirm_interval: probing.confirm_interval,
+                    raise_interval: probing.raise_interval,
                     ..PmtuTimers::default()
                 },
                 Time::ZERO,
@@ -101,6 +116,23 @@ impl PeerPaths {
             changes: 0,
             last_change: None,
         })
+    }
+
+    /// Goes on as the same peer with other prefixes; `false` when it is another in more than that.
+    pub(super) fn goes_on(&mut self, spec: &PeerSpec, prefixes: &[IpNet], own: &[IpAddr]) -> bool {
+        if self.spec != *spec {
+            return false;
+        }
+        self.prefixes = prefixes.to_vec();
+        self.set_own(own);
+        true
+    }
+
+    /// This node has other inner addresses.
+    pub(super) fn set_own(&mut self, own: &[IpAddr]) {
+        if let Some((source, target)) = inner_addresses(&self.spec, &self.prefixes, own) {
+            (self.source, self.target) = (source, target);
+        }
     }
 
     pub(super) const fn underlay_family(&self) -> Family {
@@ -130,13 +162,16 @@ impl PeerPaths {
     }
 
     /// Lets time pass and gathers the probes that are due.
-    pub(super) fn poll(&mut self, now: Time, due: &mut Vec<Due>) {
+    ///
+    /// `pace` is how far apart the probes of a way leave.
+    pub(super) fn poll(&mut self, now: Time, pace: Duration, due: &mut Vec<Due>) {
         if !self.is_probed {
             return;
         }
         let over = self.underlay_family();
         let small = usize::from(Family::of(self.source).header_octets()) + 8 + 16;
         for (index, way) in self.ways.iter_mut().enumerate() {
+            way.live.set_interval(pace);
             if !way.live.poll(now) {
                 continue;
             }
@@ -158,8 +193,12 @@ impl PeerPaths {
         // Nor is one that answers small probes no better at present: it is slow or gone.
         if way.live.is_heard(now)
             && let Some(carrier) = way.carrier
+            && now >= self.search_after
             && let Some(octets) = self.search.poll_probe(now)
         {
+            if pace > SEARCH_PACE {
+                self.search_after = now.after(pace);
+            }
             due.push((self.in_use, octets, true, carrier));
         }
     }
@@ -171,7 +210,7 @@ impl PeerPaths {
         let ways = self.ways.iter().map(|way| way.live.poll_timeout());
         let search = self.ways.get(self.in_use);
         let search = search.filter(|way| way.live.is_heard(now) && way.carrier.is_some());
-        let search = search.map(|_| self.search.poll_timeout());
+        let search = search.map(|_| self.search.poll_timeout().max(self.search_after));
         ways.chain(search).min().unwrap_or(Time::ZERO)
     }
 
@@ -318,19 +357,24 @@ impl PeerPaths {
     }
 }
 
-/// Where probes come from and go to inside: from the device's first address, or else the first of
-/// the node's own prefixes, to the configured address or the first of the peer's prefixes, which is
-/// the tunnel device of a flannel node.
-fn inner_addresses(config: &Config, peer: &config::Peer) -> Option<(IpAddr, IpAddr)> {
-    let devices = config.device.addresses.iter().map(IpNet::addr);
-    let own = devices.chain(config.node.prefixes.iter().map(IpNet::network));
-    let own: Vec<IpAddr> = own.collect();
-    let targets = peer
+/// Where probes come from and go to inside: from the first of this node's own addresses of the
+/// family, to the configured address or the first of the peer's prefixes, which is the tunnel
+/// device of a flannel node.
+fn inner_addresses(
+    spec: &PeerSpec,
+    prefixes: &[IpNet],
+    own: &[IpAddr],
+) -> Option<(IpAddr, IpAddr)> {
+    let targets = spec
         .probe_address
         .into_iter()
-        .chain(peer.prefixes.iter().map(IpNet::network));
+        .chain(prefixes.iter().map(IpNet::network));
     targets.into_iter().find_map(|target| {
         let mut sources = own.iter().filter(|own| own.is_ipv4() == target.is_ipv4());
         sources.next().map(|source| (*source, target))
     })
 }
+
+/// Where probes leave further apart than this there are so many peers that the searches for the
+/// path MTU wait too.
+const SEARCH_PACE: Duration = Duration::from_millis(2000);

@@ -78,6 +78,11 @@ impl Way {
         }
     }
 
+    /// Probes leave so far apart from here on.
+    pub(super) const fn set_interval(&mut self, interval: Duration) {
+        self.timers.interval = interval;
+    }
+
     pub(super) const fn state(&self) -> State {
         self.state
     }

@@ -1,6 +1,6 @@
 //! The last things that happened, for people; bounded whatever happens.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use warren_core::units::Time;
@@ -82,6 +82,8 @@ pub struct Journal {
     /// How many were written in the present step.
     in_step: usize,
     left_out: usize,
+    /// How often each thing happened, listed or not.
+    counts: HashMap<(SourceKind, What), u64>,
 }
 
 impl Journal {
@@ -96,6 +98,7 @@ impl Journal {
             next: 1,
             in_step: 0,
             left_out: 0,
+            counts: HashMap::new(),
         }
     }
 
@@ -108,6 +111,7 @@ impl Journal {
         subject: &Arc<str>,
         detail: impl FnOnce() -> String,
     ) {
+        *self.counts.entry((source, what)).or_default() += 1;
         if self.in_step >= Self::STEP_LEN {
             self.left_out += 1;
             return;
@@ -130,6 +134,12 @@ impl Journal {
     pub fn since(&self, after: u64) -> impl Iterator<Item = &JournalEntry> {
         let entries = self.entries.iter();
         entries.skip_while(move |entry| entry.number <= after)
+    }
+
+    /// How often each thing happened in each source since the start.
+    pub fn counts(&self) -> impl Iterator<Item = (SourceKind, What, u64)> {
+        let counts = self.counts.iter();
+        counts.map(|((source, what), count)| (*source, *what, *count))
     }
 
     fn keep(

@@ -14,7 +14,8 @@
 //! - *Reconciled by value.* A full delivery and any number of deltas that come to the same entries
 //!   come to the same routes; a route whose value is the same is not touched.
 //! - *Fail-static.* A source that does not answer changes nothing.
-//! - *Guard.* Where more than half of a source's remote routes would go at once they are held for
+//! - *Guard.* Where more than half of a source's remote routes would go at once (this host's own
+//!   files excepted, whose author asked for it) they are held for
 //!   a minute, and kept, unless someone confirms. After a break in the source's history
 //!   ([`Continuity::Reset`]) whatever is missing is held, however little it is. What a held route
 //!   says is remembered only: an entry of any source that contradicts it wins at once.
@@ -133,6 +134,11 @@ impl Reconciler {
             routes,
             alarms: step.alarms,
         }
+    }
+
+    /// The operator chose otherwise; what is held already is held as long as it was to be.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// When [`Event::Timeout`] is due next.
@@ -356,6 +362,7 @@ impl Reconciler {
         let lost: usize = withdrawals.iter().map(|(_, lost)| lost.len()).sum();
         let resolver = &self.resolver;
         let held = lost > 0
+            && !kind.is_local()
             && match continuity {
                 Continuity::Reset => true,
                 Continuity::Same => {

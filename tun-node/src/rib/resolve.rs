@@ -6,7 +6,8 @@
 //!
 //! Two entries conflict when
 //! - they have a prefix in common; in one exclusive source, or where one is the node's own, also
-//!   when a prefix of one lies inside a prefix of the other;
+//!   when a prefix of one lies inside a prefix of the other, unless this host's own files say so
+//!   of another node;
 //! - they name one underlay address with different encapsulations (another VTEP MAC, say);
 //! - they name one VTEP MAC at different underlay addresses of a family.
 //!
@@ -327,6 +328,11 @@ impl Accepted {
             } else {
                 *self.remote.entry(order.source).or_default() += 1;
             }
+            if offer.own {
+                // Several sources describe this node, each in its way; others that name its
+                // addresses are refused by themselves.
+                continue;
+            }
             let holders = self.underlay.entry(via.remote);
             let holders = holders.or_insert_with(|| (via.encapsulation, BTreeSet::new()));
             holders.1.insert(order.clone());
@@ -379,6 +385,9 @@ impl Accepted {
                 clashes.push((found, Clash::Prefix(prefix)));
             }
             self.push_nested(order, offer, prefix, &mut clashes);
+            if offer.own {
+                continue;
+            }
             if let Some((encapsulation, holders)) = self.underlay.get(&via.remote)
                 && *encapsulation != via.encapsulation
                 && let Some(found) = holders.first()
@@ -408,11 +417,17 @@ impl Accepted {
     ) {
         let nested =
             |other: &IpNet| *other != prefix && (other.contains(&prefix) || prefix.contains(other));
-        for (other, found) in self.own.iter().filter(|(other, _)| nested(other)) {
-            clashes.push((found, Clash::Overlap(*other)));
+        if offer.own || !order.source.is_local() {
+            for (other, found) in self.own.iter().filter(|(other, _)| nested(other)) {
+                clashes.push((found, Clash::Overlap(*other)));
+            }
         }
         if offer.own {
-            for (other, found) in self.prefixes.iter().filter(|(other, _)| nested(other)) {
+            let theirs = self
+                .prefixes
+                .iter()
+                .filter(|(_, order)| !order.source.is_local());
+            for (other, found) in theirs.filter(|(other, _)| nested(other)) {
                 clashes.push((found, Clash::Overlap(*other)));
             }
         } else if order.source.is_exclusive() {

@@ -55,6 +55,18 @@ impl SourceKind {
     }
 }
 
+impl SourceKind {
+    /// Whether this host's administrator wrote it: nested prefixes are meant, and what is taken
+    /// away is meant to go at once.
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        match self {
+            Self::Config | Self::File => true,
+            Self::Etcd | Self::Kube | Self::Bgp => false,
+        }
+    }
+}
+
 impl fmt::Display for SourceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

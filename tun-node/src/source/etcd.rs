@@ -20,21 +20,20 @@ pub mod gateway;
 pub mod store;
 mod wire;
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use warren_core::units::{Mtu, Time};
+use warren_core::units::Time;
 
 use super::{Outlet, Own, Source, SourceCommand, SourceNotice};
 
 pub use claim::OwnNode;
 
-use crate::flannel::{NetConf, SubnetEnv, SubnetKey};
+use crate::flannel::{SubnetEnv, SubnetKey};
 use crate::rib::SourceKind;
 use agent::{Agent, AgentSettings, Input, Notice};
 use gateway::{Cluster, ClusterError, Gateway, StreamEnd};
@@ -158,37 +157,6 @@ impl Drop for EtcdSource {
         self.tell(Command::Stop);
         self.wait();
     }
-}
-
-/// Writes `subnet.env` so that a reader sees the old file or the new one.
-///
-/// # Errors
-///
-/// Those of the file system.
-pub fn write_subnet_env(
-    path: &Path,
-    subnet: &SubnetKey,
-    network: &NetConf,
-    mtu: Mtu,
-    ip_masq: bool,
-) -> std::io::Result<()> {
-    let v6 = network.v6.as_ref().zip(subnet.v6);
-    let env = SubnetEnv {
-        v4: network.v4.as_ref().map(|stack| (stack.network, subnet.v4)),
-        v6: v6.map(|(stack, subnet)| (stack.network, subnet)),
-        mtu,
-        ip_masq,
-    };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(env.to_text().as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)
 }
 
 /// The subnet that an earlier `subnet.env` speaks of, if it can be read.

@@ -53,44 +53,61 @@ impl Underlay {
     /// [`UnderlayError`]: an address is not this host's, a port is taken, a capability is missing.
     pub(super) fn open(config: &Config, seed: u64) -> Result<Self, UnderlayError> {
         let frames = usize::from(config.worker.batch);
-        let mut receivers = Vec::new();
-        let mut ways = Ways::default();
-        let underlay = [Family::V4, Family::V6].map(|family| config.node.underlay(family));
-        for (address, pool) in underlay.into_iter().zip(&mut ways.pools) {
-            let Some(address) = address else { continue };
+        let mut underlay = Self {
+            receivers: Vec::new(),
+            ways: Ways::default(),
+            receive_ring: ReceiveRing::new(RECEIVES.min(frames)),
+            send: Sender::new(frames, false),
+            counters: CountersByKind::default(),
+        };
+        underlay.extend(config, seed)?;
+        // One answer for all sockets: segmentation is a matter of the kernel, not of the socket.
+        let pools = underlay.ways.pools.iter().flatten();
+        let segmentation = config.worker.gso
+            && pools
+                .flat_map(TransmitPool::sockets)
+                .all(Udp::has_segmentation);
+        underlay.send = Sender::new(frames, segmentation);
+        Ok(underlay)
+    }
+
+    /// Opens those sockets that `config` asks for and that are not open. None is closed: what the
+    /// tables do not name is not taken from it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); those that were opened stay.
+    pub(super) fn extend(&mut self, config: &Config, seed: u64) -> Result<(), UnderlayError> {
+        for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
+            let Some(address) = config.node.underlay(family) else {
+                continue;
+            };
             for port in udp_ports(config) {
                 let bind = SocketAddr::new(address, port);
+                if self.receivers.iter().any(|there| there.is_udp_at(bind)) {
+                    continue;
+                }
                 let socket =
                     Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
-                receivers.push(Receiver::new(Socket::Udp(socket)));
+                self.receivers.push(Receiver::new(Socket::Udp(socket)));
             }
-            if sends_by_udp(config) {
+            if sends_by_udp(config)
+                && let Some(pool @ None) = self.ways.pools.get_mut(index)
+            {
                 let bind = SocketAddr::new(address, 0);
                 let count = usize::from(config.worker.source_ports);
                 let opened = TransmitPool::bind(&udp_config(config, bind), count, seed);
                 *pool = Some(opened.map_err(UnderlayError::udp(bind))?);
             }
-            if uses_ipip(config) {
+            let has_raw = self.receivers.iter().any(|there| there.is_raw_at(address));
+            if uses_ipip(config) && !has_raw {
                 for inner in [Inner::Ipv4, Inner::Ipv6] {
                     let raw = RawIp::open(&raw_config(config, address, inner))?;
-                    receivers.push(Receiver::new(Socket::Raw(raw)));
+                    self.receivers.push(Receiver::new(Socket::Raw(raw)));
                 }
             }
         }
-        ways.open_fragmenting(config, seed)?;
-        // One answer for all sockets: segmentation is a matter of the kernel, not of the socket.
-        let pools = ways.pools.iter().flatten();
-        let segmentation = config.worker.gso
-            && pools
-                .flat_map(TransmitPool::sockets)
-                .all(Udp::has_segmentation);
-        Ok(Self {
-            receivers,
-            ways,
-            receive_ring: ReceiveRing::new(RECEIVES.min(frames)),
-            send: Sender::new(frames, segmentation),
-            counters: CountersByKind::default(),
-        })
+        self.ways.open_fragmenting(config, seed)
     }
 
     /// The receiving sockets' descriptors; their order is that of [`Self::set_readable`].
@@ -418,6 +435,14 @@ fn forget_errors<E>(mut next: impl FnMut() -> io::Result<Option<E>>) {
 const ERRORS_PER_TURN: usize = 256;
 
 impl Receiver {
+    fn is_udp_at(&self, address: SocketAddr) -> bool {
+        matches!(self.socket, Socket::Udp(_)) && self.local == address
+    }
+
+    fn is_raw_at(&self, address: IpAddr) -> bool {
+        matches!(self.socket, Socket::Raw(_)) && self.local.ip() == address
+    }
+
     fn new(socket: Socket) -> Self {
         let (kind_v4, kind_v6, local) = match &socket {
             Socket::Udp(udp) => (Kind::Udp4, Kind::Udp6, udp.local_addr()),
@@ -495,14 +520,15 @@ impl Ways {
         let addresses = underlay.into_iter().zip(&mut self.fragmenting);
         for (address, fragmenting) in addresses {
             let Some(address) = address else { continue };
-            if sends_by_udp(config) {
+            if sends_by_udp(config) && fragmenting.is_none() {
                 let bind = SocketAddr::new(address, 0);
                 let mut udp = udp_config(config, bind);
                 udp.path_mtu = PathMtu::Fragment;
                 let opened = TransmitPool::bind(&udp, 1, seed.rotate_left(32));
                 *fragmenting = Some(opened.map_err(UnderlayError::udp(bind))?);
             }
-            if uses_ipip(config) {
+            let mut raws = self.fragmenting_raw.iter();
+            if uses_ipip(config) && raws.all(|raw| raw.local_addr() != address) {
                 for inner in [Inner::Ipv4, Inner::Ipv6] {
                     let mut raw = raw_config(config, address, inner);
                     raw.path_mtu = PathMtu::Fragment;

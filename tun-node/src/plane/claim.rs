@@ -1,0 +1,307 @@
+//! What a source gave this node, and what becomes of the node by it.
+//!
+//! As a flannel node: the device gets the first address of the subnet as a host address
+//! (10.244.1.0/32), and packets of the subnet are this node's. Beyond that the node receives what
+//! the network's backend sends, whatever the configuration says, and writes `subnet.env` for the
+//! CNI plugin.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tracing::info;
+use warren_core::encap::Encapsulation;
+use warren_core::units::{Family, MacAddr, Mtu};
+
+use super::Core;
+use crate::config::Config;
+use crate::ctl::sources::ClaimReport;
+use crate::flannel::{Backend, NetConf, SubnetEnv};
+use crate::rib::SourceKind;
+use crate::snapshot::SavedLease;
+
+/// Subnets that are this node's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Claim {
+    pub(super) source: SourceKind,
+    pub(super) subnets: Vec<IpNet>,
+    pub(super) network: NetConf,
+}
+
+impl Claim {
+    /// The device's addresses.
+    fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        self.subnets.iter().map(|subnet| IpNet::from(subnet.addr()))
+    }
+
+    /// What packets of the network come in.
+    fn encapsulation(&self) -> Option<Encapsulation> {
+        match self.network.backend {
+            Backend::Vxlan(vxlan) => Some(Encapsulation::Vxlan {
+                vni: vxlan.vni,
+                port: vxlan.port,
+                mac: MacAddr::default(),
+            }),
+            Backend::Ipip { .. } => Some(Encapsulation::Ipip),
+            Backend::Udp { port } => Some(Encapsulation::Fou { port }),
+            Backend::HostGw => None,
+        }
+    }
+
+    /// The largest inner packet. Each family of the subnet travels over the same family.
+    fn mtu(&self, underlay_mtu: Mtu) -> Mtu {
+        let underlay_mtu = match self.network.backend {
+            Backend::Vxlan(vxlan) => vxlan.mtu.map_or(underlay_mtu, Mtu::new),
+            Backend::Ipip { .. } | Backend::HostGw | Backend::Udp { .. } => underlay_mtu,
+        };
+        let families = self.subnets.iter().map(family);
+        let least = families
+            .filter_map(|family| Some(self.encapsulation()?.inner_mtu(family, underlay_mtu)))
+            .min();
+        least.unwrap_or(underlay_mtu)
+    }
+
+    pub(super) fn report(&self, mtu: Mtu) -> ClaimReport {
+        let v4 = self
+            .network
+            .v4
+            .iter()
+            .map(|stack| stack.network.to_string());
+        let v6 = self
+            .network
+            .v6
+            .iter()
+            .map(|stack| stack.network.to_string());
+        ClaimReport {
+            source: self.source.name().to_owned(),
+            subnets: self.subnets.iter().map(ToString::to_string).collect(),
+            networks: v4.chain(v6).collect(),
+            backend: self.network.backend.name().to_owned(),
+            mtu: mtu.octets(),
+        }
+    }
+}
+
+/// The network as flannel's configuration says it, to be remembered.
+fn network_json(network: &NetConf) -> String {
+    let mut object = serde_json::Map::new();
+    let mut enter = |name: &str, value: serde_json::Value| object.insert(name.to_owned(), value);
+    enter("EnableIPv4", network.v4.is_some().into());
+    enter("EnableIPv6", network.v6.is_some().into());
+    enter("EnableNFTables", network.nftables.into());
+    if let Some(stack) = &network.v4 {
+        enter("Network", stack.network.to_string().into());
+        enter("SubnetLen", stack.subnet_len.into());
+        enter("SubnetMin", stack.subnet_min.to_string().into());
+        enter("SubnetMax", stack.subnet_max.to_string().into());
+    }
+    if let Some(stack) = &network.v6 {
+        enter("IPv6Network", stack.network.to_string().into());
+        enter("IPv6SubnetLen", stack.subnet_len.into());
+        enter("IPv6SubnetMin", stack.subnet_min.to_string().into());
+        enter("IPv6SubnetMax", stack.subnet_max.to_string().into());
+    }
+    let name = network.backend.name();
+    let backend = match network.backend {
+        Backend::Vxlan(vxlan) => serde_json::json!({
+            "Type": name,
+            "VNI": vxlan.vni.value(),
+            "Port": vxlan.port,
+            "GBP": vxlan.gbp,
+            "Learning": vxlan.learning,
+            "DirectRouting": vxlan.direct_routing,
+            "MTU": vxlan.mtu.unwrap_or(0),
+        }),
+        Backend::Ipip { direct_routing } => {
+            serde_json::json!({ "Type": name, "DirectRouting": direct_routing })
+        }
+        Backend::Udp { port } => serde_json::json!({ "Type": name, "Port": port }),
+        Backend::HostGw => serde_json::json!({ "Type": name }),
+    };
+    enter("Backend", backend);
+    serde_json::Value::Object(object).to_string()
+}
+
+const fn family(net: &IpNet) -> Family {
+    match net {
+        IpNet::V4(_) => Family::V4,
+        IpNet::V6(_) => Family::V6,
+    }
+}
+
+impl Core {
+    /// A source gave this node subnets.
+    pub(super) fn claimed(&mut self, claim: Claim) {
+        if self.claim.as_ref() == Some(&claim) {
+            return;
+        }
+        let shown: Vec<String> = claim.subnets.iter().map(ToString::to_string).collect();
+        info!(source = %claim.source, "this node's subnet is {}", shown.join(", "));
+        self.claim = Some(claim);
+        self.shape();
+    }
+
+    /// What this node had before it was started.
+    pub(super) fn recall(&mut self, leases: &[SavedLease]) {
+        let recalled = leases.iter().find_map(|lease| {
+            Some(Claim {
+                source: lease.source,
+                subnets: lease.prefixes.clone(),
+                network: NetConf::parse(lease.network.as_bytes()).ok()?,
+            })
+        });
+        if let Some(claim) = recalled {
+            self.claim = Some(claim);
+            let config = self.effective();
+            self.rib.set_local(config.local());
+            self.is_dirty = true;
+        }
+    }
+
+    /// What this node has, to be remembered.
+    pub(super) fn leases(&self) -> Vec<SavedLease> {
+        let lease = self.claim.as_ref().and_then(|claim| {
+            let mac = self.loaded.config.node.vtep_mac;
+            let scope = self.memory.as_ref()?.scope(claim.source)?;
+            Some(SavedLease {
+                source: claim.source,
+                scope: scope.to_owned(),
+                prefixes: claim.subnets.clone(),
+                vteps: vec![(Family::V4, mac), (Family::V6, mac)],
+                network: network_json(&claim.network),
+            })
+        });
+        lease.into_iter().collect()
+    }
+
+    /// The configuration with what was claimed.
+    pub(super) fn effective(&self) -> Config {
+        let mut config = self.loaded.config.clone();
+        let Some(claim) = &self.claim else {
+            return config;
+        };
+        let mut addresses: Vec<IpNet> = claim.addresses().collect();
+        addresses.retain(|address| {
+            let mut configured = config.device.addresses.iter();
+            !configured.any(|configured| configured.addr() == address.addr())
+        });
+        config.device.addresses.extend(addresses);
+        if config.device.mtu_computed {
+            let claimed = claim.mtu(config.device.underlay_mtu);
+            config.device.mtu = if config.peers.is_empty() {
+                claimed
+            } else {
+                claimed.min(config.device.mtu)
+            };
+        }
+        let receive = &mut config.receive;
+        match claim.encapsulation() {
+            Some(Encapsulation::Vxlan { vni, port, .. }) => {
+                enter(&mut receive.vxlan, port);
+                enter(&mut receive.vnis, vni);
+            }
+            Some(Encapsulation::Fou { port }) => enter(&mut receive.fou_gue, port),
+            Some(Encapsulation::Ipip) => receive.ipip = true,
+            Some(
+                Encapsulation::Geneve { .. }
+                | Encapsulation::Gue { .. }
+                | Encapsulation::VxlanGpe { .. },
+            )
+            | None => {}
+        }
+        config
+    }
+
+    /// Makes the node what configuration and claim say: device, receiving sockets, `subnet.env`.
+    pub(super) fn shape(&mut self) {
+        let config = Arc::new(self.effective());
+        let now = self.now();
+        self.rib.set_local(config.local());
+        self.is_dirty = true;
+        if let Some(parts) = &self.parts {
+            if let Err(error) = (parts.receives)(Arc::clone(&config)) {
+                self.alarms.say(now, &format!("receiving: {error}"));
+            }
+            let device = &config.device;
+            match &parts.host {
+                Some(host) => host.set_device(device.addresses.clone(), device.mtu),
+                None if self.claim.is_some() => self.alarms.say(
+                    now,
+                    "the device is in a namespace of its own and does not get the addresses of \
+                     the subnet: without root, list them in the configuration",
+                ),
+                None => {}
+            }
+            parts.paths.own(self.own_addresses(&config));
+        }
+        if let (Some(claim), Some(path)) = (&self.claim, &config.sources.subnet_env)
+            && let Err(error) = write_subnet_env(
+                path,
+                &claim.subnets,
+                &claim.network,
+                config.device.mtu,
+                config.sources.ip_masq,
+            )
+        {
+            let text = format!("{} cannot be written: {error}", path.display());
+            self.alarms.say(now, &text);
+        }
+    }
+
+    /// Inner addresses of this node, for probes: the device's, or else the first of its prefixes.
+    pub(super) fn own_addresses(&self, config: &Config) -> Vec<std::net::IpAddr> {
+        let device = config.device.addresses.iter().map(IpNet::addr);
+        let own = config.node.prefixes.iter().map(IpNet::network);
+        device.chain(own).collect()
+    }
+}
+
+fn enter<T: Ord + Copy>(list: &mut Vec<T>, value: T) {
+    if !list.contains(&value) {
+        list.push(value);
+        list.sort_unstable();
+    }
+}
+
+/// Writes `subnet.env` so that a reader sees the old file or the new one.
+///
+/// # Errors
+///
+/// Those of the file system.
+fn write_subnet_env(
+    path: &Path,
+    subnets: &[IpNet],
+    network: &NetConf,
+    mtu: Mtu,
+    ip_masq: bool,
+) -> std::io::Result<()> {
+    let v4 = subnets.iter().find_map(|subnet| match subnet {
+        IpNet::V4(subnet) => Some(*subnet),
+        IpNet::V6(_) => None,
+    });
+    let v6 = subnets.iter().find_map(|subnet| match subnet {
+        IpNet::V6(subnet) => Some(*subnet),
+        IpNet::V4(_) => None,
+    });
+    let env = SubnetEnv {
+        v4: network.v4.map(|stack| stack.network).zip(v4),
+        v6: network.v6.map(|stack| stack.network).zip(v6),
+        mtu,
+        ip_masq,
+    };
+    let text = env.to_text();
+    if std::fs::read_to_string(path).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = PathBuf::from(name);
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}

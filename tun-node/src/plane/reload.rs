@@ -1,0 +1,309 @@
+//! The files again: when somebody asks, or when they changed.
+//!
+//! What can be taken while the node runs is taken: peers, routes, the node's own prefixes, the
+//! guard. The rest is named and takes effect at the next start. A file with a mistake anywhere
+//! changes nothing.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use tracing::{info, warn};
+
+use super::{Core, PlaneSender, settings};
+use crate::config::{Config, Loaded, route_files};
+use crate::ctl::sources::ReloadReport;
+use crate::node::on_link;
+use crate::rib::{Event, LocalRoutes, SourceKind, SourceUpdate, StaticNext, Terms, UpdateKind};
+
+/// Peers and routes of the configuration and of its route files.
+pub(super) fn local_routes(loaded: &Loaded) -> LocalRoutes {
+    let config = &loaded.config;
+    let mut routes = LocalRoutes::default();
+    routes.add(&config.peers, &config.routes, |index| {
+        let mut files = loaded.files.iter();
+        match files.find(|file| file.peers.contains(&index)) {
+            Some(file) => (SourceKind::File, format!("{}:", file.name)),
+            None => (SourceKind::Config, String::new()),
+        }
+    });
+    routes
+}
+
+impl Core {
+    /// Reads the files, and takes what they say unless it is a dry run.
+    pub(super) fn reload(&mut self, dry_run: bool) -> Result<ReloadReport, String> {
+        let read = Loaded::read(&self.path);
+        let loaded = match read {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                let why = errors.to_string();
+                if !dry_run {
+                    self.files_are_lost(&why);
+                }
+                return Err(why);
+            }
+        };
+        let at_next_start = not_reloadable(&self.loaded.config, &loaded.config);
+        let taken = taken(&self.loaded.config, loaded);
+        let differences = differences(&self.loaded, &taken);
+        let is_changed = taken != self.loaded;
+        if !dry_run {
+            self.files_are_found();
+            if is_changed {
+                self.take(taken);
+            }
+            self.publish();
+        }
+        Ok(ReloadReport {
+            dry_run,
+            differences,
+            at_next_start,
+            epoch: self.rib.reader().tables().epoch().0,
+        })
+    }
+
+    /// What a reload came to, where nobody waits for an answer.
+    pub(super) fn log_reload(&mut self, report: Result<ReloadReport, String>) {
+        let now = self.now();
+        match report {
+            Ok(report) => {
+                if !report.differences.is_empty() {
+                    info!("reloaded: {} differences", report.differences.len());
+                }
+                if !report.at_next_start.is_empty() {
+                    let sections = report.at_next_start.join(", ");
+                    let text = format!("reloaded, but {sections} takes effect at the next start");
+                    self.alarms.say(now, &text);
+                }
+            }
+            Err(why) => {
+                let first = why.lines().next().unwrap_or_default();
+                self.alarms.say(now, &format!("not reloaded: {first}"));
+            }
+        }
+    }
+
+    fn take(&mut self, loaded: Loaded) {
+        let guard = loaded.config.sources.guard;
+        self.reconciler.set_settings(settings(guard));
+        let is_shape_new = (&loaded.config.receive, loaded.config.device.mtu)
+            != (&self.loaded.config.receive, self.loaded.config.device.mtu);
+        self.loaded = loaded;
+        let config = &self.loaded.config;
+        self.rib
+            .set_terms(Terms::of(config, on_link(config, self.is_rootless)));
+        self.take_files();
+        if is_shape_new {
+            self.shape();
+        }
+    }
+
+    /// Shows that the files cannot be read as they are.
+    fn files_are_lost(&mut self, why: &str) {
+        let why = why.lines().next().unwrap_or_default().to_owned();
+        self.contact(UpdateKind::Lost { why });
+    }
+
+    fn files_are_found(&mut self) {
+        self.contact(UpdateKind::Contact);
+    }
+
+    fn contact(&mut self, kind: UpdateKind) {
+        self.handle(vec![Event::Update(SourceUpdate {
+            source: SourceKind::Config,
+            kind,
+        })]);
+    }
+}
+
+/// What of `new` can be taken while the node runs by `old`.
+fn taken(old: &Config, new: Loaded) -> Loaded {
+    let mut config = old.clone();
+    config.node.prefixes = new.config.node.prefixes;
+    config.peers = new.config.peers;
+    config.routes = new.config.routes;
+    config.receive = new.config.receive;
+    config.sources.guard = new.config.sources.guard;
+    if old.device.mtu_computed {
+        config.device.mtu = new.config.device.mtu;
+    }
+    Loaded {
+        config,
+        files: new.files,
+    }
+}
+
+/// The sections that differ but cannot be taken.
+fn not_reloadable(old: &Config, new: &Config) -> Vec<String> {
+    let node = |config: &Config| {
+        let node = &config.node;
+        let name = node.name.clone();
+        (name, node.underlay_v4, node.underlay_v6, node.vtep_mac)
+    };
+    let device = |config: &Config| {
+        let mut device = config.device.clone();
+        if device.mtu_computed {
+            device.mtu = old.device.mtu;
+        }
+        device
+    };
+    let sources = |config: &Config| {
+        let mut sources = config.sources.clone();
+        sources.guard = old.sources.guard;
+        sources
+    };
+    let mut sections = Vec::new();
+    for (section, differs) in [
+        ("[node]", node(old) != node(new)),
+        ("[device]", device(old) != device(new)),
+        ("[control]", old.control_socket != new.control_socket),
+        ("[metrics]", old.metrics_listen != new.metrics_listen),
+        ("[log]", old.log_level != new.log_level),
+        ("[worker]", old.worker != new.worker),
+        ("[etcd], [files]", sources(old) != sources(new)),
+    ] {
+        if differs {
+            sections.push(section.to_owned());
+        }
+    }
+    sections
+}
+
+/// What differs, a line each.
+fn differences(old: &Loaded, new: &Loaded) -> Vec<String> {
+    let (before, after) = (rows(old), rows(new));
+    let mut lines = Vec::new();
+    for (key, row) in &before {
+        match after.get(key) {
+            None => lines.push(format!("- {row}")),
+            Some(now) if now != row => lines.push(format!("~ {now}")),
+            Some(_) => {}
+        }
+    }
+    for (key, row) in &after {
+        if !before.contains_key(key) {
+            lines.push(format!("+ {row}"));
+        }
+    }
+    if old.config.sources.guard != new.config.sources.guard {
+        let guard = new.config.sources.guard;
+        lines.push(format!("~ guard {} %, {} s", guard.percent, guard.hold_s));
+    }
+    lines
+}
+
+/// Peers, routes and own prefixes as lines, by what tells them apart.
+fn rows(loaded: &Loaded) -> BTreeMap<(u8, String), String> {
+    let routes = local_routes(loaded);
+    let mut rows = BTreeMap::new();
+    for (source, key, peer) in &routes.peers {
+        rows.insert(
+            (1, format!("{source} {key}")),
+            format!("peer {key}: {}", peer.line()),
+        );
+    }
+    for route in &routes.statics {
+        let next = match &route.next {
+            StaticNext::Peers(peers) => {
+                let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+                format!("via {}", peers.join(", "))
+            }
+            StaticNext::Action(action) => action.to_string(),
+        };
+        rows.insert(
+            (2, route.prefix.to_string()),
+            format!("route {} {next}", route.prefix),
+        );
+    }
+    for prefix in &loaded.config.node.prefixes {
+        let row = format!("own prefix {prefix}");
+        rows.insert((0, prefix.to_string()), row);
+    }
+    rows
+}
+
+/// The thread that looks at the files twice a second. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Watches the configuration at `path`, and its route files.
+    pub(super) fn start(config: &Config, path: &Path, plane: PlaneSender) -> io::Result<Self> {
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let directory = config.sources.files.as_ref();
+        let directory = directory.map(|files| files.directory.clone());
+        let path = path.to_owned();
+        let mut taken = look(&path, directory.as_deref());
+        let thread = std::thread::Builder::new().name("files".to_owned());
+        let thread = thread.spawn(move || {
+            let mut seen = Arc::clone(&taken);
+            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let now = look(&path, directory.as_deref());
+                // A file that is being written is another one at the next look.
+                if now == seen && now != taken {
+                    taken = Arc::clone(&now);
+                    plane.reload_soon();
+                }
+                seen = now;
+            }
+        })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the watch over the files had panicked");
+        }
+    }
+}
+
+/// What tells one state of the files from another.
+type State = Arc<Vec<(PathBuf, Option<Stamp>)>>;
+
+/// Device, inode, size, and the times of the last changes of content and of the inode.
+#[derive(Debug, Eq, PartialEq)]
+struct Stamp(u64, u64, u64, (i64, i64), (i64, i64));
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self(
+            metadata.dev(),
+            metadata.ino(),
+            metadata.size(),
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (metadata.ctime(), metadata.ctime_nsec()),
+        )
+    }
+}
+
+fn look(path: &Path, directory: Option<&Path>) -> State {
+    let listed = directory.map(|directory| route_files(directory).unwrap_or_default());
+    let paths = std::iter::once(path.to_owned()).chain(listed.into_iter().flatten());
+    let stamped = paths.map(|path| {
+        let stamp = std::fs::metadata(&path).ok();
+        let stamp = stamp.as_ref().map(Stamp::of);
+        (path, stamp)
+    });
+    Arc::new(stamped.collect())
+}
+
+/// How often the files are looked at. A change is taken at the second look that finds it.
+const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -1,0 +1,752 @@
+//! From decided routes to the tables of the engines, step by step: a change costs what it changes.
+//!
+//! Every peer, by its underlay address, has one number and one next hop in the [`TableWriter`]; its
+//! routes lead to that next hop. So another way to a peer (another encapsulation, another MTU) is
+//! one next hop put in place of another, however many prefixes the peer has, and a route that comes
+//! or goes is one change of the forwarding table.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use warren_core::encap::Encapsulation;
+use warren_core::fib::NextHopId;
+use warren_core::tables::{
+    DscpMap, DscpMode, EcnMode, Local, NextHop, Peer, PeerId, TableError, TableWriter, Tunnel,
+};
+use warren_core::units::{Family, Mtu};
+
+use super::book::{Book, BookPeer, Origin, Published, Row, TablesReader, Target};
+use super::local::{LocalRoutes, StaticNext};
+use super::resolve::{LiveRoute, RouteChange};
+use super::update::{SourceKind, Via};
+use crate::config::{self, Config, Dscp, PeerMode, RouteAction};
+
+/// The routing information base: the one writer of the tables; see the
+/// [module](crate::rib).
+#[derive(Debug)]
+pub struct Rib {
+    writer: TableWriter,
+    published: Arc<Published>,
+    terms: Terms,
+    /// The files' own peers by their addresses.
+    local_peers: HashMap<IpAddr, Arc<config::Peer>>,
+    statics: BTreeMap<IpNet, StaticNext>,
+    peers: HashMap<IpAddr, PeerState>,
+    /// Which peer has which name.
+    names: HashMap<String, IpAddr>,
+    /// What the reconciler says, behind static routes too.
+    live: BTreeMap<IpNet, LiveRoute>,
+    /// Next hops of routes that lead to no one peer.
+    others: HashMap<IpNet, NextHopId>,
+    effects: Effects,
+}
+
+/// What follows from the configuration for every peer.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// This node's underlay addresses, IPv4 first.
+    pub underlay: [Option<IpAddr>; 2],
+    /// The largest outer packet that the underlay carries whole.
+    pub underlay_mtu: Mtu,
+    /// Peers that the underlay's own link leads to.
+    pub on_link: HashSet<IpAddr>,
+}
+
+impl Terms {
+    /// Those of a configuration.
+    #[must_use]
+    pub fn of(config: &Config, on_link: HashSet<IpAddr>) -> Self {
+        Self {
+            underlay: [Family::V4, Family::V6].map(|family| config.node.underlay(family)),
+            underlay_mtu: config.device.underlay_mtu,
+            on_link,
+        }
+    }
+
+    fn local(&self, remote: IpAddr) -> Option<IpAddr> {
+        let [v4, v6] = self.underlay;
+        if remote.is_ipv4() { v4 } else { v6 }
+    }
+}
+
+/// How packets to a peer are wrapped at present.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Way {
+    /// In what.
+    pub encapsulation: Encapsulation,
+    /// The largest inner packet.
+    pub mtu: Mtu,
+}
+
+/// A peer, as whoever measures the way to it needs to know it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerSpec {
+    /// Its name, unlike that of any other.
+    pub name: String,
+    /// Its underlay address, unlike that of any other.
+    pub address: IpAddr,
+    /// What packets to it may be wrapped in, by preference; not empty.
+    pub ways: Vec<Encapsulation>,
+    /// The largest inner packet as far as is known without measuring.
+    pub mtu: Mtu,
+    /// The largest outer packet.
+    pub underlay_mtu: Mtu,
+    /// An address of it that answers an echo.
+    pub probe_address: Option<IpAddr>,
+    /// Whether it is to be probed at all.
+    pub probe: bool,
+}
+
+/// What else is to be done about a change of the tables.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Effects {
+    /// Peers that came, went or changed.
+    pub peers: Vec<PeerChange>,
+    /// Routes that cannot be had, each a sentence.
+    pub refused: Vec<String>,
+}
+
+/// What became of a peer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PeerChange {
+    /// It is so; these are prefixes that it can be probed in.
+    Put(PeerSpec, Vec<IpNet>),
+    /// There is none at that address.
+    Gone(IpAddr),
+}
+
+/// Why tables could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RibError {
+    /// A peer was refused.
+    #[error("peer {name}: {source}")]
+    Peer {
+        /// The peer.
+        name: String,
+        /// Why.
+        source: TableError,
+    },
+    /// A route was refused.
+    #[error("route {prefix}: {source}")]
+    Route {
+        /// The route.
+        prefix: IpNet,
+        /// Why.
+        source: TableError,
+    },
+    /// A peer's address has no counterpart on this node.
+    #[error("peer {name}: this node has no underlay address of the family of {address}")]
+    NoUnderlay {
+        /// The peer.
+        name: String,
+        /// Its address.
+        address: IpAddr,
+    },
+}
+
+#[derive(Debug)]
+struct PeerState {
+    id: PeerId,
+    hop: NextHopId,
+    spec: PeerSpec,
+    tunnel: Tunnel,
+    way: Option<Way>,
+    /// Whether a file names it: it stays though nothing is routed to it.
+    is_local: bool,
+    /// Static routes over several peers, of which it is one.
+    sets: BTreeSet<IpNet>,
+}
+
+impl Rib {
+    /// Starts with nothing but this node itself.
+    #[must_use]
+    pub fn new(local: Local, terms: Terms) -> Self {
+        let mut writer = TableWriter::new(local);
+        let published = Arc::new(Published::new(writer.publish()));
+        Self {
+            writer,
+            published,
+            terms,
+            local_peers: HashMap::new(),
+            statics: BTreeMap::new(),
+            peers: HashMap::new(),
+            names: HashMap::new(),
+            live: BTreeMap::new(),
+            others: HashMap::new(),
+            effects: Effects::default(),
+        }
+    }
+
+    /// A reader for a worker or a reporter.
+    #[must_use]
+    pub fn reader(&self) -> TablesReader {
+        TablesReader {
+            published: Arc::clone(&self.published),
+        }
+    }
+
+    /// This node is another from the next publication on.
+    pub fn set_local(&mut self, local: Local) {
+        self.writer.set_local(local);
+    }
+
+    /// Other terms hold from the next call of [`set_local_routes`](Self::set_local_routes) on.
+    pub fn set_terms(&mut self, terms: Terms) {
+        self.terms = terms;
+    }
+
+    /// Every peer, as changes from none.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerChange> {
+        let book = self.published.book.read();
+        let specs = self.peers.iter();
+        specs
+            .map(|(address, peer)| {
+                PeerChange::Put(peer.spec.clone(), self.probed_prefixes(*address, &book))
+            })
+            .collect()
+    }
+
+    /// Takes what the files say of peers and static routes, in place of what they said before.
+    ///
+    /// To be followed by [`apply`](Self::apply) of what the reconciler makes of the same files.
+    pub fn set_local_routes(&mut self, routes: &LocalRoutes) {
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        let before = std::mem::replace(&mut self.local_peers, routes.by_address());
+        let touched: Vec<Arc<config::Peer>> = self
+            .local_peers
+            .values()
+            .filter(|peer| before.get(&peer.address) != Some(*peer))
+            .cloned()
+            .collect();
+        for peer in touched {
+            self.put_local_peer(&peer, &mut book);
+        }
+        let mut statics = BTreeMap::new();
+        for route in &routes.statics {
+            let place = statics.entry(route.prefix);
+            place.or_insert_with(|| route.next.clone());
+        }
+        let before_statics = std::mem::replace(&mut self.statics, statics);
+        let prefixes: BTreeSet<IpNet> = before_statics
+            .keys()
+            .chain(self.statics.keys())
+            .copied()
+            .collect();
+        for prefix in prefixes {
+            // A member may be another peer though the route is the same.
+            self.route(prefix, &mut book);
+        }
+        for address in before.keys() {
+            if !self.local_peers.contains_key(address) {
+                if let Some(peer) = self.peers.get_mut(address) {
+                    peer.is_local = false;
+                }
+                self.drop_idle(*address, &mut book);
+            }
+        }
+    }
+
+    /// Applies what the reconciler decided.
+    pub fn apply(&mut self, changes: &[RouteChange]) {
+        if changes.is_empty() {
+            return;
+        }
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        let mut left: BTreeSet<IpAddr> = BTreeSet::new();
+        for change in changes {
+            match &change.after {
+                Some(route) => self.live.insert(change.prefix, route.clone()),
+                None => self.live.remove(&change.prefix),
+            };
+            if let Some(via) = change.before.as_ref().and_then(|before| before.via) {
+                left.insert(via.remote);
+            }
+            self.route(change.prefix, &mut book);
+        }
+        for address in left {
+            self.drop_idle(address, &mut book);
+        }
+    }
+
+    /// Peers are reached by these ways from the next publication on.
+    pub fn set_ways(&mut self, ways: impl IntoIterator<Item = (IpAddr, Way)>) {
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        for (address, way) in ways {
+            let Some(peer) = self.peers.get_mut(&address) else {
+                continue;
+            };
+            if !peer.spec.ways.contains(&way.encapsulation) {
+                // Measured before the peer changed.
+                continue;
+            }
+            peer.way = Some(way);
+            self.refresh(address, &mut book);
+        }
+    }
+
+    /// Makes what changed visible to the workers, and returns what else is to be done.
+    pub fn publish(&mut self) -> Effects {
+        let tables = self.writer.publish();
+        self.published.put(tables);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The numbers that peers have or had.
+    #[cfg(test)]
+    fn writer_peers(&self) -> usize {
+        self.reader().tables().peers().len()
+    }
+
+    /// Routes one prefix as it should be.
+    fn route(&mut self, prefix: IpNet, book: &mut Book) {
+        let wanted = self.wanted(prefix, book);
+        if book.rows.get(&prefix) == wanted.as_ref()
+            && !matches!(
+                wanted,
+                Some(Row {
+                    target: Target::Peers(_),
+                    ..
+                })
+            )
+        {
+            // Another way to the same peer.
+            return;
+        }
+        let before = book.rows.remove(&prefix);
+        if let Some(before) = &before {
+            self.forget(prefix, &before.target, book);
+        }
+        let vacated = self.others.remove(&prefix);
+        match wanted {
+            None => {
+                self.writer.remove(prefix);
+            }
+            Some(row) => match self.enter(prefix, &row.target, book) {
+                Ok(()) => {
+                    book.rows.insert(prefix, row);
+                }
+                Err(error) => {
+                    self.writer.remove(prefix);
+                    self.effects.refused.push(error.to_string());
+                }
+            },
+        }
+        if let Some(vacated) = vacated {
+            self.writer.remove_next_hop(vacated);
+        }
+    }
+
+    /// The row that a prefix should have; makes the peer that it leads to.
+    fn wanted(&mut self, prefix: IpNet, book: &mut Book) -> Option<Row> {
+        if let Some(next) = self.statics.get(&prefix) {
+            let target = match next {
+                StaticNext::Action(RouteAction::Blackhole) => Target::Blackhole,
+                StaticNext::Action(RouteAction::Prohibit) => Target::Prohibit,
+                StaticNext::Action(RouteAction::Direct) => Target::Direct(None),
+                StaticNext::Peers(peers) => {
+                    let known = peers.iter().filter(|peer| self.peers.contains_key(*peer));
+                    let known: Vec<IpAddr> = known.copied().collect();
+                    match known.as_slice() {
+                        [only] => Target::Peer(*only),
+                        _ => Target::Peers(known),
+                    }
+                }
+            };
+            let origin = Origin::Static;
+            return Some(Row { origin, target });
+        }
+        let route = self.live.get(&prefix)?.clone();
+        let Some(via) = route.via else {
+            return Some(Row {
+                origin: Origin::Node,
+                target: Target::Local,
+            });
+        };
+        let origin = if route.source == SourceKind::Config {
+            Origin::Peer
+        } else {
+            Origin::Source(route.source)
+        };
+        // The underlay's own routes carry no family but that of their gateway.
+        let same_family = prefix.addr().is_ipv4() == via.remote.is_ipv4();
+        let target = if same_family && self.is_direct(&via) {
+            Target::Direct(Some(via.remote))
+        } else {
+            if let Err(error) = self.put_live_peer(&route, &via, book) {
+                self.effects.refused.push(error.to_string());
+                return None;
+            }
+            Target::Peer(via.remote)
+        };
+        Some(Row { origin, target })
+    }
+
+    /// Enters a route in the table.
+    fn enter(&mut self, prefix: IpNet, target: &Target, book: &mut Book) -> Result<(), RibError> {
+        let refused = |source| RibError::Route { prefix, source };
+        let hop = match target {
+            Target::Peer(address) => {
+                if let Some(peer) = book.peers.get_mut(address)
+                    && !self.statics.contains_key(&prefix)
+                {
+                    peer.prefixes.insert(prefix);
+                    if [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix)) {
+                        self.announce(*address, book);
+                    }
+                }
+                self.peers.get(address).map(|peer| peer.hop)
+            }
+            Target::Local
+            | Target::Peers(_)
+            | Target::Direct(_)
+            | Target::Blackhole
+            | Target::Prohibit => None,
+        };
+        let hop = match hop {
+            Some(hop) => hop,
+            None => {
+                let next_hop = book.next_hop(target);
+                let hop = match target {
+                    // One number for all of a kind; a gateway or a set has its own.
+                    Target::Local | Target::Blackhole | Target::Prohibit | Target::Direct(None) => {
+                        self.writer.next_hop(next_hop).map_err(refused)?
+                    }
+                    Target::Peer(_) | Target::Peers(_) | Target::Direct(Some(_)) => {
+                        let hop = self.writer.add_next_hop(next_hop).map_err(refused)?;
+                        self.others.insert(prefix, hop);
+                        hop
+                    }
+                };
+                if let Target::Peers(members) = target {
+                    for member in members {
+                        if let Some(peer) = self.peers.get_mut(member) {
+                            peer.sets.insert(prefix);
+                        }
+                    }
+                }
+                hop
+            }
+        };
+        self.writer.insert(prefix, hop).map_err(refused)
+    }
+
+    /// Undoes what [`enter`](Self::enter) noted beside the table.
+    fn forget(&mut self, prefix: IpNet, target: &Target, book: &mut Book) {
+        match target {
+            Target::Peer(address) => {
+                let Some(peer) = book.peers.get_mut(address) else {
+                    return;
+                };
+                let was_end =
+                    [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix));
+                peer.prefixes.remove(&prefix);
+                if was_end && !peer.prefixes.is_empty() {
+                    self.announce(*address, book);
+                }
+            }
+            Target::Peers(members) => {
+                for member in members {
+                    if let Some(peer) = self.peers.get_mut(member) {
+                        peer.sets.remove(&prefix);
+                    }
+                }
+            }
+            Target::Local | Target::Direct(_) | Target::Blackhole | Target::Prohibit => {}
+        }
+    }
+
+    fn is_direct(&self, via: &Via) -> bool {
+        let mode = self.local_peers.get(&via.remote).map(|peer| peer.mode);
+        match mode {
+            Some(PeerMode::Always) => false,
+            Some(PeerMode::CrossSubnet) => self.terms.on_link.contains(&via.remote),
+            Some(PeerMode::Direct) => true,
+            None => via.encapsulation.is_none(),
+        }
+    }
+
+    /// Makes or changes a peer of a file.
+    fn put_local_peer(&mut self, peer: &config::Peer, book: &mut Book) {
+        let ways = std::iter::once(peer.encapsulation).chain(peer.alternatives.iter().copied());
+        let spec = PeerSpec {
+            name: peer.name.clone(),
+            address: peer.address,
+            ways: ways.collect(),
+            mtu: peer.mtu,
+            underlay_mtu: self.terms.underlay_mtu,
+            probe_address: peer.probe_address,
+            probe: peer.probe,
+        };
+        let dscp = dscp_mode(&peer.dscp);
+        if let Err(error) = self.put_peer(spec, dscp, peer.ecn, true, book) {
+            self.effects.refused.push(error.to_string());
+        }
+    }
+
+    /// Makes or changes the peer that a route leads to.
+    fn put_live_peer(
+        &mut self,
+        route: &LiveRoute,
+        via: &Via,
+        book: &mut Book,
+    ) -> Result<(), RibError> {
+        if self.local_peers.contains_key(&via.remote) {
+            return Ok(());
+        }
+        let Some(encapsulation) = via.encapsulation else {
+            return Ok(());
+        };
+        let underlay_mtu = via.underlay_mtu.unwrap_or(self.terms.underlay_mtu);
+        let spec = PeerSpec {
+            name: self.free_name(&route.node, via.remote),
+            address: via.remote,
+            ways: vec![encapsulation],
+            mtu: encapsulation.inner_mtu(Family::of(via.remote), underlay_mtu),
+            underlay_mtu,
+            probe_address: None,
+            probe: true,
+        };
+        self.put_peer(spec, DscpMode::Pipe(0), EcnMode::Normal, false, book)
+    }
+
+    /// The name of a node, with its address where another peer has it.
+    fn free_name(&self, node: &str, address: IpAddr) -> String {
+        match self.names.get(node) {
+            Some(holder) if *holder != address => format!("{node}@{address}"),
+            Some(_) | None => node.to_owned(),
+        }
+    }
+
+    fn put_peer(
+        &mut self,
+        mut spec: PeerSpec,
+        dscp: DscpMode,
+        ecn: EcnMode,
+        is_local: bool,
+        book: &mut Book,
+    ) -> Result<(), RibError> {
+        let address = spec.address;
+        let local = self
+            .terms
+            .local(address)
+            .ok_or_else(|| RibError::NoUnderlay {
+                name: spec.name.clone(),
+                address,
+            })?;
+        // A file's peer has the name that the file gives it.
+        if let Some(holder) = self.names.get(&spec.name).copied()
+            && holder != address
+        {
+            if is_local {
+                self.rename(holder, book);
+            } else {
+                spec.name = format!("{}@{address}", spec.name);
+            }
+        }
+        let known = self.peers.get(&address);
+        if known.is_some_and(|known| {
+            known.spec == spec
+                && known.is_local == is_local
+                && (known.tunnel.dscp, known.tunnel.ecn, known.tunnel.local) == (dscp, ecn, local)
+        }) {
+            return Ok(());
+        }
+        let refused = |source| RibError::Peer {
+            name: spec.name.clone(),
+            source,
+        };
+        let peer = Peer {
+            name: spec.name.clone(),
+            underlay: vec![address],
+            dscp,
+        };
+        let id = match known {
+            Some(known) => {
+                let id = known.id;
+                self.writer.set_peer(id, peer).map_err(refused)?;
+                id
+            }
+            None => self.writer.add_peer(peer).map_err(refused)?,
+        };
+        let first = spec.ways.first().copied().unwrap_or(Encapsulation::Ipip);
+        let tunnel = Tunnel {
+            peer: id,
+            local,
+            remote: address,
+            encapsulation: first,
+            mtu: spec.mtu,
+            hop_limit: OUTER_HOP_LIMIT,
+            dscp,
+            ecn,
+        };
+        if let Some(known) = self.peers.get_mut(&address) {
+            if known.spec.name != spec.name {
+                self.names.remove(&known.spec.name);
+            }
+            known.way = known
+                .way
+                .filter(|way| spec.ways.contains(&way.encapsulation));
+            known.is_local = is_local;
+            known.spec = spec.clone();
+            known.tunnel = tunnel;
+        } else {
+            let hop = match self.writer.add_next_hop(NextHop::Tunnel(tunnel)) {
+                Ok(hop) => hop,
+                Err(source) => {
+                    self.writer.remove_peer(id);
+                    return Err(refused(source));
+                }
+            };
+            let state = PeerState {
+                id,
+                hop,
+                spec: spec.clone(),
+                tunnel,
+                way: None,
+                is_local,
+                sets: BTreeSet::new(),
+            };
+            self.peers.insert(address, state);
+        }
+        self.names.insert(spec.name.clone(), address);
+        let prefixes = book
+            .peers
+            .remove(&address)
+            .map_or_else(BTreeSet::new, |known| known.prefixes);
+        book.peers.insert(
+            address,
+            BookPeer {
+                name: spec.name,
+                tunnel,
+                prefixes,
+            },
+        );
+        self.refresh(address, book);
+        self.announce(address, book);
+        Ok(())
+    }
+
+    /// Takes its name from a peer, which is called by its address as well from here on.
+    fn rename(&mut self, address: IpAddr, book: &mut Book) {
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
+        let name = format!("{}@{address}", peer.spec.name);
+        self.names.remove(&peer.spec.name);
+        peer.spec.name.clone_from(&name);
+        let renamed = Peer {
+            name: name.clone(),
+            underlay: vec![address],
+            dscp: peer.tunnel.dscp,
+        };
+        // The address was its own before; nothing can be in the way.
+        let _ = self.writer.set_peer(peer.id, renamed);
+        if let Some(shown) = book.peers.get_mut(&address) {
+            shown.name.clone_from(&name);
+        }
+        self.names.insert(name, address);
+        self.announce(address, book);
+    }
+
+    /// Puts the way that is in force into the tables.
+    fn refresh(&mut self, address: IpAddr, book: &mut Book) {
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
+        let mut tunnel = peer.tunnel;
+        if let Some(way) = peer.way {
+            tunnel.encapsulation = way.encapsulation;
+            tunnel.mtu = way.mtu.min(peer.spec.mtu);
+        }
+        // The number was given out for this peer.
+        let _ = self.writer.set_next_hop(peer.hop, NextHop::Tunnel(tunnel));
+        let sets = peer.sets.clone();
+        let Some(shown) = book.peers.get_mut(&address) else {
+            return;
+        };
+        shown.tunnel = tunnel;
+        for prefix in sets {
+            if let (Some(hop), Some(row)) = (self.others.get(&prefix), book.rows.get(&prefix)) {
+                let _ = self.writer.set_next_hop(*hop, book.next_hop(&row.target));
+            }
+        }
+    }
+
+    /// Tells whoever measures ways about a peer.
+    fn announce(&mut self, address: IpAddr, book: &Book) {
+        let Some(peer) = self.peers.get(&address) else {
+            return;
+        };
+        let change = PeerChange::Put(peer.spec.clone(), self.probed_prefixes(address, book));
+        self.effects.peers.push(change);
+    }
+
+    /// Prefixes that a peer can be probed in: one of each family will do.
+    fn probed_prefixes(&self, address: IpAddr, book: &Book) -> Vec<IpNet> {
+        if let Some(local) = self.local_peers.get(&address) {
+            return local.prefixes.clone();
+        }
+        let Some(shown) = book.peers.get(&address) else {
+            return Vec::new();
+        };
+        // IPv4 stands before IPv6.
+        let mut ends: Vec<IpNet> = shown.prefixes.first().copied().into_iter().collect();
+        ends.extend(
+            shown
+                .prefixes
+                .last()
+                .filter(|last| ends.first() != Some(*last)),
+        );
+        ends
+    }
+
+    /// Takes a peer away that nothing leads to and no file names.
+    fn drop_idle(&mut self, address: IpAddr, book: &mut Book) {
+        let shown = book.peers.get(&address);
+        let is_idle = shown.is_some_and(|shown| shown.prefixes.is_empty());
+        let Some(peer) = self.peers.get(&address) else {
+            return;
+        };
+        if !is_idle || peer.is_local || !peer.sets.is_empty() {
+            return;
+        }
+        // A static route may name a peer that was only learned.
+        let target = Target::Peer(address);
+        let mut statics = self.statics.keys();
+        if statics.any(|prefix| {
+            book.rows
+                .get(prefix)
+                .is_some_and(|row| row.target == target)
+        }) {
+            return;
+        }
+        if let Some(peer) = self.peers.remove(&address) {
+            self.names.remove(&peer.spec.name);
+            self.writer.remove_next_hop(peer.hop);
+            self.writer.remove_peer(peer.id);
+        }
+        book.peers.remove(&address);
+        self.effects.peers.push(PeerChange::Gone(address));
+    }
+}
+
+fn dscp_mode(dscp: &Dscp) -> DscpMode {
+    match dscp {
+        Dscp::Pipe(value) => DscpMode::Pipe(*value),
+        Dscp::Uniform => DscpMode::Uniform,
+        Dscp::Map(map) => DscpMode::Map(DscpMap::new(*map.table())),
+    }
+}
+
+/// TTL or hop limit of outer headers, as Linux gives its tunnels. RFC 1700's default.
+const OUTER_HOP_LIMIT: u8 = 64;
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;
