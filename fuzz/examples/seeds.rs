@@ -251,6 +251,15 @@ fn questions() {
             encapsulation: None,
         },
         Request::Fault(Fault::Hang),
+        Request::Sources,
+        Request::Why {
+            prefix: "10.244.2.0/24".to_owned(),
+        },
+        Request::Events { after: 7 },
+        Request::Confirm {
+            source: Some("etcd".to_owned()),
+        },
+        Request::Reload { dry_run: true },
     ];
     let frames = requests.map(|request| {
         let mut framed = Vec::new();

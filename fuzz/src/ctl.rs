@@ -9,7 +9,7 @@ use tun_node::ctl::frame::{self, FrameError, REQUEST_OCTETS_MAX, RESPONSE_OCTETS
 use tun_node::ctl::message::{Flow, Request, Response};
 use tun_node::ctl::server::{Handler, converse};
 use tun_node::explain;
-use tun_node::rib::{Rib, Snapshot};
+use tun_node::rib::{Rib, Snapshot, TablesReader};
 use warren_core::{Engine, EngineConfig};
 
 /// Plays the octets as what a client sends over its connection, and as the one message of a frame
@@ -83,7 +83,13 @@ fn conversation(incoming: &[u8]) {
                     flow.source.is_ipv4() != flow.destination.is_ipv4()
                 }
             }
-            Request::Prefer { .. } | Request::Fault(_) => matches!(answer, Response::Done),
+            Request::Prefer { .. } | Request::Fault(_) | Request::Confirm { .. } => {
+                matches!(answer, Response::Done)
+            }
+            Request::Sources => matches!(answer, Response::Sources(_)),
+            Request::Why { .. } => matches!(answer, Response::Why(_)),
+            Request::Events { .. } => matches!(answer, Response::Events(_)),
+            Request::Reload { .. } => matches!(answer, Response::Reload(_)),
         };
         assert!(fits, "{request:?}: {answer:?}");
         let mut written = Vec::new();
@@ -121,18 +127,18 @@ impl Write for Wire<'_> {
 
 /// What a node knows when it answers, without its device and its sockets.
 struct Node {
-    snapshot: Arc<Snapshot>,
+    reader: TablesReader,
+    snapshot: Snapshot,
     engine: Mutex<Engine>,
 }
 
 static NODE: LazyLock<Node> = LazyLock::new(|| {
     let config = Config::parse(example_config(), "example").expect("the example is valid");
-    let snapshot = Rib::new(&config)
-        .expect("the example is small")
-        .reader()
-        .snapshot();
+    let rib = Rib::of_config(&config).expect("the example is small");
+    let snapshot = rib.reader().snapshot();
     let engine = Engine::new(EngineConfig::default(), Arc::clone(&snapshot.tables));
     Node {
+        reader: rib.reader(),
         snapshot,
         engine: Mutex::new(engine),
     }
@@ -148,7 +154,7 @@ impl Handler for Client {
     fn answer(&self, request: Request) -> Response {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.push(request.clone());
-        let Snapshot { tables, routes, .. } = &*self.node.snapshot;
+        let Snapshot { tables, routes, .. } = &self.node.snapshot;
         match request {
             Request::Status => Response::Error("it has no device".to_owned()),
             Request::Routes { first } => Response::Routes {
@@ -163,7 +169,11 @@ impl Handler for Client {
             Request::Peers => Response::Peers(Vec::new()),
             Request::Counters => Response::Counters(Box::default()),
             Request::Explain(flow) => self.explain(flow),
-            Request::Prefer { .. } | Request::Fault(_) => Response::Done,
+            Request::Prefer { .. } | Request::Fault(_) | Request::Confirm { .. } => Response::Done,
+            Request::Sources => Response::Sources(Box::default()),
+            Request::Why { .. } => Response::Why(Vec::new()),
+            Request::Events { .. } => Response::Events(Vec::new()),
+            Request::Reload { .. } => Response::Reload(Box::default()),
         }
     }
 }
@@ -177,7 +187,7 @@ impl Client {
         let engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
         let direction = explain::direction(&flow, &self.node.snapshot.tables);
         let found = engine.explain_flow(direction, &explain::flow_key(&flow), flow.octets);
-        Response::Explain(Box::new(explain::report(flow, &found, &self.node.snapshot)))
+        Response::Explain(Box::new(explain::report(flow, &found, &self.node.reader)))
     }
 }
 

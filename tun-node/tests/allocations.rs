@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use common::{Lab, Underlay, wait_until};
 use nix::sched::{CloneFlags, setns};
-use tun_node::config::Config;
+use tun_node::config::Loaded;
 use tun_node::ctl::client::Client;
 use tun_node::ctl::message::{Request, Response};
 use tun_node::node::{RunOptions, run};
@@ -67,7 +67,8 @@ fn packets_cost_no_allocation_in_the_whole_process() {
         std::thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
             run(RunOptions {
-                config: Config::load(&path).unwrap(),
+                loaded: Loaded::read(&path).unwrap(),
+                path,
                 rootless: false,
                 command: Vec::new(),
                 socket: None,
