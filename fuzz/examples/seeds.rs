@@ -276,8 +276,6 @@ fn questions() {
         ("message-explain-v4", &frames[4]),
         ("message-explain-v6", &frames[5]),
         ("message-prefer", &frames[6]),
-        ("message-why", &frames[9]),
-        ("message-confirm", &frames[11]),
     ] {
         write("ctl", name, &frame[6..]);
     }

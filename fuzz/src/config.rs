@@ -54,7 +54,7 @@ fn accepted(config: &Config) {
     assert!((1..=15).contains(&config.device.name.len()));
     assert!(!config.summary().is_empty());
     assert!(!config.local().underlay.is_empty());
-    let rib = Rib::of(config);
+    let rib = Rib::of_config(config).expect("what the reader accepts, the tables accept");
     let snapshot = rib.reader().snapshot();
     for route in &snapshot.routes {
         let found = snapshot.tables.lookup(route.prefix.network());

@@ -5,13 +5,16 @@
 //! encapsulations by preference, DSCP, routes over several peers) goes to the [`Rib`](super::Rib)
 //! directly.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use warren_core::units::Family;
+use warren_core::units::{Family, Time};
 
+use super::event::{Event, Identity, Settings};
+use super::reconcile::Reconciler;
+use super::tables::{Rib, Terms};
 use super::update::{
     Content, Continuity, Entry, Remote, RemoteRoute, SourceKind, SourceUpdate, UpdateKind, Via,
 };
@@ -90,6 +93,32 @@ impl LocalRoutes {
             place.or_insert_with(|| Arc::clone(peer));
         }
         peers
+    }
+}
+
+impl Rib {
+    /// The published table of a configuration alone, as it is before any other source speaks; for
+    /// tests and fuzzing.
+    ///
+    /// # Errors
+    ///
+    /// Sentences about what the tables refuse, which a valid configuration of less than 32,767
+    /// peers never brings about.
+    pub fn of_config(config: &Config) -> Result<Self, Vec<String>> {
+        let mut rib = Self::new(config.local(), Terms::of(config, HashSet::new()));
+        let routes = LocalRoutes::of(config);
+        rib.set_local_routes(&routes);
+        let mut reconciler = Reconciler::new(Settings::default(), Identity::default());
+        let update = config_update(SourceKind::Config, config, &routes, 1);
+        let outcome = reconciler.handle(Event::Update(update), Time::ZERO);
+        rib.apply(&outcome.routes);
+        let effects = rib.publish();
+        let refused: Vec<String> = outcome.alarms.into_iter().chain(effects.refused).collect();
+        if refused.is_empty() {
+            Ok(rib)
+        } else {
+            Err(refused)
+        }
     }
 }
 

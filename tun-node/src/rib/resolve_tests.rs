@@ -77,15 +77,19 @@ fn slow(candidates: &BTreeMap<Order, Candidate>) -> BTreeSet<Order> {
             mine.iter().any(|a| {
                 theirs.iter().any(|b| {
                     let nested = a.prefix.contains(&b.prefix) || b.prefix.contains(&a.prefix);
-                    let strict = candidate.offer.own
-                        || taken.own
+                    let (own, their_own) = (candidate.offer.own, taken.own);
+                    let any_own = own || their_own;
+                    // What this host's files say of another node may lie around what is its own.
+                    let meant = (order.source.is_local() && !own)
+                        || (other.source.is_local() && !their_own);
+                    let strict = (any_own && !meant)
                         || (order.source == other.source && order.source.is_exclusive());
                     let one_address = a.via.remote == b.via.remote;
                     let one_mac = a.via.vtep() == b.via.vtep() && a.via.vtep().is_some();
                     a.prefix == b.prefix
                         || (nested && strict)
-                        || (one_address && a.via.encapsulation != b.via.encapsulation)
-                        || (one_mac && !one_address)
+                        || (!any_own && one_address && a.via.encapsulation != b.via.encapsulation)
+                        || (!any_own && one_mac && !one_address)
                 })
             })
         };

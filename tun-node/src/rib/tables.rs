@@ -15,12 +15,10 @@ use warren_core::fib::NextHopId;
 use warren_core::tables::{
     DscpMap, DscpMode, EcnMode, Local, NextHop, Peer, PeerId, TableError, TableWriter, Tunnel,
 };
-use warren_core::units::{Family, Mtu, Time};
+use warren_core::units::{Family, Mtu};
 
 use super::book::{Book, BookPeer, Origin, Published, Row, TablesReader, Target};
-use super::event::{Event, Identity, Settings};
-use super::local::{LocalRoutes, StaticNext, config_update};
-use super::reconcile::Reconciler;
+use super::local::{LocalRoutes, StaticNext};
 use super::resolve::{LiveRoute, RouteChange};
 use super::update::{SourceKind, Via};
 use crate::config::{self, Config, Dscp, PeerMode, RouteAction};
@@ -179,20 +177,6 @@ impl Rib {
             others: HashMap::new(),
             effects: Effects::default(),
         }
-    }
-
-    /// What a configuration alone comes to, published: a node without any other source.
-    #[must_use]
-    pub fn of(config: &Config) -> Self {
-        let mut rib = Self::new(config.local(), Terms::of(config, HashSet::new()));
-        let local = LocalRoutes::of(config);
-        rib.set_local_routes(&local);
-        let mut reconciler = Reconciler::new(Settings::default(), Identity::default());
-        let update = config_update(SourceKind::Config, config, &local, 1);
-        let outcome = reconciler.handle(Event::Update(update), Time::ZERO);
-        rib.apply(&outcome.routes);
-        rib.publish();
-        rib
     }
 
     /// A reader for a worker or a reporter.
