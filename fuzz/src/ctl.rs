@@ -209,6 +209,6 @@ mod tests {
         };
         let told = "write them again: cargo run -p warren-fuzz --example seeds";
         converse(&mut wire, &client).expect(told);
-        assert_eq!(client.asked.into_inner().unwrap().len(), 8, "{told}");
+        assert_eq!(client.asked.into_inner().unwrap().len(), 13, "{told}");
     }
 }
