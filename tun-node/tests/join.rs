@@ -373,7 +373,9 @@ fn leaving_gives_the_subnet_back() {
     );
     wait("a subnet", SHORT, || node.subnets().len() == 1);
     assert_eq!(etcd.values().len(), 1);
+    let begin = Instant::now();
     node.stop();
+    eprintln!("left after {:?}", begin.elapsed());
     assert_eq!(etcd.values().len(), 0);
 }
 
@@ -397,7 +399,8 @@ fn ten_thousand_keys_at_once_are_live_and_one_change_is_quick() {
     assert!(String::from_utf8(last).unwrap().contains("10.139.15.0"));
     let took = begin.elapsed();
     wait("the kernel's routes", SHORT, || {
-        fleet.ip(1, "route get 10.139.15.1").contains("warren0")
+        let found = fleet.exec(1, "ip route get 10.139.15.1");
+        String::from_utf8_lossy(&found.stdout).contains("warren0")
     });
     eprintln!(
         "10,000 keys: written in {written:?}, all routes after {took:?}, the kernel's after {:?}",
