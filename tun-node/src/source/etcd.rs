@@ -215,7 +215,9 @@ impl Driver {
                 let now = self.now();
                 self.agent.handle(Input::Answer(answer), now);
             } else {
-                self.deliver();
+                if !self.deliver() {
+                    break;
+                }
                 self.keep_watch();
                 let left = self.leave_by.is_some_and(|by| Instant::now() >= by);
                 if left || !self.wait(orders) {

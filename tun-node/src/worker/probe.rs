@@ -204,12 +204,12 @@ fn encapsulation(config: &Config, transport: Transport) -> Option<Encapsulation>
 
 /// Source and destination of the probe, of one family: from where a peer could send, to the
 /// device's first address. A node without address or peers probes with addresses of
-/// documentation, RFC 5737 and RFC 3849.
+/// documentation, RFC 5737 and RFC 3849, which must not be those of the underlay.
 fn inner_addresses(config: &Config) -> (IpAddr, IpAddr) {
     let own = config.device.addresses.first().map(IpNet::addr);
     let prefix = config.node.prefixes.first();
     let destination = own.or_else(|| prefix.and_then(|prefix| prefix.hosts().next()));
-    let destination = destination.unwrap_or(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    let destination = destination.unwrap_or(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)));
     let family = Family::of(destination);
     let source = config
         .peers
@@ -218,7 +218,7 @@ fn inner_addresses(config: &Config) -> (IpAddr, IpAddr) {
         .filter(|prefix| Family::of(prefix.addr()) == family && prefix.prefix_len() > 0)
         .find_map(|prefix| prefix.hosts().next())
         .unwrap_or(match family {
-            Family::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
+            Family::V4 => IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2)),
             Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
         });
     (source, destination)

@@ -27,6 +27,8 @@ pub(crate) struct Etcd {
     folder: tempfile::TempDir,
     members: Vec<Member>,
     extra: Vec<String>,
+    /// The address that members listen at.
+    host: String,
 }
 
 struct Member {
@@ -38,13 +40,18 @@ struct Member {
 impl Etcd {
     /// Starts as many members; `None`, with the reason printed, when etcd is not installed.
     pub(crate) fn start(members: usize, extra: &[&str]) -> Option<Self> {
+        Self::start_at("127.0.0.1", members, extra)
+    }
+
+    /// The same at another address than loopback.
+    pub(crate) fn start_at(host: &str, members: usize, extra: &[&str]) -> Option<Self> {
         if Command::new("etcd").arg("--version").output().is_err() {
             eprintln!("skipped: no etcd here (Debian: etcd-server)");
             return None;
         }
         // All ports are taken at once, so that no two are the same.
         let taken: Vec<TcpListener> = (0..members * 2)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .map(|_| TcpListener::bind((host, 0)).unwrap())
             .collect();
         let ports: Vec<u16> = taken
             .iter()
@@ -60,6 +67,7 @@ impl Etcd {
             folder: tempfile::tempdir().unwrap(),
             members: members.collect(),
             extra: extra.iter().map(|&e| e.to_owned()).collect(),
+            host: host.to_owned(),
         };
         for at in 0..etcd.members.len() {
             etcd.start_member(at);
@@ -73,7 +81,7 @@ impl Etcd {
     }
 
     pub(crate) fn start_member(&mut self, at: usize) {
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let url = |port: u16| format!("http://{}:{port}", self.host);
         let all: Vec<String> = self
             .members
             .iter()
@@ -135,7 +143,7 @@ impl Etcd {
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let members = self.members.iter();
         members
-            .map(|member| format!("http://127.0.0.1:{}", member.client))
+            .map(|member| format!("http://{}:{}", self.host, member.client))
             .collect()
     }
 
@@ -161,7 +169,10 @@ impl Etcd {
 
     fn ask_member(&self, at: usize, method: &str, body: &Value) -> Option<Value> {
         self.members[at].child.as_ref()?;
-        let url = format!("http://127.0.0.1:{}/v3/{method}", self.members[at].client);
+        let url = format!(
+            "http://{}:{}/v3/{method}",
+            self.host, self.members[at].client
+        );
         let http = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(5)))
             .build()
