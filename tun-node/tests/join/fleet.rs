@@ -200,10 +200,11 @@ impl Node {
     }
 
     pub(crate) fn status(&self) -> Option<StatusReport> {
-        match self.ask(&Request::Status)? {
-            Response::Status(report) => Some(*report),
-            _ => None,
-        }
+        let answer = self.ask(&Request::Status)?;
+        let Response::Status(report) = answer else {
+            panic!("{answer:?}");
+        };
+        Some(*report)
     }
 
     pub(crate) fn wait_ready(&self) {
@@ -220,10 +221,9 @@ impl Node {
     }
 
     pub(crate) fn source(&self, name: &str) -> SourceReport {
-        let found = self.sources().sources.into_iter();
+        let mut found = self.sources().sources.into_iter();
         found
-            .filter(|source| source.source == name)
-            .next()
+            .find(|source| source.source == name)
             .unwrap_or_default()
     }
 
@@ -263,7 +263,7 @@ impl Node {
         };
         match self.ask(&Request::Explain(flow)) {
             Some(Response::Explain(report)) => report.verdict == "transmit",
-            _ => false,
+            other => panic!("{other:?}"),
         }
     }
 
