@@ -270,7 +270,7 @@ fn a_device_that_the_user_owns_is_attached_to_without_a_capability() {
             "addr add 10.78.0.1/24 dev own0",
             "link set own0 up",
         ] {
-            let status = std::process::Command::new("ip")
+            let status = Command::new("ip")
                 .args(arguments.split_whitespace())
                 .status()
                 .unwrap();
@@ -407,7 +407,7 @@ fn become_nobody() {
 }
 
 fn user_namespaces_work() -> bool {
-    let status = std::process::Command::new("unshare")
+    let status = Command::new("unshare")
         .args(["-Urn", "true"])
         .status();
     status.is_ok_and(|status| status.success())

@@ -202,7 +202,7 @@ impl Node {
     pub(crate) fn status(&self) -> Option<StatusReport> {
         match self.ask(&Request::Status)? {
             Response::Status(report) => Some(*report),
-            _ => None,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -220,10 +220,9 @@ impl Node {
     }
 
     pub(crate) fn source(&self, name: &str) -> SourceReport {
-        let found = self.sources().sources.into_iter();
+        let mut found = self.sources().sources.into_iter();
         found
-            .filter(|source| source.source == name)
-            .next()
+            .find(|source| source.source == name)
             .unwrap_or_default()
     }
 
@@ -263,7 +262,7 @@ impl Node {
         };
         match self.ask(&Request::Explain(flow)) {
             Some(Response::Explain(report)) => report.verdict == "transmit",
-            _ => false,
+            other => panic!("{other:?}"),
         }
     }
 
