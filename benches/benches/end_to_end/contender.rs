@@ -274,10 +274,11 @@ fn worker_option(option: &str) -> Result<String, String> {
 
 /// Runs a node until it is asked to end: what `tun-node run` does, in this executable.
 pub(crate) fn run_node(config: &str) -> Result<(), String> {
-    let config =
-        tun_node::config::Config::load(Path::new(config)).map_err(|error| error.to_string())?;
+    let path = Path::new(config);
+    let loaded = tun_node::config::Loaded::read(path).map_err(|error| error.to_string())?;
     let options = tun_node::node::RunOptions {
-        config,
+        loaded,
+        path: path.to_owned(),
         rootless: false,
         command: Vec::new(),
         socket: None,
