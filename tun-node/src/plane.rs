@@ -237,6 +237,7 @@ impl PlaneInlet {
             updates: updates_in,
             notices: notices_in,
             sources,
+            _outlet: outlet,
         };
         let thread = thread.spawn(move || running.run())?;
         Ok(Plane {
@@ -470,6 +471,9 @@ struct Running {
     updates: Receiver<SourceUpdate>,
     notices: Receiver<SourceNotice>,
     sources: Vec<Box<dyn Source>>,
+    /// Keeps the channels open where no source does: a closed one is always ready, and the thread
+    /// would never sleep.
+    _outlet: Outlet,
 }
 
 impl Running {

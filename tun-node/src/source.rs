@@ -1,5 +1,5 @@
 //! Where routes come from. Each source knows its own store and the RIB's one type
-//! ([`SourceUpdate`](crate::rib::SourceUpdate)), and nothing else of the node.
+//! ([`SourceUpdate`]), and nothing else of the node.
 //!
 //! ```text
 //!  config ─┐
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! and implements [`Source`]. From then on it delivers by the outlet: what there is, as
-//! [`SourceUpdate`](crate::rib::SourceUpdate)s, and what the node should do or know, as
+//! [`SourceUpdate`]s, and what the node should do or know, as
 //! [`SourceNotice`]s. That nobody answers is no error but an
 //! [`UpdateKind::Lost`](crate::rib::UpdateKind::Lost), and the source asks again by itself.
 //!

@@ -407,9 +407,7 @@ fn become_nobody() {
 }
 
 fn user_namespaces_work() -> bool {
-    let status = Command::new("unshare")
-        .args(["-Urn", "true"])
-        .status();
+    let status = Command::new("unshare").args(["-Urn", "true"]).status();
     status.is_ok_and(|status| status.success())
 }
 

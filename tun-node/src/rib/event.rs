@@ -60,12 +60,12 @@ pub enum Event {
     Restore {
         /// Whose they are.
         source: SourceKind,
-        /// The entries, as [`Reconciler::entries`] gave them.
+        /// The entries, as [`Reconciler::entries`](super::Reconciler::entries) gave them.
         entries: Vec<Entry>,
         /// How long ago they were last confirmed.
         age: Duration,
     },
-    /// Time passed; due at [`Reconciler::poll_timeout`].
+    /// Time passed; due at [`Reconciler::poll_timeout`](super::Reconciler::poll_timeout).
     Timeout,
     /// This node's own addresses are others.
     Identity(Identity),

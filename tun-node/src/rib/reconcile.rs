@@ -35,7 +35,7 @@ use super::update::{
     Change, Content, Continuity, Entry, Refusal, SourceKind, SourceUpdate, UpdateKind,
 };
 
-/// The routing table's state machine; see the [module](self).
+/// The routing table's state machine; see the module.
 #[derive(Debug)]
 pub struct Reconciler {
     settings: Settings,
