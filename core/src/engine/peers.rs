@@ -127,3 +127,41 @@ fn total(tallies: &[Tally]) -> Tally {
     }
     total
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    use super::*;
+    use crate::tables::DscpMode;
+
+    fn peers(names: &[&str]) -> Vec<Arc<Peer>> {
+        let peer = |name: &&str| {
+            Arc::new(Peer {
+                name: name.to_string(),
+                underlay: Vec::new(),
+                dscp: DscpMode::Pipe(0),
+            })
+        };
+        names.iter().map(peer).collect()
+    }
+
+    #[test]
+    fn counts_follow_the_name_whatever_number_the_peer_has() {
+        let old = peers(&["a", "b", "", "c"]);
+        let counted = |n: u64| PeerCounters {
+            refused: n,
+            ..PeerCounters::default()
+        };
+        let counters = [counted(1), counted(2), counted(0), counted(3)];
+        let now = |names: &[&str]| -> Vec<u64> {
+            let carried = carry_over(&old, &counters, &peers(names));
+            carried.iter().map(|counters| counters.refused).collect()
+        };
+        assert_eq!(now(&["a", "b", "", "c"]), [1, 2, 0, 3]);
+        assert_eq!(now(&["c", "b", "a"]), [3, 2, 1]);
+        assert_eq!(now(&["", "b", "d", "", "a"]), [0, 2, 0, 0, 1]);
+        assert_eq!(now(&[]), vec![0; 0]);
+    }
+}

@@ -30,10 +30,12 @@ use warren_core::wire::ip_protocol;
 use crate::config::{self, Config};
 use crate::counters::{SocketReport, UnderlayCounters};
 use crate::datapath::train::Trains;
-use crate::raw::{Inner, RawConfig, RawError, RawIp};
-use crate::udp::{
-    self, PathMtu, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig, UdpError,
-};
+use crate::raw::{Inner, RawConfig, RawIp};
+use crate::udp::{self, PathMtu, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig};
+
+mod error;
+
+pub use error::UnderlayError;
 
 /// All underlay sockets of one worker.
 #[derive(Debug)]
@@ -278,62 +280,6 @@ impl Underlay {
                 Kind::Udp6 => pool_v6.is_some(),
                 Kind::Ip4 | Kind::Ip6 => false,
             }
-    }
-}
-
-/// Why the underlay could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum UnderlayError {
-    /// The address is not this host's.
-    #[error(
-        "this host does not have the underlay address {address}: correct `node.underlay`, or give \
-         an interface that address"
-    )]
-    ForeignAddress {
-        /// The address.
-        address: IpAddr,
-        /// What the kernel said.
-        source: UdpError,
-    },
-    /// The encapsulation's port is taken.
-    #[error(
-        "UDP port {port} of {address} is in use: another tunnel or node receives there; stop it, \
-         or choose another port"
-    )]
-    PortInUse {
-        /// The address.
-        address: IpAddr,
-        /// The port.
-        port: u16,
-        /// What the kernel said.
-        source: UdpError,
-    },
-    /// A UDP socket could not be made for another reason.
-    #[error(transparent)]
-    Udp(UdpError),
-    /// A raw socket could not be made.
-    #[error(transparent)]
-    Raw(#[from] RawError),
-}
-
-impl UnderlayError {
-    fn udp(bind: SocketAddr) -> impl Fn(UdpError) -> Self {
-        move |source| {
-            if source.is_foreign_address() {
-                Self::ForeignAddress {
-                    address: bind.ip(),
-                    source,
-                }
-            } else if source.is_port_in_use() {
-                Self::PortInUse {
-                    address: bind.ip(),
-                    port: bind.port(),
-                    source,
-                }
-            } else {
-                Self::Udp(source)
-            }
-        }
     }
 }
 

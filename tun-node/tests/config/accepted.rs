@@ -87,7 +87,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
             .unwrap_or(line)
     });
     let uncommented = lines.collect::<Vec<&str>>().join("\n");
-    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 74);
+    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 96);
     let all = accepted(&uncommented);
     let example = accepted(example_config());
     assert_eq!(all.node, example.node);
@@ -462,4 +462,30 @@ fn a_node_receives_what_it_names_and_a_peer_has_a_mode() {
         config.peers[0].probe_address,
         Some("10.244.2.1".parse().unwrap())
     );
+}
+
+#[test]
+fn a_node_that_is_given_its_subnet_needs_no_name() {
+    let config = accepted(
+        "[node]\nunderlay = \"192.0.2.1\"\n[etcd]\nendpoints = \"http://192.0.2.9:2379/\"\n",
+    );
+    assert_eq!(config.node.name, "192.0.2.1");
+    assert_eq!(config.node.vtep_mac, warren_vtep_mac("192.0.2.1"));
+    let etcd = config.sources.etcd.unwrap();
+    assert_eq!(etcd.endpoints, ["http://192.0.2.9:2379"]);
+    assert_eq!(
+        (etcd.prefix.as_str(), etcd.leave),
+        ("/coreos.com/network", false)
+    );
+    let written = config.sources.subnet_env.unwrap();
+    assert_eq!(written.to_str(), Some("/run/flannel/subnet.env"));
+    assert_eq!(
+        (config.sources.guard.percent, config.sources.guard.hold_s),
+        (50, 60)
+    );
+    let config = accepted(
+        "[node]\nunderlay = \"2001:db8::1\"\nsubnet-env = \"\"\n[etcd]\nendpoints = \"http://[2001:db8::9]:2379\"\n",
+    );
+    assert_eq!(config.node.name, "v6-2001-db8--1");
+    assert_eq!(config.sources.subnet_env, None);
 }
