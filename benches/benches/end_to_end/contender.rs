@@ -274,19 +274,11 @@ fn worker_option(option: &str) -> Result<String, String> {
 
 /// Runs a node until it is asked to end: what `tun-node run` does, in this executable.
 pub(crate) fn run_node(config: &str) -> Result<(), String> {
-<<<<<<< HEAD
-    let path = Path::new(config);
-    let loaded = tun_node::config::Loaded::read(path).map_err(|error| error.to_string())?;
-    let options = tun_node::node::RunOptions {
-        loaded,
-        path: path.to_owned(),
-=======
     let path = PathBuf::from(config);
     let loaded = tun_node::config::Loaded::read(&path).map_err(|error| error.to_string())?;
     let options = tun_node::node::RunOptions {
         loaded,
         path,
->>>>>>> main
         rootless: false,
         command: Vec::new(),
         socket: None,

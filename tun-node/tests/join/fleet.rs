@@ -200,18 +200,11 @@ impl Node {
     }
 
     pub(crate) fn status(&self) -> Option<StatusReport> {
-<<<<<<< HEAD
-        match self.ask(&Request::Status)? {
-            Response::Status(report) => Some(*report),
-            other => panic!("{other:?}"),
-        }
-=======
         let answer = self.ask(&Request::Status)?;
         let Response::Status(report) = answer else {
             panic!("{answer:?}");
         };
         Some(*report)
->>>>>>> main
     }
 
     pub(crate) fn wait_ready(&self) {
