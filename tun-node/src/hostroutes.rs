@@ -282,17 +282,22 @@ impl Core {
 
     /// Lists what is there and makes the routes of the configuration, of which none may be taken.
     fn begin(&mut self) -> Result<(), HostError> {
-        let snapshot = self.tables.snapshot();
         let configured: BTreeSet<IpNet> = configured_prefixes(&self.config).collect();
-        let is_configured = |route: &RibRoute| configured.contains(&route.prefix);
-        self.desire(&snapshot, is_configured);
+        let routes = if self.stays {
+            // Those of a predecessor that are right are many and stay.
+            self.tables.snapshot().routes
+        } else {
+            let found = configured.iter().map(|prefix| self.tables.route(*prefix));
+            found.flatten().collect()
+        };
+        self.desire(&routes);
         self.list()?;
         self.change()?;
         if self.plan.is_listing_wanted() {
             self.list()?;
             self.change()?;
         }
-        let taken = self.plan.taken().next();
+        let taken = self.plan.taken().find(|prefix| configured.contains(prefix));
         if let Some(prefix) = taken {
             self.clean();
             return Err(HostError::RouteTaken { prefix });
@@ -365,7 +370,7 @@ impl Core {
         if self.seen.is_none() || newest.is_some() {
             let snapshot = self.tables.snapshot();
             self.seen = Some(snapshot.tables.epoch());
-            self.desire(&snapshot, |_| true);
+            self.desire(&snapshot.routes);
         }
         if self.retried_at.elapsed() >= RETRY {
             self.retried_at = Instant::now();
@@ -534,12 +539,12 @@ impl Core {
     }
 
     /// Tells the plan which routes there should be.
-    fn desire(&mut self, snapshot: &Snapshot, is_due: impl Fn(&RibRoute) -> bool) {
+    fn desire(&mut self, routes: &[RibRoute]) {
         if !self.configures || !self.config.device.routes {
             return;
         }
-        let mut desired = Vec::with_capacity(snapshot.routes.len());
-        for listed in snapshot.routes.iter().filter(|route| is_due(route)) {
+        let mut desired = Vec::with_capacity(routes.len());
+        for listed in routes {
             if let Some(route) = device_route(self.mtu, listed) {
                 let device = self.device;
                 desired.push(ListedRoute { route, device });

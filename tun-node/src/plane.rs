@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use ipnet::IpNet;
 use parking_lot::RwLock;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use warren_core::units::{Family, Time};
 
 use crate::config::{Config, Guard, Loaded};
@@ -46,7 +46,7 @@ use crate::rib::{
     Event, Identity, LocalRoutes, Reconciler, Rib, Settings, SourceKind, SourceUpdate,
     TablesReader, Terms, Way, config_update,
 };
-use crate::snapshot::Memory;
+use crate::snapshot::{Memory, Remembered};
 use crate::source::{self, Outlet, Own, Source, SourceCommand, SourceError, SourceNotice};
 use alarms::Alarms;
 use claim::Claim;
@@ -294,6 +294,8 @@ struct Core {
     start: Instant,
     is_rootless: bool,
     memory: Option<Memory>,
+    /// What is remembered and routed, but not decided again yet.
+    undecided: Vec<Event>,
     parts: Option<PlaneParts>,
 }
 
@@ -314,14 +316,53 @@ impl Core {
             start: Instant::now(),
             is_rootless,
             memory,
+            undecided: Vec::new(),
             parts: None,
             loaded,
         };
         core.take_files();
-        core.handle(remembered.events);
         core.recall(&remembered.leases);
+        core.recall_routes(remembered);
         core.publish();
         core
+    }
+
+    /// Routes what the node routed before it was started, as it was decided then where the files
+    /// say the same. To decide it again takes ten times as long, and no packet waits for that.
+    fn recall_routes(&mut self, remembered: Remembered) {
+        let basis = self.reconciler.basis();
+        let settings = settings(self.loaded.config.sources.guard);
+        match remembered.routes(basis, &settings) {
+            Some(routes) => {
+                self.rib.recall(routes);
+                self.is_dirty = true;
+                self.undecided = remembered.events();
+            }
+            None => self.handle(remembered.events()),
+        }
+    }
+
+    /// Decides what was recalled.
+    fn confirm_routes(&mut self) {
+        let events = std::mem::take(&mut self.undecided);
+        if events.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let outcome = self.reconciler.handle_all(events, now);
+        for alarm in outcome.alarms {
+            self.alarms.say(now, &alarm);
+        }
+        let routes = outcome.routes.len();
+        if self.rib.confirm(outcome.routes) {
+            self.is_dirty = true;
+            let text = "what was routed from memory is not what follows from it: set right";
+            self.alarms.say(now, text);
+            if let Some(memory) = &mut self.memory {
+                memory.changed(now);
+            }
+        }
+        debug!(routes, took = ?self.now().since(now), "what was remembered is decided");
     }
 
     /// Makes what the files say what the sources of that name say.
@@ -478,6 +519,9 @@ struct Running {
 
 impl Running {
     fn run(mut self) {
+        // Before anything that a source says, and before anything is saved.
+        self.core.confirm_routes();
+        self.core.publish();
         loop {
             let mut events = Vec::new();
             let due = self.core.reconciler.poll_timeout();

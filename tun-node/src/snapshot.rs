@@ -66,6 +66,21 @@ pub struct SavedSource {
     pub age: Duration,
     /// The usable entries, in any order; refused ones are not saved.
     pub entries: Vec<Entry>,
+    /// What was decided of them; `None` where that is not known.
+    pub decided: Option<Decided>,
+}
+
+/// Which entries were in force when they were saved, so that packets need not wait until all is
+/// decided again.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Decided {
+    /// Stands for what this host's own files said ([`Reconciler::basis`]); by others something else
+    /// may be decided.
+    ///
+    /// [`Reconciler::basis`]: crate::rib::Reconciler::basis
+    pub basis: u64,
+    /// The places in [`SavedSource::entries`] of those that were not in force, ascending.
+    pub rejected: Vec<u32>,
 }
 
 /// What the node has claimed from a source.

@@ -40,7 +40,13 @@ pub struct Rib {
     live: BTreeMap<IpNet, LiveRoute>,
     /// Next hops of routes that lead to no one peer.
     others: HashMap<IpNet, NextHopId>,
-    effects: Effects,
+    /// Routes that are in the book and enter the table when all are there.
+    entered: Vec<(IpNet, NextHopId)>,
+    /// What was routed from memory and is not decided yet.
+    recalled: Vec<IpNet>,
+    /// Peers that came, went or changed since the last publication, and whether one went.
+    changed: BTreeMap<IpAddr, bool>,
+    refused: Vec<String>,
 }
 
 /// What follows from the configuration for every peer.
@@ -175,7 +181,10 @@ impl Rib {
             names: HashMap::new(),
             live: BTreeMap::new(),
             others: HashMap::new(),
-            effects: Effects::default(),
+            entered: Vec::new(),
+            recalled: Vec::new(),
+            changed: BTreeMap::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -240,6 +249,7 @@ impl Rib {
             // A member may be another peer though the route is the same.
             self.route(prefix, &mut book);
         }
+        self.enter_all(&mut book);
         for address in before.keys() {
             if !self.local_peers.contains_key(address) {
                 if let Some(peer) = self.peers.get_mut(address) {
@@ -250,11 +260,12 @@ impl Rib {
         }
     }
 
-    /// Applies what the reconciler decided.
-    pub fn apply(&mut self, changes: &[RouteChange]) {
+    /// Applies what the reconciler decided, and returns whether a route is another one by that.
+    pub fn apply(&mut self, changes: &[RouteChange]) -> bool {
         if changes.is_empty() {
-            return;
+            return false;
         }
+        let mut differs = false;
         let published = Arc::clone(&self.published);
         let mut book = published.book.write();
         let mut left: BTreeSet<IpAddr> = BTreeSet::new();
@@ -266,11 +277,46 @@ impl Rib {
             if let Some(via) = change.before.as_ref().and_then(|before| before.via) {
                 left.insert(via.remote);
             }
-            self.route(change.prefix, &mut book);
+            differs |= self.route(change.prefix, &mut book);
         }
+        self.enter_all(&mut book);
         for address in left {
             self.drop_idle(address, &mut book);
         }
+        differs
+    }
+
+    /// Routes what was routed before the node was started, but for what the files say otherwise,
+    /// until [`confirm`](Self::confirm).
+    pub fn recall(&mut self, routes: Vec<LiveRoute>) {
+        let routes = routes.into_iter();
+        let unknown = routes.filter(|route| !self.live.contains_key(&route.prefix));
+        let changes: Vec<RouteChange> = unknown
+            .map(|route| RouteChange {
+                prefix: route.prefix,
+                before: None,
+                after: Some(route),
+            })
+            .collect();
+        self.recalled = changes.iter().map(|change| change.prefix).collect();
+        self.apply(&changes);
+    }
+
+    /// Applies what the reconciler decided of what was [recalled](Self::recall), and returns
+    /// whether a route is another one by that.
+    pub fn confirm(&mut self, mut changes: Vec<RouteChange>) -> bool {
+        let decided: HashSet<IpNet> = changes.iter().map(|change| change.prefix).collect();
+        for change in &mut changes {
+            change.before = self.live.get(&change.prefix).cloned();
+        }
+        let recalled = std::mem::take(&mut self.recalled).into_iter();
+        let undecided = recalled.filter(|prefix| !decided.contains(prefix));
+        changes.extend(undecided.map(|prefix| RouteChange {
+            prefix,
+            before: self.live.get(&prefix).cloned(),
+            after: None,
+        }));
+        self.apply(&changes)
     }
 
     /// Peers are reached by these ways from the next publication on.
@@ -294,7 +340,19 @@ impl Rib {
     pub fn publish(&mut self) -> Effects {
         let tables = self.writer.publish();
         self.published.put(tables);
-        std::mem::take(&mut self.effects)
+        let book = self.published.book.read();
+        let mut peers = Vec::with_capacity(self.changed.len());
+        for (address, went) in std::mem::take(&mut self.changed) {
+            if went {
+                peers.push(PeerChange::Gone(address));
+            }
+            if let Some(peer) = self.peers.get(&address) {
+                let prefixes = self.probed_prefixes(address, &book);
+                peers.push(PeerChange::Put(peer.spec.clone(), prefixes));
+            }
+        }
+        let refused = std::mem::take(&mut self.refused);
+        Effects { peers, refused }
     }
 
     /// The numbers that peers have or had.
@@ -303,8 +361,9 @@ impl Rib {
         self.reader().tables().peers().len()
     }
 
-    /// Routes one prefix as it should be.
-    fn route(&mut self, prefix: IpNet, book: &mut Book) {
+    /// Routes one prefix as it should be, from the next call of [`enter_all`](Self::enter_all) on,
+    /// and returns whether that is another way than before.
+    fn route(&mut self, prefix: IpNet, book: &mut Book) -> bool {
         let wanted = self.wanted(prefix, book);
         if book.rows.get(&prefix) == wanted.as_ref()
             && !matches!(
@@ -316,10 +375,9 @@ impl Rib {
             )
         {
             // Another way to the same peer.
-            return;
+            return false;
         }
-        let before = book.rows.remove(&prefix);
-        if let Some(before) = &before {
+        if let Some(before) = book.rows.remove(&prefix) {
             self.forget(prefix, &before.target, book);
         }
         let vacated = self.others.remove(&prefix);
@@ -333,12 +391,32 @@ impl Rib {
                 }
                 Err(error) => {
                     self.writer.remove(prefix);
-                    self.effects.refused.push(error.to_string());
+                    self.refused.push(error.to_string());
                 }
             },
         }
         if let Some(vacated) = vacated {
             self.writer.remove_next_hop(vacated);
+        }
+        true
+    }
+
+    /// Brings the routes of the book into the table.
+    fn enter_all(&mut self, book: &mut Book) {
+        let entered = std::mem::take(&mut self.entered);
+        if self.writer.insert_all(entered.iter().copied()).is_ok() {
+            return;
+        }
+        // One by one, to say which there is no room for.
+        for (prefix, hop) in entered {
+            let Err(source) = self.writer.insert(prefix, hop) else {
+                continue;
+            };
+            if let Some(row) = book.rows.remove(&prefix) {
+                self.forget(prefix, &row.target, book);
+            }
+            let refused = RibError::Route { prefix, source };
+            self.refused.push(refused.to_string());
         }
     }
 
@@ -379,7 +457,7 @@ impl Rib {
             Target::Direct(Some(via.remote))
         } else {
             if let Err(error) = self.put_live_peer(&route, &via, book) {
-                self.effects.refused.push(error.to_string());
+                self.refused.push(error.to_string());
                 return None;
             }
             Target::Peer(via.remote)
@@ -387,7 +465,7 @@ impl Rib {
         Some(Row { origin, target })
     }
 
-    /// Enters a route in the table.
+    /// Notes a route to enter the table.
     fn enter(&mut self, prefix: IpNet, target: &Target, book: &mut Book) -> Result<(), RibError> {
         let refused = |source| RibError::Route { prefix, source };
         let hop = match target {
@@ -397,7 +475,7 @@ impl Rib {
                 {
                     peer.prefixes.insert(prefix);
                     if [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix)) {
-                        self.announce(*address, book);
+                        self.announce(*address);
                     }
                 }
                 self.peers.get(address).map(|peer| peer.hop)
@@ -433,7 +511,8 @@ impl Rib {
                 hop
             }
         };
-        self.writer.insert(prefix, hop).map_err(refused)
+        self.entered.push((prefix, hop));
+        Ok(())
     }
 
     /// Undoes what [`enter`](Self::enter) noted beside the table.
@@ -447,7 +526,7 @@ impl Rib {
                     [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix));
                 peer.prefixes.remove(&prefix);
                 if was_end && !peer.prefixes.is_empty() {
-                    self.announce(*address, book);
+                    self.announce(*address);
                 }
             }
             Target::Peers(members) => {
@@ -485,7 +564,7 @@ impl Rib {
         };
         let dscp = dscp_mode(&peer.dscp);
         if let Err(error) = self.put_peer(spec, dscp, peer.ecn, true, book) {
-            self.effects.refused.push(error.to_string());
+            self.refused.push(error.to_string());
         }
     }
 
@@ -503,11 +582,26 @@ impl Rib {
             return Ok(());
         };
         let underlay_mtu = via.underlay_mtu.unwrap_or(self.terms.underlay_mtu);
+        let mtu = encapsulation.inner_mtu(Family::of(via.remote), underlay_mtu);
+        // A peer with many prefixes is described by each of them, and alike as a rule.
+        let is_known = self.peers.get(&via.remote).is_some_and(|known| {
+            let (spec, tunnel) = (&known.spec, &known.tunnel);
+            !known.is_local
+                && *spec.name == *route.node
+                && spec.ways == [encapsulation]
+                && (spec.mtu, spec.underlay_mtu) == (mtu, underlay_mtu)
+                && (spec.probe, spec.probe_address) == (true, None)
+                && (tunnel.dscp, tunnel.ecn) == (DscpMode::Pipe(0), EcnMode::Normal)
+                && Some(tunnel.local) == self.terms.local(via.remote)
+        });
+        if is_known {
+            return Ok(());
+        }
         let spec = PeerSpec {
             name: self.free_name(&route.node, via.remote),
             address: via.remote,
             ways: vec![encapsulation],
-            mtu: encapsulation.inner_mtu(Family::of(via.remote), underlay_mtu),
+            mtu,
             underlay_mtu,
             probe_address: None,
             probe: true,
@@ -628,7 +722,7 @@ impl Rib {
             },
         );
         self.refresh(address, book);
-        self.announce(address, book);
+        self.announce(address);
         Ok(())
     }
 
@@ -651,7 +745,7 @@ impl Rib {
             shown.name.clone_from(&name);
         }
         self.names.insert(name, address);
-        self.announce(address, book);
+        self.announce(address);
     }
 
     /// Puts the way that is in force into the tables.
@@ -679,12 +773,8 @@ impl Rib {
     }
 
     /// Tells whoever measures ways about a peer.
-    fn announce(&mut self, address: IpAddr, book: &Book) {
-        let Some(peer) = self.peers.get(&address) else {
-            return;
-        };
-        let change = PeerChange::Put(peer.spec.clone(), self.probed_prefixes(address, book));
-        self.effects.peers.push(change);
+    fn announce(&mut self, address: IpAddr) {
+        self.changed.entry(address).or_insert(false);
     }
 
     /// Prefixes that a peer can be probed in: one of each family will do.
@@ -732,7 +822,7 @@ impl Rib {
             self.writer.remove_peer(peer.id);
         }
         book.peers.remove(&address);
-        self.effects.peers.push(PeerChange::Gone(address));
+        self.changed.insert(address, true);
     }
 }
 

@@ -8,7 +8,8 @@
 //! a row of sections, each a kind (one octet) and its length (eight octets) and a bincode 2 value
 //! (variable-length integers); a section of an unknown kind is passed over, so that a later node
 //! may remember more without a new version. Sections: 1 the file itself, 2 a source's head, 3
-//! entries of the source named last, 4 leases, 5 paths. (6 is kept for the FDB and its bindings.)
+//! entries of the source named last, 4 leases, 5 paths, 7 what was decided of the entries before.
+//! (6 is kept for the FDB and its bindings.)
 //!
 //! Reading trusts nothing: a checksum is no signature, so every value is made by the constructor
 //! that a source would use, and a value that cannot be makes the file a damaged one.
@@ -24,7 +25,7 @@ use warren_core::encap::Encapsulation;
 use warren_core::units::{Family, MacAddr, Mtu, Vni};
 
 use super::checksum::checksum;
-use super::{Saved, SavedLease, SavedPath, SavedSource};
+use super::{Decided, Saved, SavedLease, SavedPath, SavedSource};
 use crate::rib::{Content, Entry, Remote, RemoteRoute, SourceKind, Via};
 
 /// When a file was written, by two clocks.
@@ -112,8 +113,10 @@ pub(super) fn encode(saved: &Saved, now: &Moment) -> Vec<u8> {
                 out,
             );
         });
+        let mut rejected = Rejected::of(source);
         section(&mut out, SECTION_ENTRIES, |out| {
             for entry in &source.entries {
+                let is_rejected = rejected.next_is();
                 let (own, remote) = match &entry.content {
                     Content::Remote(remote) => (false, remote),
                     Content::Own(remote) => (true, remote),
@@ -139,8 +142,16 @@ pub(super) fn encode(saved: &Saved, now: &Moment) -> Vec<u8> {
                 for route in &remote.routes {
                     put(RouteWire::of(route), out);
                 }
+                rejected.written(is_rejected);
             }
         });
+        if let Some(decided) = &source.decided {
+            section(&mut out, SECTION_DECIDED, |out| {
+                let basis = decided.basis;
+                let rejected = rejected.places;
+                put(DecidedWire { basis, rejected }, out);
+            });
+        }
     }
     section(&mut out, SECTION_LEASES, |out| {
         for lease in &saved.leases {
@@ -259,6 +270,7 @@ pub(super) fn decode(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
                     position: wire.position,
                     age: Duration::from_nanos(wire.age).saturating_add(elapsed),
                     entries: Vec::new(),
+                    decided: None,
                 });
             }
             SECTION_ENTRIES => {
@@ -268,6 +280,10 @@ pub(super) fn decode(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
                 while !section.is_empty() {
                     source.entries.push(entry(&mut section)?);
                 }
+            }
+            SECTION_DECIDED => {
+                let source = saved.sources.last_mut().ok_or_else(impossible)?;
+                source.decided = Some(decided(take(&mut section)?, source.entries.len())?);
             }
             SECTION_LEASES => {
                 while !section.is_empty() {
@@ -316,6 +332,53 @@ struct EntryWire<'f> {
     own: bool,
     node: &'f str,
     routes: u32,
+}
+
+#[derive(BorrowDecode, Encode)]
+struct DecidedWire {
+    basis: u64,
+    rejected: Vec<u32>,
+}
+
+/// The places of rejected entries among those that are written, which may be fewer.
+struct Rejected<'s> {
+    rest: &'s [u32],
+    read: u32,
+    written: u32,
+    places: Vec<u32>,
+}
+
+impl<'s> Rejected<'s> {
+    fn of(source: &'s SavedSource) -> Self {
+        let decided = source.decided.as_ref();
+        Self {
+            rest: decided.map_or(&[], |decided| &decided.rejected),
+            read: 0,
+            written: 0,
+            places: Vec::new(),
+        }
+    }
+
+    /// Whether the next entry that is read is rejected.
+    fn next_is(&mut self) -> bool {
+        let place = self.read;
+        self.read += 1;
+        match self.rest.split_first() {
+            Some((first, rest)) if *first == place => {
+                self.rest = rest;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// An entry was written.
+    fn written(&mut self, is_rejected: bool) {
+        if is_rejected {
+            self.places.push(self.written);
+        }
+        self.written += 1;
+    }
 }
 
 #[derive(BorrowDecode, Encode)]
@@ -476,6 +539,17 @@ fn entry(section: &mut &[u8]) -> Result<Entry, Damage> {
     })
 }
 
+fn decided(wire: DecidedWire, entries: usize) -> Result<Decided, Damage> {
+    let DecidedWire { basis, rejected } = wire;
+    let is_ascending = rejected.is_sorted_by(|a, b| a < b);
+    let is_there = |last: &u32| usize::try_from(*last).is_ok_and(|last| last < entries);
+    if !is_ascending || !rejected.last().is_none_or(is_there) {
+        let what = "which entries were rejected";
+        return Err(Damage::Value { what });
+    }
+    Ok(Decided { basis, rejected })
+}
+
 fn lease(wire: LeaseWire<'_>) -> Result<SavedLease, Damage> {
     let prefixes = wire.prefixes.into_iter().map(PrefixWire::read);
     let vteps = wire.vteps.into_iter().map(|(is_v6, octets)| {
@@ -580,5 +654,6 @@ const SECTION_SOURCE: u8 = 2;
 const SECTION_ENTRIES: u8 = 3;
 const SECTION_LEASES: u8 = 4;
 const SECTION_PATHS: u8 = 5;
+const SECTION_DECIDED: u8 = 7;
 /// Octets that one value may take in memory; the text of a network is the longest.
 const VALUE_OCTETS_MAX: usize = 16 << 20;

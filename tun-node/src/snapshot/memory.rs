@@ -4,8 +4,10 @@
 //! at every start. A source is known again by its *scope*: the path in the cluster, and one member
 //! at least by which it was reached before. Entries of another scope are another network's.
 
+use std::collections::HashSet;
 use std::env;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -13,9 +15,9 @@ use warren_core::units::Time;
 
 use super::file::{Loaded, StateFile};
 use super::keeper::{Keeper, KeeperReport};
-use super::{Generation, Saved, SavedLease, SavedPath, SavedSource};
+use super::{Decided, Generation, Saved, SavedLease, SavedPath, SavedSource};
 use crate::config::{self, Config};
-use crate::rib::{Event, Reconciler, SourceKind};
+use crate::rib::{Content, Entry, Event, LiveRoute, Reconciler, Settings, SourceKind};
 
 /// The memory of a running node.
 #[derive(Debug)]
@@ -28,12 +30,63 @@ pub struct Memory {
 /// What a start begins with.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    /// What the sources said: [`Event::Restore`] for each.
-    pub events: Vec<Event>,
+    /// What the sources said.
+    pub sources: Vec<SavedSource>,
     /// What the node had claimed.
     pub leases: Vec<SavedLease>,
     /// What was known about ways.
     pub paths: Vec<SavedPath>,
+}
+
+impl Remembered {
+    /// The routes that were in force, where what they were decided by holds still; `basis` is
+    /// [`Reconciler::basis`]. What [`events`](Self::events) come to may differ, for reasons that
+    /// are as rare as two entries that cannot both be true.
+    #[must_use]
+    pub fn routes(&self, basis: u64, settings: &Settings) -> Option<Vec<LiveRoute>> {
+        let mut routes = Vec::new();
+        for source in &self.sources {
+            let decided = source.decided.as_ref()?;
+            if decided.basis != basis || source.entries.len() > settings.entries_max {
+                return None;
+            }
+            if source.age > settings.remember {
+                continue;
+            }
+            routes.reserve(source.entries.len());
+            let mut rejected = decided.rejected.iter().copied().peekable();
+            for (place, entry) in (0_u32..).zip(&source.entries) {
+                if rejected.next_if_eq(&place).is_some() {
+                    continue;
+                }
+                let (remote, is_own) = match &entry.content {
+                    Content::Remote(remote) => (remote, false),
+                    Content::Own(remote) => (remote, true),
+                    Content::Refused(_) => continue,
+                };
+                routes.extend(remote.routes.iter().map(|route| LiveRoute {
+                    prefix: route.prefix,
+                    node: Arc::clone(&remote.node),
+                    source: source.source,
+                    key: Arc::clone(&entry.key),
+                    via: (!is_own).then_some(route.via),
+                }));
+            }
+        }
+        Some(routes)
+    }
+
+    /// What the sources said, for the reconciler: [`Event::Restore`] for each.
+    #[must_use]
+    pub fn events(self) -> Vec<Event> {
+        let sources = self.sources.into_iter();
+        let events = sources.map(|source| Event::Restore {
+            source: source.source,
+            entries: source.entries,
+            age: source.age,
+        });
+        events.collect()
+    }
 }
 
 /// A source that this node is configured to ask.
@@ -128,12 +181,21 @@ impl Scope {
             Some(contact) => now.since(contact),
             None => self.age?.saturating_add(now.since(Time::ZERO)),
         };
+        let entries: Vec<Entry> = reconciler.entries(self.source).collect();
+        let rejected: HashSet<&Arc<str>> = reconciler.rejected(self.source).collect();
+        let places = (0_u32..).zip(&entries);
+        let rejected = places.filter(|(_, entry)| rejected.contains(&entry.key));
+        let decided = Decided {
+            basis: reconciler.basis(),
+            rejected: rejected.map(|(place, _)| place).collect(),
+        };
         Some(SavedSource {
             source: self.source,
             scope: self.name.clone(),
             position: status.position,
             age,
-            entries: reconciler.entries(self.source).collect(),
+            entries,
+            decided: Some(decided),
         })
     }
 
@@ -175,11 +237,7 @@ fn recall(loaded: Loaded, node: &str, scopes: &mut [Scope]) -> Remembered {
             continue;
         };
         scope.age = Some(source.age);
-        remembered.events.push(Event::Restore {
-            source: source.source,
-            entries: source.entries,
-            age: source.age,
-        });
+        remembered.sources.push(source);
     }
     for lease in saved.leases {
         let mut scopes = scopes.iter();
@@ -274,7 +332,7 @@ mod tests {
         let etcd = "endpoints = [\"http://192.0.2.9:2379\", \"http://192.0.2.8:2379\"]";
         let config_of = |etcd| config(directory.path(), etcd);
         let (memory, remembered) = Memory::open(&config_of(etcd));
-        assert!(remembered.events.is_empty());
+        assert!(remembered.sources.is_empty());
         let mut memory = memory.expect("a directory of ours");
         let mut before = reconciler();
         let full = Event::Update(SourceUpdate {
@@ -292,7 +350,7 @@ mod tests {
         // The next life: nobody answers.
         let (memory, remembered) = Memory::open(&config_of(etcd));
         let mut after = reconciler();
-        after.handle_all(remembered.events, Time::ZERO);
+        after.handle_all(remembered.events(), Time::ZERO);
         let table = |of: &Reconciler| of.routes().cloned().collect::<Vec<_>>();
         assert_eq!(table(&after), table(&before));
         assert_eq!(table(&after).len(), 3);
@@ -303,7 +361,7 @@ mod tests {
         // And the one after that: an hour and an hour are two of the day.
         let (_memory, remembered) = Memory::open(&config_of(etcd));
         let mut third = reconciler();
-        third.handle_all(remembered.events, Time::ZERO);
+        third.handle_all(remembered.events(), Time::ZERO);
         assert_eq!(table(&third).len(), 3);
         third.handle(Event::Timeout, seconds(22 * 3600 - 60));
         assert_eq!(table(&third).len(), 3);
@@ -323,7 +381,7 @@ mod tests {
             ),
         ] {
             let (_memory, remembered) = Memory::open(&config_of(etcd));
-            assert_eq!(!remembered.events.is_empty(), known, "{etcd}");
+            assert_eq!(!remembered.sources.is_empty(), known, "{etcd}");
         }
     }
 }

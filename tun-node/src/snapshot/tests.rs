@@ -83,6 +83,10 @@ fn state(entries: u32) -> Saved {
                 position: 1234,
                 age: Duration::from_secs(7),
                 entries: (1..=entries).map(entry).collect(),
+                decided: Some(Decided {
+                    basis: 0x1234_5678_9abc_def0,
+                    rejected: (0..entries).filter(|place| place % 100 == 50).collect(),
+                }),
             },
             SavedSource {
                 source: SourceKind::File,
@@ -90,6 +94,7 @@ fn state(entries: u32) -> Saved {
                 position: 0,
                 age: Duration::ZERO,
                 entries: vec![entry(900_000)],
+                decided: None,
             },
         ],
         leases: vec![SavedLease {
@@ -176,15 +181,23 @@ fn the_age_follows_the_boot_clock_and_across_boots_the_wall_clock_unless_that_we
 #[test]
 fn refused_entries_and_impossible_ones_are_not_saved() {
     let mut saved = state(3);
+    let decided = |rejected: &[u32]| {
+        Some(Decided {
+            basis: 1,
+            rejected: rejected.to_vec(),
+        })
+    };
+    saved.sources[0].decided = decided(&[0, 1, 2, 4]);
     let entries = &mut saved.sources[0].entries;
     let refusal = Refusal {
         name: "bad-mac",
         detail: "?".to_owned(),
     };
-    entries.push(Entry {
+    let refused = Entry {
         content: Content::Refused(refusal),
         ..entry(4)
-    });
+    };
+    entries.insert(1, refused);
     let via = Via {
         remote: IpAddr::from([0, 0, 0, 0]),
         encapsulation: None,
@@ -200,8 +213,38 @@ fn refused_entries_and_impossible_ones_are_not_saved() {
     });
     let now = at_boot(1);
     let loaded = decode(&encode(&saved, &now), &now).expect("whole");
+    saved.sources[0].entries.remove(1);
     saved.sources[0].entries.truncate(3);
+    // Places count what is there.
+    saved.sources[0].decided = decided(&[0, 1]);
     assert_eq!(loaded, saved);
+}
+
+#[test]
+fn only_places_that_there_are_can_have_been_rejected_each_once() {
+    let now = at_boot(1);
+    // The last source has one entry.
+    let whole = encode(&state(3), &now);
+    for (rejected, is_possible) in [
+        (&[][..], true),
+        (&[0], true),
+        (&[0, 0], false),
+        (&[1], false),
+        (&[0, 250], false),
+    ] {
+        let mut octets = whole.clone();
+        octets.push(7);
+        octets.extend((rejected.len() as u64 + 2).to_le_bytes());
+        octets.extend([9, u8::try_from(rejected.len()).expect("a few")]);
+        octets.extend(rejected);
+        seal(&mut octets);
+        let loaded = decode(&octets, &now).map(|saved| saved.sources[1].decided.clone());
+        let decided = Decided {
+            basis: 9,
+            rejected: rejected.iter().copied().map(u32::from).collect(),
+        };
+        assert_eq!(loaded.ok(), is_possible.then_some(Some(decided)), "{rejected:?}");
+    }
 }
 
 #[test]
