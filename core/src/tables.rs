@@ -258,6 +258,24 @@ impl Tables {
         &self.fib_v6
     }
 
+    /// Every route, IPv4 first, in order of address, then length.
+    pub fn routes(&self) -> impl Iterator<Item = (IpNet, &NextHop)> {
+        let v4 = self.fib_v4.iter().map(|(prefix, id)| (prefix.into(), id));
+        let v6 = self.fib_v6.iter().map(|(prefix, id)| (prefix.into(), id));
+        v4.chain(v6)
+            .filter_map(|(prefix, id)| Some((prefix, self.next_hop(id)?)))
+    }
+
+    /// The next hop of the route for exactly `prefix`.
+    #[must_use]
+    pub fn route(&self, prefix: IpNet) -> Option<&NextHop> {
+        let id = match prefix {
+            IpNet::V4(prefix) => self.fib_v4.exact(prefix),
+            IpNet::V6(prefix) => self.fib_v6.exact(prefix),
+        };
+        self.next_hop(id?)
+    }
+
     /// The next hop of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<&NextHop> {
@@ -314,10 +332,7 @@ impl fmt::Display for TableError {
 impl core::error::Error for TableError {}
 
 /// Enters routes one by one, or with the table built anew where that is less work.
-fn fill<A: Address>(
-    fib: &mut Fib<A>,
-    routes: &[(A::Prefix, NextHopId)],
-) -> Result<(), FibError> {
+fn fill<A: Address>(fib: &mut Fib<A>, routes: &[(A::Prefix, NextHopId)]) -> Result<(), FibError> {
     if routes.len() >= FILL_LEAST && routes.len() >= fib.len() {
         // Of two routes for one prefix the later wins.
         let all = fib.iter().chain(routes.iter().copied());
@@ -620,7 +635,10 @@ mod tests {
             let hop = NextHopId::new((number % 2) as u16).expect("a small number");
             (prefix.expect("a length").trunc(), hop)
         };
-        (from..from + count).chain(from..from + 5).map(one).collect()
+        (from..from + count)
+            .chain(from..from + 5)
+            .map(one)
+            .collect()
     }
 
     fn writer() -> TableWriter {
@@ -645,6 +663,10 @@ mod tests {
             assert!(ours.fib_v4().iter().eq(theirs.fib_v4().iter()));
             assert!(ours.fib_v6().iter().eq(theirs.fib_v6().iter()));
             assert!(ours.fib_v4().len() > 10 && ours.fib_v6().len() > 10);
+            let listed: Vec<IpNet> = ours.routes().map(|(prefix, _)| prefix).collect();
+            assert_eq!(listed.len(), ours.fib_v4().len() + ours.fib_v6().len());
+            let exact = |prefix: &IpNet| ours.route(*prefix).is_some();
+            assert!(listed.is_sorted() && listed.iter().all(exact));
         }
         let unknown = NextHopId::new(2).expect("a small number");
         let routes = [("10.0.0.0/8".parse().expect("a prefix"), unknown)];

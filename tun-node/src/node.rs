@@ -102,7 +102,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let ends_with_command = !options.command.is_empty();
     let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
-        let (rootless, tun) = device::open_rootless(&config, &reader.snapshot(), &launch)?;
+        let (rootless, tun) = device::open_rootless(&config, &reader.tables(), &launch)?;
         (tun, Some(rootless), Undo::default())
     } else {
         let opened = device::open(&config)?;

@@ -46,7 +46,7 @@ use crate::rib::{
     Event, Identity, LocalRoutes, Reconciler, Rib, Settings, SourceKind, SourceUpdate,
     TablesReader, Terms, Way, config_update,
 };
-use crate::snapshot::{Memory, Remembered};
+use crate::snapshot::{KeeperReader, Memory, Remembered};
 use crate::source::{self, Outlet, Own, Source, SourceCommand, SourceError, SourceNotice};
 use alarms::Alarms;
 use claim::Claim;
@@ -163,6 +163,23 @@ impl fmt::Debug for PlaneParts {
     }
 }
 
+/// What somebody should look at, for other threads.
+#[derive(Clone, Debug)]
+pub struct AlarmsReader {
+    shown: Arc<RwLock<Vec<String>>>,
+    memory: Option<KeeperReader>,
+}
+
+impl AlarmsReader {
+    /// A sentence for each thing that is so at present.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<String> {
+        let mut alarms = self.shown.read().clone();
+        alarms.extend(self.memory.as_ref().and_then(KeeperReader::alarm));
+        alarms
+    }
+}
+
 /// A plane that has its tables but does not run yet, so that the workers have something to begin
 /// with.
 #[derive(Debug)]
@@ -199,8 +216,11 @@ impl PlaneInlet {
 
     /// What somebody should look at, kept up to date.
     #[must_use]
-    pub fn alarms(&self) -> Arc<RwLock<Vec<String>>> {
-        self.core.alarms.shown()
+    pub fn alarms(&self) -> AlarmsReader {
+        AlarmsReader {
+            shown: self.core.alarms.shown(),
+            memory: self.core.memory.as_ref().map(Memory::reader),
+        }
     }
 
     /// The configuration with what was remembered of this node.
@@ -295,7 +315,7 @@ struct Core {
     is_rootless: bool,
     memory: Option<Memory>,
     /// What is remembered and routed, but not decided again yet.
-    undecided: Vec<Event>,
+    undecided: Option<Remembered>,
     parts: Option<PlaneParts>,
 }
 
@@ -316,7 +336,7 @@ impl Core {
             start: Instant::now(),
             is_rootless,
             memory,
-            undecided: Vec::new(),
+            undecided: None,
             parts: None,
             loaded,
         };
@@ -327,42 +347,44 @@ impl Core {
         core
     }
 
-    /// Routes what the node routed before it was started, as it was decided then where the files
-    /// say the same. To decide it again takes ten times as long, and no packet waits for that.
-    fn recall_routes(&mut self, remembered: Remembered) {
+    /// Routes what the node routed before it was started, where the files say the same as then. To
+    /// decide it again takes ten times as long, and no packet waits for that.
+    fn recall_routes(&mut self, mut remembered: Remembered) {
         let basis = self.reconciler.basis();
         let settings = settings(self.loaded.config.sources.guard);
-        match remembered.routes(basis, &settings) {
-            Some(routes) => {
-                self.rib.recall(routes);
+        let recall = remembered.take_recall(basis, &settings);
+        self.undecided = Some(remembered);
+        match recall {
+            Some(recall) => {
+                self.rib.recall(&recall);
                 self.is_dirty = true;
-                self.undecided = remembered.events();
             }
-            None => self.handle(remembered.events()),
+            None => self.confirm_routes(),
         }
     }
 
-    /// Decides what was recalled.
+    /// Decides what is remembered.
     fn confirm_routes(&mut self) {
-        let events = std::mem::take(&mut self.undecided);
-        if events.is_empty() {
+        let Some(remembered) = self.undecided.take() else {
             return;
-        }
+        };
         let now = self.now();
+        let events = remembered.events().unwrap_or_else(|error| {
+            self.alarms.say(now, &error.to_string());
+            Vec::new()
+        });
         let outcome = self.reconciler.handle_all(events, now);
         for alarm in outcome.alarms {
             self.alarms.say(now, &alarm);
         }
-        let routes = outcome.routes.len();
-        if self.rib.confirm(outcome.routes) {
+        if self.rib.confirm(&outcome.routes) {
             self.is_dirty = true;
-            let text = "what was routed from memory is not what follows from it: set right";
-            self.alarms.say(now, text);
             if let Some(memory) = &mut self.memory {
                 memory.changed(now);
             }
         }
-        debug!(routes, took = ?self.now().since(now), "what was remembered is decided");
+        let (routes, took) = (outcome.routes.len(), self.now().since(now));
+        debug!(routes, ?took, "what was remembered is decided");
     }
 
     /// Makes what the files say what the sources of that name say.
@@ -627,3 +649,7 @@ const IDLE_MOST: Duration = Duration::from_secs(60);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the sources may take to end together.
 const END_PATIENCE: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+#[path = "plane/warm_tests.rs"]
+mod warm_tests;

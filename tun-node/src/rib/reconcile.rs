@@ -178,13 +178,6 @@ impl Reconciler {
         })
     }
 
-    /// The keys of the entries of a source that another one stands before.
-    pub fn rejected(&self, source: SourceKind) -> impl Iterator<Item = &Arc<str>> {
-        let rejected = self.resolver.rejected();
-        let rejected = rejected.filter(move |order| order.source == source);
-        rejected.map(|order| &order.key)
-    }
-
     /// A number for what this host's own files say and for what it is itself. What was decided by
     /// another one may not hold. Another build of the program may give another number.
     #[must_use]

@@ -19,6 +19,7 @@ use warren_core::units::{Family, Mtu};
 
 use super::book::{Book, BookPeer, Origin, Published, Row, TablesReader, Target};
 use super::local::{LocalRoutes, StaticNext};
+use super::recall::{Recall, RecallWay};
 use super::resolve::{LiveRoute, RouteChange};
 use super::update::{SourceKind, Via};
 use crate::config::{self, Config, Dscp, PeerMode, RouteAction};
@@ -43,7 +44,8 @@ pub struct Rib {
     /// Routes that are in the book and enter the table when all are there.
     entered: Vec<(IpNet, NextHopId)>,
     /// What was routed from memory and is not decided yet.
-    recalled: Vec<IpNet>,
+    recalled: Vec<(IpNet, NextHopId)>,
+    recalled_peers: Vec<Via>,
     /// Peers that came, went or changed since the last publication, and whether one went.
     changed: BTreeMap<IpAddr, bool>,
     refused: Vec<String>,
@@ -183,6 +185,7 @@ impl Rib {
             others: HashMap::new(),
             entered: Vec::new(),
             recalled: Vec::new(),
+            recalled_peers: Vec::new(),
             changed: BTreeMap::new(),
             refused: Vec::new(),
         }
@@ -260,63 +263,95 @@ impl Rib {
         }
     }
 
-    /// Applies what the reconciler decided, and returns whether a route is another one by that.
-    pub fn apply(&mut self, changes: &[RouteChange]) -> bool {
+    /// Applies what the reconciler decided.
+    pub fn apply(&mut self, changes: &[RouteChange]) {
         if changes.is_empty() {
-            return false;
+            return;
         }
-        let mut differs = false;
         let published = Arc::clone(&self.published);
         let mut book = published.book.write();
         let mut left: BTreeSet<IpAddr> = BTreeSet::new();
         for change in changes {
-            match &change.after {
-                Some(route) => self.live.insert(change.prefix, route.clone()),
-                None => self.live.remove(&change.prefix),
-            };
+            self.take_live(change);
             if let Some(via) = change.before.as_ref().and_then(|before| before.via) {
                 left.insert(via.remote);
             }
-            differs |= self.route(change.prefix, &mut book);
+            self.route(change.prefix, &mut book);
         }
         self.enter_all(&mut book);
         for address in left {
             self.drop_idle(address, &mut book);
         }
-        differs
     }
 
-    /// Routes what was routed before the node was started, but for what the files say otherwise,
-    /// until [`confirm`](Self::confirm).
-    pub fn recall(&mut self, routes: Vec<LiveRoute>) {
-        let routes = routes.into_iter();
-        let unknown = routes.filter(|route| !self.live.contains_key(&route.prefix));
-        let changes: Vec<RouteChange> = unknown
-            .map(|route| RouteChange {
-                prefix: route.prefix,
-                before: None,
-                after: Some(route),
-            })
-            .collect();
-        self.recalled = changes.iter().map(|change| change.prefix).collect();
-        self.apply(&changes);
+    /// Routes what was routed before the node was started, but for what the files say, until
+    /// [`confirm`](Self::confirm). The book does not show it before that.
+    pub fn recall(&mut self, recall: &Recall) {
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        let mut hops = Vec::with_capacity(recall.ways.len());
+        for way in &recall.ways {
+            hops.push(self.recalled_hop(way, &mut book));
+        }
+        let mut recalled = Vec::with_capacity(recall.routes.len());
+        for (prefix, way) in &recall.routes {
+            let way = usize::try_from(*way).ok();
+            if let Some(Some(hop)) = way.and_then(|way| hops.get(way))
+                && !book.rows.contains_key(prefix)
+            {
+                recalled.push((*prefix, *hop));
+            }
+        }
+        self.recalled = recalled;
+        self.recalled_peers = recall.ways.iter().filter_map(|way| way.via).collect();
+        // Those that there is no room for are missing until it is decided which they are.
+        let _ = self.writer.insert_all(self.recalled.iter().copied());
+    }
+
+    /// The next hop of a way, where it is one that needs no row of its own.
+    fn recalled_hop(&mut self, way: &RecallWay, book: &mut Book) -> Option<NextHopId> {
+        let Some(via) = way.via else {
+            return self.writer.next_hop(NextHop::Local).ok();
+        };
+        if self.is_direct(&via) || self.put_live_peer(&way.node, &via, book).is_err() {
+            return None;
+        }
+        self.peers.get(&via.remote).map(|peer| peer.hop)
     }
 
     /// Applies what the reconciler decided of what was [recalled](Self::recall), and returns
     /// whether a route is another one by that.
-    pub fn confirm(&mut self, mut changes: Vec<RouteChange>) -> bool {
-        let decided: HashSet<IpNet> = changes.iter().map(|change| change.prefix).collect();
-        for change in &mut changes {
-            change.before = self.live.get(&change.prefix).cloned();
+    pub fn confirm(&mut self, changes: &[RouteChange]) -> bool {
+        let recalled: HashMap<IpNet, NextHopId> =
+            std::mem::take(&mut self.recalled).into_iter().collect();
+        let mut left = recalled.len();
+        let mut differs = false;
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        for change in changes {
+            self.take_live(change);
+            self.route(change.prefix, &mut book);
         }
-        let recalled = std::mem::take(&mut self.recalled).into_iter();
-        let undecided = recalled.filter(|prefix| !decided.contains(prefix));
-        changes.extend(undecided.map(|prefix| RouteChange {
-            prefix,
-            before: self.live.get(&prefix).cloned(),
-            after: None,
-        }));
-        self.apply(&changes)
+        // What is as it was is in the table.
+        self.entered.retain(|(prefix, hop)| {
+            let is_there = recalled.get(prefix) == Some(hop);
+            left -= usize::from(is_there);
+            differs |= !is_there;
+            !is_there
+        });
+        if left > 0 {
+            differs = true;
+            for prefix in recalled.keys() {
+                if !book.rows.contains_key(prefix) {
+                    self.writer.remove(*prefix);
+                }
+            }
+        }
+        self.enter_all(&mut book);
+        for via in std::mem::take(&mut self.recalled_peers) {
+            self.drop_idle(via.remote, &mut book);
+        }
+        differs
     }
 
     /// Peers are reached by these ways from the next publication on.
@@ -361,9 +396,15 @@ impl Rib {
         self.reader().tables().peers().len()
     }
 
-    /// Routes one prefix as it should be, from the next call of [`enter_all`](Self::enter_all) on,
-    /// and returns whether that is another way than before.
-    fn route(&mut self, prefix: IpNet, book: &mut Book) -> bool {
+    fn take_live(&mut self, change: &RouteChange) {
+        match &change.after {
+            Some(route) => self.live.insert(change.prefix, route.clone()),
+            None => self.live.remove(&change.prefix),
+        };
+    }
+
+    /// Routes one prefix as it should be, from the next call of [`enter_all`](Self::enter_all) on.
+    fn route(&mut self, prefix: IpNet, book: &mut Book) {
         let wanted = self.wanted(prefix, book);
         if book.rows.get(&prefix) == wanted.as_ref()
             && !matches!(
@@ -375,7 +416,7 @@ impl Rib {
             )
         {
             // Another way to the same peer.
-            return false;
+            return;
         }
         if let Some(before) = book.rows.remove(&prefix) {
             self.forget(prefix, &before.target, book);
@@ -398,7 +439,6 @@ impl Rib {
         if let Some(vacated) = vacated {
             self.writer.remove_next_hop(vacated);
         }
-        true
     }
 
     /// Brings the routes of the book into the table.
@@ -456,7 +496,7 @@ impl Rib {
         let target = if same_family && self.is_direct(&via) {
             Target::Direct(Some(via.remote))
         } else {
-            if let Err(error) = self.put_live_peer(&route, &via, book) {
+            if let Err(error) = self.put_live_peer(&route.node, &via, book) {
                 self.refused.push(error.to_string());
                 return None;
             }
@@ -569,12 +609,7 @@ impl Rib {
     }
 
     /// Makes or changes the peer that a route leads to.
-    fn put_live_peer(
-        &mut self,
-        route: &LiveRoute,
-        via: &Via,
-        book: &mut Book,
-    ) -> Result<(), RibError> {
+    fn put_live_peer(&mut self, node: &str, via: &Via, book: &mut Book) -> Result<(), RibError> {
         if self.local_peers.contains_key(&via.remote) {
             return Ok(());
         }
@@ -587,7 +622,7 @@ impl Rib {
         let is_known = self.peers.get(&via.remote).is_some_and(|known| {
             let (spec, tunnel) = (&known.spec, &known.tunnel);
             !known.is_local
-                && *spec.name == *route.node
+                && spec.name == node
                 && spec.ways == [encapsulation]
                 && (spec.mtu, spec.underlay_mtu) == (mtu, underlay_mtu)
                 && (spec.probe, spec.probe_address) == (true, None)
@@ -598,7 +633,7 @@ impl Rib {
             return Ok(());
         }
         let spec = PeerSpec {
-            name: self.free_name(&route.node, via.remote),
+            name: self.free_name(node, via.remote),
             address: via.remote,
             ways: vec![encapsulation],
             mtu,

@@ -8,8 +8,8 @@
 //! a row of sections, each a kind (one octet) and its length (eight octets) and a bincode 2 value
 //! (variable-length integers); a section of an unknown kind is passed over, so that a later node
 //! may remember more without a new version. Sections: 1 the file itself, 2 a source's head, 3
-//! entries of the source named last, 4 leases, 5 paths, 7 what was decided of the entries before.
-//! (6 is kept for the FDB and its bindings.)
+//! entries of the source named last, 4 leases, 5 paths, 7 what followed from the entries. (6 is kept
+//! for the FDB and its bindings.)
 //!
 //! Reading trusts nothing: a checksum is no signature, so every value is made by the constructor
 //! that a source would use, and a value that cannot be makes the file a damaged one.
@@ -25,8 +25,8 @@ use warren_core::encap::Encapsulation;
 use warren_core::units::{Family, MacAddr, Mtu, Vni};
 
 use super::checksum::checksum;
-use super::{Decided, Saved, SavedLease, SavedPath, SavedSource};
-use crate::rib::{Content, Entry, Remote, RemoteRoute, SourceKind, Via};
+use super::{Saved, SavedLease, SavedPath, SavedSource};
+use crate::rib::{Content, Entry, Recall, RecallWay, Remote, RemoteRoute, SourceKind, Via};
 
 /// When a file was written, by two clocks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -113,10 +113,8 @@ pub(super) fn encode(saved: &Saved, now: &Moment) -> Vec<u8> {
                 out,
             );
         });
-        let mut rejected = Rejected::of(source);
         section(&mut out, SECTION_ENTRIES, |out| {
             for entry in &source.entries {
-                let is_rejected = rejected.next_is();
                 let (own, remote) = match &entry.content {
                     Content::Remote(remote) => (false, remote),
                     Content::Own(remote) => (true, remote),
@@ -142,16 +140,11 @@ pub(super) fn encode(saved: &Saved, now: &Moment) -> Vec<u8> {
                 for route in &remote.routes {
                     put(RouteWire::of(route), out);
                 }
-                rejected.written(is_rejected);
             }
         });
-        if let Some(decided) = &source.decided {
-            section(&mut out, SECTION_DECIDED, |out| {
-                let basis = decided.basis;
-                let rejected = rejected.places;
-                put(DecidedWire { basis, rejected }, out);
-            });
-        }
+    }
+    if let Some(recall) = &saved.recall {
+        section(&mut out, SECTION_RECALL, |out| recall_wire(recall, out));
     }
     section(&mut out, SECTION_LEASES, |out| {
         for lease in &saved.leases {
@@ -238,6 +231,19 @@ pub(super) fn verify(file: &[u8]) -> Result<(u32, &[u8]), Damage> {
 ///
 /// [`Damage`]; never a part of a state.
 pub(super) fn decode(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
+    read(file, now, true)
+}
+
+/// The same without the entries, which are most of a file. That they can be is not known then.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub(super) fn decode_head(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
+    read(file, now, false)
+}
+
+fn read(file: &[u8], now: &Moment, is_whole: bool) -> Result<Saved, Damage> {
     let (version, mut payload) = verify(file)?;
     if version != VERSION {
         return Err(Damage::Version { version });
@@ -270,21 +276,20 @@ pub(super) fn decode(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
                     position: wire.position,
                     age: Duration::from_nanos(wire.age).saturating_add(elapsed),
                     entries: Vec::new(),
-                    decided: None,
                 });
             }
             SECTION_ENTRIES => {
                 let source = saved.sources.last_mut().ok_or_else(impossible)?;
+                if !is_whole {
+                    continue;
+                }
                 // The shortest entry has more than this; so no length in a file makes room.
                 source.entries.reserve(section.len() / 32);
                 while !section.is_empty() {
                     source.entries.push(entry(&mut section)?);
                 }
             }
-            SECTION_DECIDED => {
-                let source = saved.sources.last_mut().ok_or_else(impossible)?;
-                source.decided = Some(decided(take(&mut section)?, source.entries.len())?);
-            }
+            SECTION_RECALL => saved.recall = Some(recall(&mut section)?),
             SECTION_LEASES => {
                 while !section.is_empty() {
                     saved.leases.push(lease(take(&mut section)?)?);
@@ -334,51 +339,26 @@ struct EntryWire<'f> {
     routes: u32,
 }
 
+/// The head of what followed; its [`WayWire`]s and then its [`RecalledWire`]s follow it.
 #[derive(BorrowDecode, Encode)]
-struct DecidedWire {
+struct RecallWire {
     basis: u64,
-    rejected: Vec<u32>,
+    ways: u32,
 }
 
-/// The places of rejected entries among those that are written, which may be fewer.
-struct Rejected<'s> {
-    rest: &'s [u32],
-    read: u32,
-    written: u32,
-    places: Vec<u32>,
+#[derive(BorrowDecode, Encode)]
+struct WayWire<'f> {
+    source: &'f str,
+    node: &'f str,
+    /// `None`: this node.
+    via: Option<ViaWire>,
 }
 
-impl<'s> Rejected<'s> {
-    fn of(source: &'s SavedSource) -> Self {
-        let decided = source.decided.as_ref();
-        Self {
-            rest: decided.map_or(&[], |decided| &decided.rejected),
-            read: 0,
-            written: 0,
-            places: Vec::new(),
-        }
-    }
-
-    /// Whether the next entry that is read is rejected.
-    fn next_is(&mut self) -> bool {
-        let place = self.read;
-        self.read += 1;
-        match self.rest.split_first() {
-            Some((first, rest)) if *first == place => {
-                self.rest = rest;
-                true
-            }
-            Some(_) | None => false,
-        }
-    }
-
-    /// An entry was written.
-    fn written(&mut self, is_rejected: bool) {
-        if is_rejected {
-            self.places.push(self.written);
-        }
-        self.written += 1;
-    }
+/// A route and the place of its way.
+#[derive(BorrowDecode, Encode)]
+struct RecalledWire {
+    prefix: PrefixWire,
+    way: u32,
 }
 
 #[derive(BorrowDecode, Encode)]
@@ -421,30 +401,47 @@ impl PrefixWire {
 #[derive(BorrowDecode, Encode)]
 struct RouteWire {
     prefix: PrefixWire,
-    remote: IpAddr,
-    encapsulation: Option<EncapsulationWire>,
-    underlay_mtu: Option<u16>,
+    via: ViaWire,
 }
 
 impl RouteWire {
     fn of(route: &RemoteRoute) -> Self {
         Self {
             prefix: PrefixWire::of(&route.prefix),
-            remote: route.via.remote,
-            encapsulation: route.via.encapsulation.map(EncapsulationWire::of),
-            underlay_mtu: route.via.underlay_mtu.map(Mtu::octets),
+            via: ViaWire::of(&route.via),
         }
     }
 
     fn read(self) -> Result<RemoteRoute, Damage> {
-        let encapsulation = self.encapsulation.map(EncapsulationWire::read);
         Ok(RemoteRoute {
             prefix: self.prefix.read()?,
-            via: Via {
-                remote: remote(self.remote)?,
-                encapsulation: encapsulation.transpose()?,
-                underlay_mtu: self.underlay_mtu.map(mtu).transpose()?,
-            },
+            via: self.via.read()?,
+        })
+    }
+}
+
+#[derive(BorrowDecode, Encode)]
+struct ViaWire {
+    remote: IpAddr,
+    encapsulation: Option<EncapsulationWire>,
+    underlay_mtu: Option<u16>,
+}
+
+impl ViaWire {
+    fn of(via: &Via) -> Self {
+        Self {
+            remote: via.remote,
+            encapsulation: via.encapsulation.map(EncapsulationWire::of),
+            underlay_mtu: via.underlay_mtu.map(Mtu::octets),
+        }
+    }
+
+    fn read(self) -> Result<Via, Damage> {
+        let encapsulation = self.encapsulation.map(EncapsulationWire::read);
+        Ok(Via {
+            remote: remote(self.remote)?,
+            encapsulation: encapsulation.transpose()?,
+            underlay_mtu: self.underlay_mtu.map(mtu).transpose()?,
         })
     }
 }
@@ -539,15 +536,62 @@ fn entry(section: &mut &[u8]) -> Result<Entry, Damage> {
     })
 }
 
-fn decided(wire: DecidedWire, entries: usize) -> Result<Decided, Damage> {
-    let DecidedWire { basis, rejected } = wire;
-    let is_ascending = rejected.is_sorted_by(|a, b| a < b);
-    let is_there = |last: &u32| usize::try_from(*last).is_ok_and(|last| last < entries);
-    if !is_ascending || !rejected.last().is_none_or(is_there) {
-        let what = "which entries were rejected";
-        return Err(Damage::Value { what });
+fn recall_wire(recall: &Recall, out: &mut Vec<u8>) {
+    let count = u32::try_from(recall.ways.len());
+    put(
+        RecallWire {
+            basis: recall.basis,
+            ways: count.expect("a table has fewer next hops"),
+        },
+        out,
+    );
+    for way in &recall.ways {
+        put(
+            WayWire {
+                source: way.source.name(),
+                node: &way.node,
+                via: way.via.as_ref().map(ViaWire::of),
+            },
+            out,
+        );
     }
-    Ok(Decided { basis, rejected })
+    for (prefix, way) in &recall.routes {
+        put(
+            RecalledWire {
+                prefix: PrefixWire::of(prefix),
+                way: *way,
+            },
+            out,
+        );
+    }
+}
+
+fn recall(section: &mut &[u8]) -> Result<Recall, Damage> {
+    let wire: RecallWire = take(section)?;
+    let mut ways = Vec::new();
+    for _ in 0..wire.ways {
+        let wire: WayWire<'_> = take(section)?;
+        ways.push(RecallWay {
+            source: source_kind(wire.source)?,
+            node: Arc::from(wire.node),
+            via: wire.via.map(ViaWire::read).transpose()?,
+        });
+    }
+    // The shortest route has more octets than this; so no number in a file makes room.
+    let mut routes = Vec::with_capacity(section.len() / 6);
+    while !section.is_empty() {
+        let wire: RecalledWire = take(section)?;
+        if usize::try_from(wire.way).is_ok_and(|way| way >= ways.len()) {
+            let what = "the way of a route";
+            return Err(Damage::Value { what });
+        }
+        routes.push((wire.prefix.read()?, wire.way));
+    }
+    Ok(Recall {
+        basis: wire.basis,
+        ways,
+        routes,
+    })
 }
 
 fn lease(wire: LeaseWire<'_>) -> Result<SavedLease, Damage> {
@@ -654,6 +698,6 @@ const SECTION_SOURCE: u8 = 2;
 const SECTION_ENTRIES: u8 = 3;
 const SECTION_LEASES: u8 = 4;
 const SECTION_PATHS: u8 = 5;
-const SECTION_DECIDED: u8 = 7;
+const SECTION_RECALL: u8 = 7;
 /// Octets that one value may take in memory; the text of a network is the longest.
 const VALUE_OCTETS_MAX: usize = 16 << 20;

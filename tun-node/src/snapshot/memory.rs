@@ -4,20 +4,18 @@
 //! at every start. A source is known again by its *scope*: the path in the cluster, and one member
 //! at least by which it was reached before. Entries of another scope are another network's.
 
-use std::collections::HashSet;
 use std::env;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 use warren_core::units::Time;
 
-use super::file::{Loaded, StateFile};
-use super::keeper::{Keeper, KeeperReport};
-use super::{Decided, Generation, Saved, SavedLease, SavedPath, SavedSource};
+use super::file::{Loaded, Rest, StateFile, StateFileError};
+use super::keeper::{Keeper, KeeperReader, KeeperReport};
+use super::{Generation, Saved, SavedLease, SavedPath, SavedSource};
 use crate::config::{self, Config};
-use crate::rib::{Content, Entry, Event, LiveRoute, Reconciler, Settings, SourceKind};
+use crate::rib::{Event, Recall, RecallWay, Reconciler, Settings, SourceKind};
 
 /// The memory of a running node.
 #[derive(Debug)]
@@ -30,8 +28,11 @@ pub struct Memory {
 /// What a start begins with.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    /// What the sources said.
+    /// Which sources said something, without what.
     pub sources: Vec<SavedSource>,
+    /// What followed from it.
+    recall: Option<Recall>,
+    rest: Option<Rest>,
     /// What the node had claimed.
     pub leases: Vec<SavedLease>,
     /// What was known about ways.
@@ -39,53 +40,53 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// The routes that were in force, where what they were decided by holds still; `basis` is
-    /// [`Reconciler::basis`]. What [`events`](Self::events) come to may differ, for reasons that
-    /// are as rare as two entries that cannot both be true.
-    #[must_use]
-    pub fn routes(&self, basis: u64, settings: &Settings) -> Option<Vec<LiveRoute>> {
-        let mut routes = Vec::new();
-        for source in &self.sources {
-            let decided = source.decided.as_ref()?;
-            if decided.basis != basis || source.entries.len() > settings.entries_max {
-                return None;
-            }
-            if source.age > settings.remember {
-                continue;
-            }
-            routes.reserve(source.entries.len());
-            let mut rejected = decided.rejected.iter().copied().peekable();
-            for (place, entry) in (0_u32..).zip(&source.entries) {
-                if rejected.next_if_eq(&place).is_some() {
-                    continue;
-                }
-                let (remote, is_own) = match &entry.content {
-                    Content::Remote(remote) => (remote, false),
-                    Content::Own(remote) => (remote, true),
-                    Content::Refused(_) => continue,
-                };
-                routes.extend(remote.routes.iter().map(|route| LiveRoute {
-                    prefix: route.prefix,
-                    node: Arc::clone(&remote.node),
-                    source: source.source,
-                    key: Arc::clone(&entry.key),
-                    via: (!is_own).then_some(route.via),
-                }));
-            }
+    /// The routes that there were, where what they were decided by holds still; `basis` is
+    /// [`Reconciler::basis`].
+    pub fn take_recall(&mut self, basis: u64, settings: &Settings) -> Option<Recall> {
+        let mut recall = self.recall.take()?;
+        if recall.basis != basis {
+            return None;
         }
-        Some(routes)
+        // What has aged is not restored either, and then what was decided is not what will be.
+        let is_fresh = |source: &SavedSource| source.age <= settings.remember;
+        if !self.sources.iter().all(is_fresh) {
+            return None;
+        }
+        let sources = self.sources.iter().map(|source| source.source);
+        let sources: Vec<SourceKind> = sources.collect();
+        let is_asked = |way: &RecallWay| sources.contains(&way.source);
+        if !recall.ways.iter().all(is_asked) {
+            let ways = &recall.ways;
+            let is_kept = |way: u32| {
+                let way = usize::try_from(way).ok().and_then(|way| ways.get(way));
+                way.is_some_and(is_asked)
+            };
+            recall.routes.retain(|(_, way)| is_kept(*way));
+        }
+        Some(recall)
     }
 
-    /// What the sources said, for the reconciler: [`Event::Restore`] for each.
-    #[must_use]
-    pub fn events(self) -> Vec<Event> {
-        let sources = self.sources.into_iter();
-        let events = sources.map(|source| Event::Restore {
+    /// Reads what the sources said, for the reconciler: [`Event::Restore`] for each.
+    ///
+    /// # Errors
+    ///
+    /// [`StateFileError::Damaged`] where it says what no source could have said.
+    pub fn events(self) -> Result<Vec<Event>, StateFileError> {
+        let Some(rest) = self.rest else {
+            return Ok(Vec::new());
+        };
+        let saved = rest.read()?.sources.into_iter();
+        // The head named the same, of which some are not asked any more.
+        let is_asked = |source: &SavedSource| {
+            let mut asked = self.sources.iter();
+            asked.any(|asked| asked.source == source.source && asked.scope == source.scope)
+        };
+        let events = saved.filter(is_asked).map(|source| Event::Restore {
             source: source.source,
             entries: source.entries,
             age: source.age,
         });
-        events.collect()
+        Ok(events.collect())
     }
 }
 
@@ -109,7 +110,7 @@ impl Memory {
             return (None, Remembered::default());
         };
         let file = StateFile::new(path);
-        let remembered = recall(file.load(), &config.node.name, &mut scopes);
+        let remembered = recall(file.load_head(), &config.node.name, &mut scopes);
         let keeper = file.make_directory().map_err(|error| error.to_string());
         let keeper = keeper.and_then(|()| Keeper::start(file).map_err(|error| error.to_string()));
         let memory = match keeper {
@@ -147,9 +148,12 @@ impl Memory {
     ) {
         let sources = self.scopes.iter();
         let sources = sources.filter_map(|scope| scope.saved(reconciler, now));
+        let sources: Vec<SavedSource> = sources.collect();
+        let is_saved = |kind| sources.iter().any(|source| source.source == kind);
         let saved = Saved {
             node: self.node.clone(),
-            sources: sources.collect(),
+            recall: Some(Recall::of(reconciler, is_saved)),
+            sources,
             leases,
             paths,
         };
@@ -162,6 +166,12 @@ impl Memory {
         let mut scopes = self.scopes.iter();
         let scope = scopes.find(|scope| scope.source == source)?;
         Some(&scope.name)
+    }
+
+    /// How saving goes, for another thread.
+    #[must_use]
+    pub fn reader(&self) -> KeeperReader {
+        self.keeper.reader()
     }
 
     /// How saving goes.
@@ -181,21 +191,12 @@ impl Scope {
             Some(contact) => now.since(contact),
             None => self.age?.saturating_add(now.since(Time::ZERO)),
         };
-        let entries: Vec<Entry> = reconciler.entries(self.source).collect();
-        let rejected: HashSet<&Arc<str>> = reconciler.rejected(self.source).collect();
-        let places = (0_u32..).zip(&entries);
-        let rejected = places.filter(|(_, entry)| rejected.contains(&entry.key));
-        let decided = Decided {
-            basis: reconciler.basis(),
-            rejected: rejected.map(|(place, _)| place).collect(),
-        };
         Some(SavedSource {
             source: self.source,
             scope: self.name.clone(),
             position: status.position,
             age,
-            entries,
-            decided: Some(decided),
+            entries: reconciler.entries(self.source).collect(),
         })
     }
 
@@ -211,7 +212,7 @@ impl Scope {
 }
 
 /// Takes of a state what belongs to this node and to its sources.
-fn recall(loaded: Loaded, node: &str, scopes: &mut [Scope]) -> Remembered {
+fn recall((loaded, rest): (Loaded, Option<Rest>), node: &str, scopes: &mut [Scope]) -> Remembered {
     for refused in &loaded.refused {
         warn!("{refused}");
     }
@@ -227,6 +228,8 @@ fn recall(loaded: Loaded, node: &str, scopes: &mut [Scope]) -> Remembered {
     }
     let mut remembered = Remembered {
         paths: saved.paths,
+        recall: saved.recall,
+        rest,
         ..Remembered::default()
     };
     for source in saved.sources {
@@ -295,6 +298,7 @@ mod tests {
 
     fn entries(count: u8) -> Vec<crate::rib::Entry> {
         use crate::rib::{Content, Entry, Remote, RemoteRoute, Via};
+        use std::sync::Arc;
         let entry = |number: u8| {
             let prefix = format!("10.5.{number}.0/24").parse().expect("a prefix");
             let via = Via {
@@ -305,7 +309,7 @@ mod tests {
             Entry {
                 key: format!("10.5.{number}.0-24").into(),
                 rank: number.into(),
-                content: Content::Remote(std::sync::Arc::new(Remote {
+                content: Content::Remote(Arc::new(Remote {
                     node: format!("n{number}").into(),
                     routes: vec![RemoteRoute { prefix, via }],
                 })),
@@ -315,10 +319,7 @@ mod tests {
     }
 
     fn reconciler() -> Reconciler {
-        Reconciler::new(
-            crate::rib::Settings::default(),
-            crate::rib::Identity::default(),
-        )
+        Reconciler::new(Settings::default(), crate::rib::Identity::default())
     }
 
     fn seconds(n: u64) -> Time {
@@ -350,7 +351,7 @@ mod tests {
         // The next life: nobody answers.
         let (memory, remembered) = Memory::open(&config_of(etcd));
         let mut after = reconciler();
-        after.handle_all(remembered.events(), Time::ZERO);
+        after.handle_all(remembered.events().expect("whole"), Time::ZERO);
         let table = |of: &Reconciler| of.routes().cloned().collect::<Vec<_>>();
         assert_eq!(table(&after), table(&before));
         assert_eq!(table(&after).len(), 3);
@@ -361,7 +362,7 @@ mod tests {
         // And the one after that: an hour and an hour are two of the day.
         let (_memory, remembered) = Memory::open(&config_of(etcd));
         let mut third = reconciler();
-        third.handle_all(remembered.events(), Time::ZERO);
+        third.handle_all(remembered.events().expect("whole"), Time::ZERO);
         assert_eq!(table(&third).len(), 3);
         third.handle(Event::Timeout, seconds(22 * 3600 - 60));
         assert_eq!(table(&third).len(), 3);

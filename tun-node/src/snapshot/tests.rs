@@ -8,11 +8,11 @@ use std::sync::Arc;
 use warren_core::encap::Encapsulation;
 use warren_core::units::{Time, Vni};
 
-use super::codec::{CHECKSUM_AT, HEADER_OCTETS, Moment, decode, encode, seal};
+use super::codec::{CHECKSUM_AT, HEADER_OCTETS, Moment, decode, decode_head, encode, seal};
 use super::file::{FILE_OCTETS_MAX, moment};
 use super::*;
 use crate::rib::{
-    Content, Event, Identity, Reconciler, Refusal, Remote, RemoteRoute, Settings, Via,
+    Content, Event, Identity, RecallWay, Reconciler, Refusal, Remote, RemoteRoute, Settings, Via,
 };
 
 fn entry(number: u32) -> Entry {
@@ -72,6 +72,29 @@ fn entry(number: u32) -> Entry {
     }
 }
 
+/// A way for every two routes; the first is this node's own.
+fn recalled(entries: u32) -> Recall {
+    let routed = (1..=entries).flat_map(|number| match entry(number).content {
+        Content::Remote(remote) | Content::Own(remote) => remote.routes.clone(),
+        Content::Refused(_) => Vec::new(),
+    });
+    let mut recall = Recall {
+        basis: 0x1234_5678_9abc_def0,
+        ..Recall::default()
+    };
+    for (place, route) in (0..).zip(routed) {
+        if place % 2 == 0 {
+            recall.ways.push(RecallWay {
+                source: SourceKind::Etcd,
+                node: Arc::from(format!("node-{place}")),
+                via: (place > 0).then_some(route.via),
+            });
+        }
+        recall.routes.push((route.prefix, place / 2));
+    }
+    recall
+}
+
 fn state(entries: u32) -> Saved {
     let scope = "http://127.0.0.1:2379 /coreos.com/network".to_owned();
     Saved {
@@ -83,10 +106,6 @@ fn state(entries: u32) -> Saved {
                 position: 1234,
                 age: Duration::from_secs(7),
                 entries: (1..=entries).map(entry).collect(),
-                decided: Some(Decided {
-                    basis: 0x1234_5678_9abc_def0,
-                    rejected: (0..entries).filter(|place| place % 100 == 50).collect(),
-                }),
             },
             SavedSource {
                 source: SourceKind::File,
@@ -94,9 +113,9 @@ fn state(entries: u32) -> Saved {
                 position: 0,
                 age: Duration::ZERO,
                 entries: vec![entry(900_000)],
-                decided: None,
             },
         ],
+        recall: Some(recalled(entries)),
         leases: vec![SavedLease {
             source: SourceKind::Etcd,
             scope,
@@ -181,13 +200,6 @@ fn the_age_follows_the_boot_clock_and_across_boots_the_wall_clock_unless_that_we
 #[test]
 fn refused_entries_and_impossible_ones_are_not_saved() {
     let mut saved = state(3);
-    let decided = |rejected: &[u32]| {
-        Some(Decided {
-            basis: 1,
-            rejected: rejected.to_vec(),
-        })
-    };
-    saved.sources[0].decided = decided(&[0, 1, 2, 4]);
     let entries = &mut saved.sources[0].entries;
     let refusal = Refusal {
         name: "bad-mac",
@@ -215,35 +227,24 @@ fn refused_entries_and_impossible_ones_are_not_saved() {
     let loaded = decode(&encode(&saved, &now), &now).expect("whole");
     saved.sources[0].entries.remove(1);
     saved.sources[0].entries.truncate(3);
-    // Places count what is there.
-    saved.sources[0].decided = decided(&[0, 1]);
     assert_eq!(loaded, saved);
 }
 
 #[test]
-fn only_places_that_there_are_can_have_been_rejected_each_once() {
+fn a_route_without_a_way_is_no_state_and_the_head_of_a_file_is_all_but_the_entries() {
     let now = at_boot(1);
-    // The last source has one entry.
-    let whole = encode(&state(3), &now);
-    for (rejected, is_possible) in [
-        (&[][..], true),
-        (&[0], true),
-        (&[0, 0], false),
-        (&[1], false),
-        (&[0, 250], false),
-    ] {
-        let mut octets = whole.clone();
-        octets.push(7);
-        octets.extend((rejected.len() as u64 + 2).to_le_bytes());
-        octets.extend([9, u8::try_from(rejected.len()).expect("a few")]);
-        octets.extend(rejected);
-        seal(&mut octets);
-        let loaded = decode(&octets, &now).map(|saved| saved.sources[1].decided.clone());
-        let decided = Decided {
-            basis: 9,
-            rejected: rejected.iter().copied().map(u32::from).collect(),
-        };
-        assert_eq!(loaded.ok(), is_possible.then_some(Some(decided)), "{rejected:?}");
+    let mut saved = state(3);
+    let octets = encode(&saved, &now);
+    let head = decode_head(&octets, &now).expect("whole");
+    assert!(head.sources.iter().all(|source| source.entries.is_empty()));
+    assert_eq!(head.recall, saved.recall);
+    assert_eq!(head.leases, saved.leases);
+    let recall = saved.recall.as_mut().expect("it has one");
+    recall.routes[1].1 = u32::try_from(recall.ways.len()).expect("a few");
+    let what = "the way of a route";
+    let damaged = encode(&saved, &now);
+    for decode in [decode, decode_head] {
+        assert_eq!(decode(&damaged, &now), Err(Damage::Value { what }));
     }
 }
 
