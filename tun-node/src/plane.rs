@@ -443,25 +443,27 @@ impl Core {
     fn publish(&mut self) {
         if self.is_dirty {
             self.is_dirty = false;
-            let effects = self.rib.publish();
-            let now = self.now();
-            for sentence in &effects.refused {
-                self.alarms.say(now, &format!("not routed: {sentence}"));
-            }
-            if let Some(parts) = &self.parts {
-                parts.paths.peers(effects.peers);
-                if let Some(host) = &parts.host {
-                    host.published();
-                }
-            }
+            self.rib.publish_tables();
+            self.announce();
         }
         self.alarms.show(&self.reconciler);
     }
 
-    /// Tells whoever has just been started what was published before.
+    /// Tells the other threads, when there are any, what follows from what was published.
     fn announce(&mut self) {
+        if self.parts.is_none() {
+            return;
+        }
+        let effects = self.rib.take_effects();
+        let now = self.now();
+        for sentence in &effects.refused {
+            self.alarms.say(now, &format!("not routed: {sentence}"));
+        }
         if let Some(parts) = &self.parts {
-            parts.paths.peers(self.rib.peers());
+            parts.paths.peers(effects.peers);
+            if let Some(host) = &parts.host {
+                host.published();
+            }
         }
     }
 

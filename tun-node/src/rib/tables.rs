@@ -209,18 +209,6 @@ impl Rib {
         self.terms = terms;
     }
 
-    /// Every peer, as changes from none.
-    #[must_use]
-    pub fn peers(&self) -> Vec<PeerChange> {
-        let book = self.published.book.read();
-        let specs = self.peers.iter();
-        specs
-            .map(|(address, peer)| {
-                PeerChange::Put(peer.spec.clone(), self.probed_prefixes(*address, &book))
-            })
-            .collect()
-    }
-
     /// Takes what the files say of peers and static routes, in place of what they said before.
     ///
     /// To be followed by [`apply`](Self::apply) of what the reconciler makes of the same files.
@@ -289,7 +277,11 @@ impl Rib {
     pub fn recall(&mut self, recall: &Recall) {
         let published = Arc::clone(&self.published);
         let mut book = published.book.write();
-        let mut hops = Vec::with_capacity(recall.ways.len());
+        let ways = recall.ways.len();
+        self.peers.reserve(ways);
+        self.names.reserve(ways);
+        book.peers.reserve(ways);
+        let mut hops = Vec::with_capacity(ways);
         for way in &recall.ways {
             hops.push(self.recalled_hop(way, &mut book));
         }
@@ -373,8 +365,18 @@ impl Rib {
 
     /// Makes what changed visible to the workers, and returns what else is to be done.
     pub fn publish(&mut self) -> Effects {
+        self.publish_tables();
+        self.take_effects()
+    }
+
+    /// The same, and what else is to be done is left for the next call.
+    pub fn publish_tables(&mut self) {
         let tables = self.writer.publish();
         self.published.put(tables);
+    }
+
+    /// What else is to be done about all that was published.
+    pub fn take_effects(&mut self) -> Effects {
         let book = self.published.book.read();
         let mut peers = Vec::with_capacity(self.changed.len());
         for (address, went) in std::mem::take(&mut self.changed) {
@@ -714,6 +716,7 @@ impl Rib {
             dscp,
             ecn,
         };
+        let is_known = known.is_some();
         if let Some(known) = self.peers.get_mut(&address) {
             if known.spec.name != spec.name {
                 self.names.remove(&known.spec.name);
@@ -756,7 +759,9 @@ impl Rib {
                 prefixes,
             },
         );
-        self.refresh(address, book);
+        if is_known {
+            self.refresh(address, book);
+        }
         self.announce(address);
         Ok(())
     }

@@ -167,7 +167,7 @@ fn warm(count: u32, peers: u32) -> Option<[Duration; 2]> {
             Some(Response::Sources(report)) => {
                 let mut sources = report.sources.into_iter();
                 let etcd = sources.find(|source| source.source == "etcd");
-                etcd.is_some_and(|etcd| etcd.remembered as usize == all)
+                etcd.is_some_and(|etcd| usize::try_from(etcd.remembered) == Ok(all))
             }
             Some(_) | None => false,
         }
