@@ -114,7 +114,17 @@ impl Fleet {
         let count = (seconds * 50).to_string();
         Command::new("ip")
             .args(["netns", "exec", &self.namespace(node)])
-            .args(["ping", "-n", "-i", "0.02", "-c", &count, "-W", "2", destination])
+            .args([
+                "ping",
+                "-n",
+                "-i",
+                "0.02",
+                "-c",
+                &count,
+                "-W",
+                "2",
+                destination,
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
