@@ -9,8 +9,12 @@
     reason = "a test ends where its own assumption is wrong"
 )]
 
+#[path = "etcd/certificates.rs"]
+mod certificates;
 #[path = "etcd/cluster.rs"]
 mod cluster;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::time::{Duration, Instant};
 
