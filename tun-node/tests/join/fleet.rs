@@ -110,10 +110,21 @@ impl Fleet {
 
     /// A ping that goes on until its output is waited for.
     pub(crate) fn ping_on(&self, node: u8, destination: &str, seconds: u64) -> Child {
-        let deadline = seconds.to_string();
+        // By count: at a deadline the last echo would still be on its way, and be called lost.
+        let count = (seconds * 50).to_string();
         Command::new("ip")
             .args(["netns", "exec", &self.namespace(node)])
-            .args(["ping", "-n", "-i", "0.02", "-w", &deadline, destination])
+            .args([
+                "ping",
+                "-n",
+                "-i",
+                "0.02",
+                "-c",
+                &count,
+                "-W",
+                "2",
+                destination,
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
