@@ -16,7 +16,7 @@ use warren_core::tables::EcnMode;
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
 use super::sources::{Etcd, Files, Guard, Kubernetes};
-use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
+use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, underlay, value};
 
 mod dscp;
 mod sources;
@@ -53,6 +53,7 @@ pub(super) struct Draft {
 pub(super) struct NodeDraft {
     pub(super) name: Option<At<String>>,
     pub(super) underlay: Vec<At<IpAddr>>,
+    pub(super) follows: Vec<String>,
     pub(super) vtep_mac: Option<At<VtepMac>>,
     pub(super) receive: Vec<At<Choice>>,
     pub(super) prefixes: Vec<At<IpNet>>,
@@ -298,7 +299,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
     if table.get("name").is_none() && !has_claims {
         table.missing("name", "write this node's own name", problems);
     }
-    let underlay = table.list("underlay", problems, value::underlay_address);
+    let underlay = table.list("underlay", problems, underlay::written);
     if underlay.is_none() {
         table.missing(
             "underlay",
@@ -314,7 +315,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
     let refused_before = problems.len();
     let prefixes = table.list("prefixes", problems, value::prefix);
     let prefixes_refused = problems.len() > refused_before;
-    let underlay = underlay.unwrap_or_default();
+    let (underlay, follows) = underlay::addresses(underlay.unwrap_or_default());
     let name = match table.get("name") {
         Some(_) => table.parsed("name", problems, value::node_name),
         // The others will know the node by its address.
@@ -327,6 +328,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
         receive: ways::choices(table, "receive", problems),
         name,
         underlay,
+        follows,
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         prefixes: prefixes.unwrap_or_default(),
         prefixes_refused,

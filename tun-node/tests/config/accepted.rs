@@ -87,7 +87,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
             .unwrap_or(line)
     });
     let uncommented = lines.collect::<Vec<&str>>().join("\n");
-    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 112);
+    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 114);
     let all = accepted(&uncommented);
     let example = accepted(example_config());
     assert_eq!(all.node, example.node);

@@ -68,7 +68,8 @@ pub(crate) fn passes(fleet: &Fleet, count: u32) {
 }
 
 /// Starts the nodes of two hosts that know the API by `section` and what `before` prepares, and
-/// has their Pods exchange packets. `seen` is a Node as the server has it.
+/// has their Pods exchange packets. `seen` is a Node as the server has it. The first node is given
+/// the name of its interface in place of addresses.
 pub(crate) fn exchange(
     fleet: &Fleet,
     section: &str,
@@ -81,6 +82,9 @@ pub(crate) fn exchange(
         .into_iter()
         .map(|number| {
             let config = fleet.config(number, true, &[], section);
+            let text = std::fs::read_to_string(&config).unwrap();
+            let written = "[\"192.0.2.1\", \"2001:db8:99::1\"]";
+            std::fs::write(&config, text.replace(written, "\"wire\"")).unwrap();
             fleet.spawn_after(number, &config, &before(number))
         })
         .collect();
@@ -164,6 +168,39 @@ fn two_nodes_that_know_only_the_api_carry_packets_between_their_pods() {
     let nodes = exchange(&fleet, &section, name, |name| server.node(name));
     let (used, denied) = server.rights();
     assert_eq!((used, denied), (Role::of_manifest().0, 0));
+    // The host's addresses become others: the node takes them up, and everybody learns of it.
+    let began = Instant::now();
+    for (old, new) in [
+        ("192.0.2.1/24", "192.0.2.11/24"),
+        ("2001:db8:99::1/64", "2001:db8:99::11/64 nodad"),
+    ] {
+        fleet.ip(1, &format!("addr del {old} dev wire"));
+        fleet.ip(1, &format!("addr add {new} dev wire"));
+    }
+    wait("the new addresses to be published", SHORT, || {
+        let node = server.node("n1");
+        let said = |name: &str| {
+            let name = format!("flannel.alpha.coreos.com/{name}");
+            node["metadata"]["annotations"][name].clone()
+        };
+        said("public-ip") == "192.0.2.11" && said("public-ipv6") == "2001:db8:99::11"
+    });
+    eprintln!(
+        "the host's other addresses are published: {:?}",
+        began.elapsed()
+    );
+    wait("the Pods to reach each other", SHORT, || {
+        let to = |number: u8| {
+            [
+                format!("10.244.{number}.5"),
+                format!("fd00:10:244:{number}::5"),
+            ]
+        };
+        let mut pairs = to(2).into_iter().map(|to| (3, to));
+        pairs.all(|(from, to)| fleet.pings(from, &to, 1))
+    });
+    eprintln!("and packets pass again: {:?}", began.elapsed());
+    passes(&fleet, 50);
     // The server dies: what was learned carries on, and nobody notices it by a packet.
     server.stop();
     wait("the loss to be told", SHORT, || {

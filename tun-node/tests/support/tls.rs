@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -95,7 +95,7 @@ pub(crate) struct Proxy {
 }
 
 struct Shared {
-    server: Mutex<Arc<ServerConfig>>,
+    server: parking_lot::Mutex<Arc<ServerConfig>>,
     /// Connections of an earlier generation end.
     generation: AtomicU64,
 }
@@ -106,7 +106,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            server: Mutex::new(authority.server()),
+            server: parking_lot::Mutex::new(authority.server()),
             generation: AtomicU64::new(0),
         });
         let serving = Arc::clone(&shared);
@@ -126,14 +126,14 @@ impl Proxy {
 
     /// Has another certificate and believes other clients from here on, and ends all connections.
     pub(crate) fn renew(&self, authority: &Authority) {
-        *self.shared.server.lock().unwrap() = authority.server();
+        *self.shared.server.lock() = authority.server();
         self.shared.generation.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 fn carry(shared: &Shared, stream: TcpStream, to: SocketAddr) -> std::io::Result<()> {
     let generation = shared.generation.load(Ordering::SeqCst);
-    let config = Arc::clone(&shared.server.lock().unwrap());
+    let config = Arc::clone(&shared.server.lock());
     let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
     let mut plain = TcpStream::connect(to)?;
     for socket in [&stream, &plain] {
