@@ -220,7 +220,10 @@ fn not_reloadable(old: &Config, new: &Config) -> Vec<String> {
         ("[metrics]", old.metrics_listen != new.metrics_listen),
         ("[log]", old.log_level != new.log_level),
         ("[worker]", old.worker != new.worker),
-        ("[etcd], [files]", sources(old) != sources(new)),
+        (
+            "[etcd], [kubernetes], [files]",
+            sources(old) != sources(new),
+        ),
     ] {
         if differs {
             sections.push(section.to_owned());
