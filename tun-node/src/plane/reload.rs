@@ -220,6 +220,8 @@ fn not_reloadable(old: &Config, new: &Config) -> Vec<String> {
         ("[metrics]", old.metrics_listen != new.metrics_listen),
         ("[log]", old.log_level != new.log_level),
         ("[worker]", old.worker != new.worker),
+        ("[probing]", old.probing != new.probing),
+        ("[state]", old.state_file != new.state_file),
         (
             "[etcd], [kubernetes], [files]",
             sources(old) != sources(new),

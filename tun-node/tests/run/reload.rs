@@ -257,6 +257,16 @@ fn refused(lab: &Lab, node: &Node, path: &Path, first: &str, second: &str) {
     ] {
         assert!(said.contains(line), "{said}");
     }
+    // What needs a new start is named.
+    replace(
+        path,
+        &format!("{first}[probing]\nraise-s = 9\n[state]\nfile = \"\"\n"),
+    );
+    let (went, said, _) = reload(true);
+    for section in ["[probing]", "[state]"] {
+        let line = format!("{section} differs and takes effect at the next start");
+        assert!(went && said.contains(&line), "{said}");
+    }
     replace(path, first);
     assert!(reload(false).0);
 
