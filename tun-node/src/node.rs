@@ -111,6 +111,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
             configures: opened.undo.configures(),
             stays: opened.undo.stays(),
             failed,
+            plane: plane.sender(),
         };
         host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
         (opened.tun, None, opened.undo)

@@ -1,6 +1,15 @@
-//! Two nodes in two namespaces: every encapsulation, a clean end, an unclean end, faults.
+//! Two nodes in two namespaces: every encapsulation, a clean end, an unclean end, faults,
+//! reloads.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where its own assumption is wrong"
+)]
 
 mod common;
+#[path = "run/reload.rs"]
+mod reload;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

@@ -24,7 +24,6 @@
 //! - A route through a peer leads packets to it; it does not make the peer an owner. Only
 //!   what stands under the peer's `prefixes` is accepted as a source from it.
 
-mod auto;
 mod build;
 mod encap;
 mod error;
@@ -34,6 +33,7 @@ mod format;
 mod mac;
 mod sources;
 mod summary;
+mod underlay;
 mod validate;
 mod value;
 
@@ -54,6 +54,7 @@ pub use example::example_config;
 pub use files::{ConfigErrors, Loaded, RouteFile, route_files};
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
 pub use sources::{Etcd, Files, Guard, Kubernetes, KubernetesNetwork, Sources};
+pub use underlay::underlay_of;
 
 /// Everything a node is told by its file; consistent, or it would not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,38 +91,22 @@ impl Config {
     /// # Errors
     ///
     /// When the file cannot be read, is larger than 4 MiB or not UTF-8, and whatever
-    /// [`Config::parse_on`] finds.
+    /// [`Config::parse`] finds.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let file = path.display().to_string();
-        Self::parse_on(&read_text(path)?, &file, &auto::source_address)
+        Self::parse(&read_text(path)?, &path.display().to_string())
     }
 
-    /// Validates `text` for a host that is not known; `file` is the name that problems are reported
-    /// under.
-    ///
-    /// # Errors
-    ///
-    /// Every problem found, sorted by line; an underlay address that is left to the host is one.
-    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
-        Self::parse_on(text, file, &|_| None)
-    }
-
-    /// Validates `text`; `file` is the name that problems are reported under, and `towards` says
-    /// which of its addresses the host would use as the source of a packet to another.
+    /// Validates `text`; `file` is the name that problems are reported under.
     ///
     /// # Errors
     ///
     /// Every problem found, sorted by line.
-    pub fn parse_on(
-        text: &str,
-        file: &str,
-        towards: &dyn Fn(IpAddr) -> Option<IpAddr>,
-    ) -> Result<Self, ConfigError> {
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         if text.len() > FILE_OCTETS_MAX {
             return Err(ConfigError::whole_file(file, TOO_LARGE.to_owned()));
         }
         let mut problems = error::Problems::default();
-        match judge(text, towards, &mut problems) {
+        match judge(text, &mut problems) {
             Some((config, _)) if problems.is_empty() => Ok(config),
             Some(_) | None => {
                 debug_assert!(!problems.is_empty(), "refused without a reason");
@@ -139,11 +124,7 @@ struct Starts {
 }
 
 /// Judges a whole text; the result counts only when no problem was found.
-fn judge(
-    text: &str,
-    towards: &dyn Fn(IpAddr) -> Option<IpAddr>,
-    problems: &mut error::Problems,
-) -> Option<(Config, Starts)> {
+fn judge(text: &str, problems: &mut error::Problems) -> Option<(Config, Starts)> {
     let tree = match DeTable::parse(text) {
         Ok(tree) => tree,
         Err(first) => {
@@ -157,8 +138,7 @@ fn judge(
             return None;
         }
     };
-    let mut draft = format::read(tree.get_ref(), problems);
-    auto::resolve(&mut draft, towards, problems);
+    let draft = format::read(tree.get_ref(), problems);
     let lines = error::Lines::new(text);
     let config = validate::validate(&draft, &lines, problems)?;
     let starts = Starts {
@@ -231,6 +211,9 @@ pub struct Node {
     pub underlay_v4: Option<Ipv4Addr>,
     /// The outer IPv6 source address.
     pub underlay_v6: Option<Ipv6Addr>,
+    /// The names that the two addresses follow: interfaces, or `auto`. Empty where the addresses
+    /// are written.
+    pub follows: Vec<String>,
     /// The inner Ethernet address of its VTEP.
     pub vtep_mac: MacAddr,
     /// The overlay prefixes it owns, without host bits.
@@ -238,6 +221,13 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether it is called by its address because nobody gave it a name.
+    pub(crate) fn is_named_by_address(&self) -> bool {
+        let own = [self.underlay(Family::V4), self.underlay(Family::V6)];
+        let mut own = own.into_iter().flatten();
+        own.any(|address| value::name_by_address(address) == self.name)
+    }
+
     /// The outer source address of `family`.
     #[must_use]
     pub fn underlay(&self, family: Family) -> Option<IpAddr> {

@@ -164,13 +164,18 @@ impl Fleet {
 
     /// Starts a node with `/run/flannel` and `/var/lib` of its own.
     pub(crate) fn spawn(&self, node: u8, config: &Path) -> Node {
+        self.spawn_after(node, config, "true")
+    }
+
+    /// The same after some shell commands, which see the node's own `/run`.
+    pub(crate) fn spawn_after(&self, node: u8, config: &Path, before: &str) -> Node {
         let log = self.directory().join(format!("{node}.log"));
         let socket = self.directory().join(format!("{node}.sock"));
         let state = self.directory().join(format!("state{node}"));
         fs::create_dir_all(&state).unwrap();
         let script = format!(
-            "mount --bind {} /var/lib && mount -t tmpfs none /run && exec {PROGRAM} run --config {} \
-             --socket {}",
+            "mount --bind {} /var/lib && mount -t tmpfs none /run && {before} && \
+             exec {PROGRAM} run --config {} --socket {}",
             state.display(),
             config.display(),
             socket.display()
