@@ -126,6 +126,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
             configures: undo.configures(),
             stays: undo.stays(),
             failed,
+            plane: plane.sender(),
         };
         host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
     }

@@ -317,6 +317,8 @@ struct Core {
     /// What is remembered and routed, but not decided again yet.
     undecided: Option<Remembered>,
     parts: Option<PlaneParts>,
+    /// Whether the sources have yet to be told of another address of this node.
+    has_moved: bool,
 }
 
 impl Core {
@@ -338,6 +340,7 @@ impl Core {
             memory,
             undecided: None,
             parts: None,
+            has_moved: false,
             loaded,
         };
         core.take_files();
@@ -580,6 +583,12 @@ impl Running {
             while let Ok(order) = self.orders.try_recv() {
                 if !self.core.obey(order) {
                     return self.end();
+                }
+            }
+            if std::mem::take(&mut self.core.has_moved) {
+                let own = self.core.own();
+                for source in &self.sources {
+                    source.tell(SourceCommand::Own(own));
                 }
             }
             self.core.publish();

@@ -34,6 +34,7 @@ use crate::raw::{Inner, RawConfig, RawIp};
 use crate::udp::{self, PathMtu, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig};
 
 mod error;
+mod follow;
 
 pub use error::UnderlayError;
 
