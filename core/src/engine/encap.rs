@@ -5,8 +5,10 @@
 //! of an ICMP error is as it came, because nothing is written before everything is decided.
 //!
 //! Obeys RFC 1812 section 5 where it forwards, RFC 2003, RFC 2473 and RFC 4213 for what enters a
-//! tunnel, RFC 6040 and RFC 2983 for the traffic class. What becomes of a packet that does not fit
-//! is told in `fit`.
+//! tunnel, RFC 6040, RFC 9601 and RFC 2983 for the traffic class. What becomes of a packet that does
+//! not fit is told in `fit`. Knowingly not RFC 2473 section 4.1.1: no tunnel encapsulation limit is
+//! read or written on the way in, because no tunnel lies inside another one here: the engine at the
+//! other end refuses a packet that is itself one of a tunnel.
 
 use core::net::IpAddr;
 

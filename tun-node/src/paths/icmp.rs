@@ -57,9 +57,9 @@ pub(super) trait Sent {
 }
 
 impl IcmpError {
-    /// Whether it comes from the socket that sees all errors. Others repeat it.
-    pub(super) const fn is_whole_view(&self) -> bool {
-        self.whole.is_some()
+    /// Whether the error queue of a socket says it, where one that sees all errors says it too.
+    pub(super) const fn is_repeated(&self, all_are_heard: bool) -> bool {
+        all_are_heard && self.whole.is_none()
     }
 
     /// Whether the packet that it quotes may have been sent by this node to the peer: from one of

@@ -642,6 +642,9 @@ impl Core {
             remote: peer.remote,
             ways: peer.encapsulations().collect(),
         };
+        if question.is_none() && error.is_repeated(self.sockets.hear_all()) {
+            return None;
+        }
         // Only somebody on the way knows a probe's token; anybody can make up the rest.
         if question.is_none() && !error.matches(&sent) {
             peer.forged += u64::from(error.mtu.is_some());

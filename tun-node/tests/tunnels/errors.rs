@@ -1,9 +1,9 @@
 //! What the network says about outer packets, line by line, from a router on the way; and what
 //! forgers say.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, PacketBuilder};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -139,8 +139,13 @@ impl Sender {
     /// Type, code and the source port of the UDP packet that the next error quotes.
     fn next(&mut self) -> (u8, u8, u16) {
         let mut buffer = [0; 2048];
+        let limit = Instant::now() + Duration::from_secs(30);
         loop {
-            let octets = self.0.read(&mut buffer).expect("an ICMP message");
+            assert!(Instant::now() < limit, "no ICMP message");
+            let octets = match self.0.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                octets => octets.expect("an ICMP message"),
+            };
             let message = &buffer[..octets];
             let is_v4 = self.0.domain().unwrap() == Domain::IPV4;
             let (icmp, is_error, port) = if is_v4 {
