@@ -288,7 +288,7 @@ impl OuterFragments {
             packet.extend([0x45, 0]);
             packet.extend(total.to_be_bytes());
             packet.extend(identification.to_be_bytes());
-            packet.extend((at / 8 | u16::from(more) << 13).to_be_bytes());
+            packet.extend(((at / 8) | (u16::from(more) << 13)).to_be_bytes());
             // The kernel fills in the checksum.
             packet.extend([60, self.protocol, 0, 0, 198, 51, 100, 2, 192, 0, 2, 1]);
         } else {
