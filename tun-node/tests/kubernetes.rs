@@ -109,6 +109,8 @@ fn two_nodes_publish_what_flannel_would_and_find_each_other() {
             "{time}"
         );
         for node in &mut nodes {
+            // The server may know before the node has heard its answer.
+            node.wait_for(SHORT, |node| node.subnets().len() == families);
             assert_eq!(node.subnets().len(), families);
             assert_eq!(node.remote(), families + 3);
         }

@@ -77,7 +77,7 @@ impl Loaded {
     pub fn read(path: &Path) -> Result<Self, ConfigErrors> {
         let file = path.display().to_string();
         let text = read_text(path)?;
-        let alone = Config::parse(&text, &file)?;
+        let alone = Config::parse_on(&text, &file, &super::auto::source_address)?;
         let Some(files) = &alone.sources.files else {
             return Ok(Self {
                 config: alone,
@@ -179,7 +179,7 @@ fn together(mut parts: Vec<Part>) -> Result<Loaded, ConfigErrors> {
         whole.push_str(&part.text);
     }
     let mut problems = Problems::default();
-    let judged = super::judge(&whole, &mut problems);
+    let judged = super::judge(&whole, &super::auto::source_address, &mut problems);
     let (config, starts) = match judged {
         Some(judged) if problems.is_empty() => judged,
         Some(_) | None => {

@@ -53,6 +53,8 @@ pub(super) struct Draft {
 pub(super) struct NodeDraft {
     pub(super) name: Option<At<String>>,
     pub(super) underlay: Vec<At<IpAddr>>,
+    /// Where the file leaves its addresses to the host.
+    pub(super) underlay_auto: Option<usize>,
     pub(super) vtep_mac: Option<At<VtepMac>>,
     pub(super) receive: Vec<At<Choice>>,
     pub(super) prefixes: Vec<At<IpNet>>,
@@ -177,11 +179,15 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
         }
     }
     if !file.contains_key("node") {
-        draft.node.prefixes_refused = true;
-        problems.push(
-            0,
-            "the section [node] is missing; add it with name and underlay",
-        );
+        if CLAIMING.iter().any(|key| file.contains_key(*key)) {
+            draft.node.underlay_auto = Some(0);
+        } else {
+            draft.node.prefixes_refused = true;
+            problems.push(
+                0,
+                "the section [node] is missing; add it with name and underlay",
+            );
+        }
     }
     draft
 }
@@ -298,11 +304,18 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
     if table.get("name").is_none() && !has_claims {
         table.missing("name", "write this node's own name", problems);
     }
-    let underlay = table.list("underlay", problems, value::underlay_address);
+    let underlay_auto = match table.get("underlay") {
+        Some((content, at)) => (content.as_str() == Some("auto")).then_some(at),
+        None => has_claims.then_some(table.at),
+    };
+    let underlay = match underlay_auto {
+        Some(_) => Some(Vec::new()),
+        None => table.list("underlay", problems, value::underlay_address),
+    };
     if underlay.is_none() {
         table.missing(
             "underlay",
-            "list the addresses that other nodes reach this node at",
+            "list the addresses that other nodes reach this node at, or write \"auto\"",
             problems,
         );
     }
@@ -327,6 +340,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
         receive: ways::choices(table, "receive", problems),
         name,
         underlay,
+        underlay_auto,
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         prefixes: prefixes.unwrap_or_default(),
         prefixes_refused,

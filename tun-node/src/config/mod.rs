@@ -24,6 +24,7 @@
 //! - A route through a peer leads packets to it; it does not make the peer an owner. Only
 //!   what stands under the peer's `prefixes` is accepted as a source from it.
 
+mod auto;
 mod build;
 mod encap;
 mod error;
@@ -89,22 +90,38 @@ impl Config {
     /// # Errors
     ///
     /// When the file cannot be read, is larger than 4 MiB or not UTF-8, and whatever
-    /// [`Config::parse`] finds.
+    /// [`Config::parse_on`] finds.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&read_text(path)?, &path.display().to_string())
+        let file = path.display().to_string();
+        Self::parse_on(&read_text(path)?, &file, &auto::source_address)
     }
 
-    /// Validates `text`; `file` is the name that problems are reported under.
+    /// Validates `text` for a host that is not known; `file` is the name that problems are reported
+    /// under.
+    ///
+    /// # Errors
+    ///
+    /// Every problem found, sorted by line; an underlay address that is left to the host is one.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        Self::parse_on(text, file, &|_| None)
+    }
+
+    /// Validates `text`; `file` is the name that problems are reported under, and `towards` says
+    /// which of its addresses the host would use as the source of a packet to another.
     ///
     /// # Errors
     ///
     /// Every problem found, sorted by line.
-    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+    pub fn parse_on(
+        text: &str,
+        file: &str,
+        towards: &dyn Fn(IpAddr) -> Option<IpAddr>,
+    ) -> Result<Self, ConfigError> {
         if text.len() > FILE_OCTETS_MAX {
             return Err(ConfigError::whole_file(file, TOO_LARGE.to_owned()));
         }
         let mut problems = error::Problems::default();
-        match judge(text, &mut problems) {
+        match judge(text, towards, &mut problems) {
             Some((config, _)) if problems.is_empty() => Ok(config),
             Some(_) | None => {
                 debug_assert!(!problems.is_empty(), "refused without a reason");
@@ -122,7 +139,11 @@ struct Starts {
 }
 
 /// Judges a whole text; the result counts only when no problem was found.
-fn judge(text: &str, problems: &mut error::Problems) -> Option<(Config, Starts)> {
+fn judge(
+    text: &str,
+    towards: &dyn Fn(IpAddr) -> Option<IpAddr>,
+    problems: &mut error::Problems,
+) -> Option<(Config, Starts)> {
     let tree = match DeTable::parse(text) {
         Ok(tree) => tree,
         Err(first) => {
@@ -136,7 +157,8 @@ fn judge(text: &str, problems: &mut error::Problems) -> Option<(Config, Starts)>
             return None;
         }
     };
-    let draft = format::read(tree.get_ref(), problems);
+    let mut draft = format::read(tree.get_ref(), problems);
+    auto::resolve(&mut draft, towards, problems);
     let lines = error::Lines::new(text);
     let config = validate::validate(&draft, &lines, problems)?;
     let starts = Starts {
