@@ -380,7 +380,7 @@ fn later_fragments_take_the_path_of_the_first() {
             packet[6] = 44;
             packet[4..6].copy_from_slice(&(64_u16 + 8).to_be_bytes());
             packet.extend([17, 0]);
-            packet.extend((offset * 8 | u16::from(more)).to_be_bytes());
+            packet.extend(((offset * 8) | u16::from(more)).to_be_bytes());
             packet.extend([0, 0, 0, 7]);
             packet.extend(&whole[40..]);
             let (verdict, link, _) = encap(&mut engine, &packet);
