@@ -13,8 +13,10 @@
 //! code [`EXIT_INTERNAL`] and one line that says why: a node whose data path is dead must not look
 //! alive.
 //!
-//! Everything is opened before the first packet, and everything opened is held by a value whose
-//! end undoes it, so that an error halfway leaves as little behind as a clean end.
+//! Everything opened is held by a value whose end undoes it, so that an error halfway leaves as
+//! little behind as a clean end. Packets pass as soon as there are tables and a device: what was
+//! routed before a restart needs no source, no kernel route that is still to be made, and not even
+//! that the control plane has looked at it again ([`crate::plane`]).
 
 mod device;
 mod state;
@@ -100,20 +102,10 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let ends_with_command = !options.command.is_empty();
     let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
-        let (rootless, tun) = device::open_rootless(&config, &reader.snapshot(), &launch)?;
+        let (rootless, tun) = device::open_rootless(&config, &reader.tables(), &launch)?;
         (tun, Some(rootless), Undo::default())
     } else {
         let opened = device::open(&config)?;
-        let parts = HostParts {
-            config: config.clone(),
-            tables: reader.clone(),
-            device: opened.undo.index(),
-            configures: opened.undo.configures(),
-            stays: opened.undo.stays(),
-            failed,
-            plane: plane.sender(),
-        };
-        host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
         (opened.tun, None, opened.undo)
     };
     let (alive, ended) = crossbeam_channel::bounded(0);
@@ -124,7 +116,20 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         seed: random(),
         paths: inlet.sender(),
     };
+    // Before the kernel's routes, which may be many and may be there already.
     state.add_worker(WorkerHandle::start(parts, tun, alive)?);
+    if !options.rootless {
+        let parts = HostParts {
+            config: config.clone(),
+            tables: reader.clone(),
+            device: undo.index(),
+            configures: undo.configures(),
+            stays: undo.stays(),
+            failed,
+            plane: plane.sender(),
+        };
+        host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
+    }
     let injector = Arc::clone(&state);
     let paths_sender = inlet.sender();
     let parts = PathsParts {
