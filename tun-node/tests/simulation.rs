@@ -91,6 +91,14 @@ fn two_thousand_seeds_break_nothing() {
     run_all(0..2000);
 }
 
+/// Beyond those that run every time.
+#[test]
+fn a_seed_that_once_failed_holds() {
+    // A store that was wiped behind a node's back and written to until it was as far as before: the
+    // node's own key was gone, and its pings did not look.
+    run(3233);
+}
+
 /// About twenty minutes on two cores. `WARREN_SIM_FROM` goes on where another run was ended.
 #[test]
 #[ignore = "long; run it with the command at the head of this file"]

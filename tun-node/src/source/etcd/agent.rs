@@ -317,8 +317,19 @@ impl Agent {
                 }
                 self.heard(header);
             }
-            (Request::Ping { .. }, Answer::Pong { header, .. }) => {
-                if self.is_of_before(header) {
+            (
+                Request::Ping { key },
+                Answer::Pong {
+                    header,
+                    mod_revision,
+                },
+            ) => {
+                // A store that was wiped may have been written to until it is as far as it was; a
+                // watch that is behind costs a list that was not needed.
+                let known = self
+                    .copy
+                    .mod_revision(key.as_bytes(), &self.settings.prefix);
+                if self.is_of_before(header) || known != mod_revision {
                     self.phase = Phase::Stale;
                 }
                 self.watch_backoff = BACKOFF_LEAST;

@@ -68,6 +68,16 @@ impl Store {
         }
     }
 
+    /// The revision that last changed a key, if there is the key.
+    pub(super) fn mod_revision(&self, key: &[u8], prefix: &str) -> Option<u64> {
+        let known = match part(key, prefix) {
+            Part::Config => self.config.as_ref(),
+            Part::Subnet(name) => self.subnets.get(name),
+            Part::Other => None,
+        };
+        known.map(|kv| kv.mod_revision)
+    }
+
     /// How many keys there are.
     pub(super) fn len(&self) -> usize {
         self.subnets.len() + self.others.len() + usize::from(self.config.is_some())
