@@ -130,9 +130,11 @@ fn an_encapsulation_that_is_eaten_on_the_way_is_left_and_taken_up_again() {
     let why = path.last_change.expect("a change");
     assert!(why.starts_with("fou: vxlan does not answer"), "{why}");
     // An echo comes back once the other side has found out too.
-    row.await_true("fallback of the other side", Duration::from_secs(10), || {
-        row.in_use(2) == "fou"
-    });
+    row.await_true(
+        "fallback of the other side",
+        Duration::from_secs(10),
+        || row.in_use(2) == "fou",
+    );
     row.exec(1, "ping -c 2 -i 0.2 -W 1 10.244.2.1");
     row.exec(3, "nft delete table ip eater");
     let took = row.await_true("return", Duration::from_secs(10), || {
