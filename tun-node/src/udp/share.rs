@@ -46,16 +46,19 @@ impl Share {
             reuse_port: self.number > 0,
             ..*config
         })?;
+        let failed = |what| {
+            move |source| UdpError {
+                bind: config.bind,
+                what,
+                source,
+            }
+        };
         if self.number == 0 && self.workers > 1 {
-            let failed = |what| {
-                move |source| UdpError {
-                    bind: config.bind,
-                    what,
-                    source,
-                }
-            };
             sockopt::set(socket.as_fd(), IntOption::REUSE_PORT, 1)
                 .map_err(failed("SO_REUSEPORT"))?;
+        }
+        if self.number == 1 {
+            // The first two make the group that the program belongs to.
             attach_choice(&socket, self.workers).map_err(failed("SO_ATTACH_REUSEPORT_CBPF"))?;
         }
         Ok(socket)
