@@ -20,7 +20,8 @@
 //!   moved to another namespace: the node ends with one line.
 //! - *Underlay.* Routes over it follow a link that is renamed, made again or down for a while. An
 //!   underlay address that is on no interface is an alarm until it returns; the sockets are bound
-//!   to the address and go on by themselves.
+//!   to the address and go on by themselves. Where the configuration names an interface, another
+//!   address there is told to the control plane, which takes it up.
 //!
 //! Many changes of the kernel's tables go without an event: a link that goes down takes its IPv4
 //! routes along in silence. So an event of a link or an address that matters leads to a look at
@@ -31,7 +32,7 @@ mod wire;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -46,8 +47,9 @@ use tracing::{debug, warn};
 use warren_core::tables::NextHop;
 use warren_core::units::{Epoch, Mtu};
 
-use crate::config::Config;
+use crate::config::{Config, underlay_of};
 use crate::netlink::{ListedRoute, Netlink, NetlinkError, Route};
+use crate::plane::PlaneSender;
 use crate::rib::{RibRoute, Snapshot, TablesReader};
 use plan::Plan;
 use wire::{Heard, Wire};
@@ -67,6 +69,8 @@ pub struct HostParts {
     pub stays: bool,
     /// Takes the sentence that ends the node.
     pub failed: Sender<String>,
+    /// Who reads the configuration again when an interface that it names has another address.
+    pub plane: PlaneSender,
 }
 
 /// What the thread tells.
@@ -121,6 +125,12 @@ impl HostSender {
         let _ = self.waker.wake();
     }
 
+    /// The node has these addresses on the underlay.
+    pub fn set_underlay(&self, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) {
+        let _ = self.orders.send(Order::Underlay { v4, v6 });
+        self.published();
+    }
+
     /// The device should have these addresses and this MTU.
     pub fn set_device(&self, addresses: Vec<IpNet>, mtu: Mtu) {
         let _ = self.orders.send(Order::Device { addresses, mtu });
@@ -130,7 +140,14 @@ impl HostSender {
 
 #[derive(Debug)]
 enum Order {
-    Device { addresses: Vec<IpNet>, mtu: Mtu },
+    Device {
+        addresses: Vec<IpNet>,
+        mtu: Mtu,
+    },
+    Underlay {
+        v4: Option<Ipv4Addr>,
+        v6: Option<Ipv6Addr>,
+    },
     Stop,
 }
 
@@ -215,6 +232,7 @@ struct Core {
     configures: bool,
     stays: bool,
     failed: Sender<String>,
+    plane: PlaneSender,
     wire: Wire,
     netlink: Netlink,
     plan: Plan,
@@ -261,6 +279,7 @@ impl Core {
             configures: parts.configures,
             stays: parts.stays,
             failed: parts.failed,
+            plane: parts.plane,
             plan: Plan::default(),
             directs: HashMap::new(),
             missing: BTreeSet::new(),
@@ -331,6 +350,7 @@ impl Core {
             for order in orders.try_iter() {
                 match order {
                     Order::Device { addresses, mtu } => self.set_device(addresses, mtu),
+                    Order::Underlay { v4, v6 } => self.set_underlay(v4, v6),
                     Order::Stop => return self.clean(),
                 }
             }
@@ -415,8 +435,9 @@ impl Core {
                 if is_ours {
                     self.report.repairs += 1;
                 } else {
-                    // It may lead to a peer.
+                    // It may lead to a peer, or out of this host.
                     self.look.ways |= !self.directs.is_empty();
+                    self.look.underlay |= !self.config.node.follows.is_empty();
                 }
             }
             Heard::Overrun => {
@@ -428,6 +449,13 @@ impl Core {
                 };
             }
         }
+    }
+
+    fn set_underlay(&mut self, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) {
+        let node = &mut self.config.node;
+        (node.underlay_v4, node.underlay_v6) = (v4, v6);
+        self.missing.clear();
+        self.look.underlay = true;
     }
 
     fn set_device(&mut self, addresses: Vec<IpNet>, mtu: Mtu) {
@@ -524,6 +552,12 @@ impl Core {
             } else if self.missing.insert(address) {
                 warn!("the underlay has lost its address; the node goes on when it returns");
             }
+        }
+        let (node, own) = (&self.config.node, addresses);
+        if let Ok(found) = underlay_of(&node.follows)
+            && found.iter().any(|found| !own.contains(&Some(*found)))
+        {
+            self.plane.reload_soon();
         }
         if !self.directs.is_empty() {
             // Routes over a link that was down are gone, and its index may be another one.

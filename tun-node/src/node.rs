@@ -122,6 +122,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
             configures: opened.undo.configures(),
             stays: opened.undo.stays(),
             failed,
+            plane: plane.sender(),
         };
         host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
         (opened.queues, None, opened.undo)

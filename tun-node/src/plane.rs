@@ -295,6 +295,8 @@ struct Core {
     is_rootless: bool,
     memory: Option<Memory>,
     parts: Option<PlaneParts>,
+    /// Whether the sources have yet to be told of another address of this node.
+    has_moved: bool,
 }
 
 impl Core {
@@ -315,6 +317,7 @@ impl Core {
             is_rootless,
             memory,
             parts: None,
+            has_moved: false,
             loaded,
         };
         core.take_files();
@@ -512,6 +515,12 @@ impl Running {
             while let Ok(order) = self.orders.try_recv() {
                 if !self.core.obey(order) {
                     return self.end();
+                }
+            }
+            if std::mem::take(&mut self.core.has_moved) {
+                let own = self.core.own();
+                for source in &self.sources {
+                    source.tell(SourceCommand::Own(own));
                 }
             }
             self.core.publish();

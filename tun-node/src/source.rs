@@ -28,6 +28,7 @@
 
 pub mod etcd;
 pub mod kube;
+mod renew;
 mod start;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -261,8 +261,23 @@ impl Worker {
     fn receive(&mut self, config: &Config) -> Result<(), WorkerError> {
         let mtu = config.device.mtu.octets();
         self.writer = DeviceWriter::new(&self.device, mtu, config.worker.gro);
+        let seed = self.engine.config().seed;
+        if self.underlay.follow(config, seed)? {
+            for (index, fd) in self.underlay.descriptors().enumerate() {
+                let (mut source, token) = (SourceFd(&fd), Token(FIRST_SOCKET.0 + index));
+                let registry = self.poll.registry();
+                // Those that stayed have another number; the others are new.
+                registry
+                    .reregister(&mut source, token, Interest::READABLE)
+                    .or_else(|_| registry.register(&mut source, token, Interest::READABLE))
+                    .map_err(event_loop("register"))?;
+            }
+            let target = self.underlay.targets().next();
+            let prober = target.map(|target| Prober::new(config, target, seed));
+            self.prober = prober.transpose().map_err(WorkerError::Probe)?.flatten();
+        }
         let known = self.underlay.sockets();
-        let opened = self.underlay.extend(config, self.engine.config().seed);
+        let opened = self.underlay.extend(config, seed);
         for (index, fd) in self.underlay.descriptors().enumerate().skip(known) {
             self.poll
                 .registry()

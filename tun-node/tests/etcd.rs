@@ -9,8 +9,12 @@
     reason = "a test ends where its own assumption is wrong"
 )]
 
+#[path = "etcd/certificates.rs"]
+mod certificates;
 #[path = "etcd/cluster.rs"]
 mod cluster;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +24,7 @@ use tun_node::flannel::NetConf;
 use tun_node::rib::Event;
 use tun_node::rib::SourceKind;
 use tun_node::source::SourceNotice;
-use tun_node::source::etcd::Command;
+use tun_node::source::etcd::{Command, OwnNode};
 
 const SHORT: Duration = Duration::from_secs(5);
 
@@ -355,6 +359,34 @@ fn hostile_keys_are_quarantined_and_harm_nothing() {
     });
     assert!(seen.is_some(), "{} routes\n{}", late.remote(), list(&late));
     assert!(!marker.exists());
+}
+
+#[test]
+fn a_node_at_another_address_says_so_and_keeps_its_subnet() {
+    let Some(etcd) = Etcd::start(1, &[]) else {
+        return;
+    };
+    etcd.put_config(CONFIG);
+    let mut node = Node::of(&etcd, 1);
+    node.wait_for(SHORT, |node| node.subnet().is_some())
+        .unwrap();
+    let before = etcd.values();
+    let at = |ip: &str| {
+        let values = etcd.values();
+        values.len() == 1
+            && values[0].0 == before[0].0
+            && values[0].1.contains(&format!("\"PublicIP\":\"{ip}\""))
+    };
+    assert!(at("192.0.2.1"), "{before:?}");
+    let moved = OwnNode {
+        public_ip: [192, 0, 2, 11].into(),
+        ..node.own
+    };
+    node.source.as_ref().unwrap().tell(Command::Own(moved));
+    let took = node.wait_for(SHORT, |_| at("192.0.2.11"));
+    eprintln!("the other address is published after {took:?}");
+    assert!(took.is_some(), "{:?}", etcd.values());
+    assert_eq!(node.withdrawn(), 0);
 }
 
 #[test]

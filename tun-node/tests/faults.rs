@@ -288,6 +288,61 @@ fn an_underlay_that_flaps_or_loses_its_address_or_comes_back_under_another_name_
     assert_eq!(routes(), "");
 }
 
+#[test]
+fn an_underlay_address_that_is_changed_for_another_one_is_named_and_taken_up_by_a_reload() {
+    let Some(lab) = Lab::new() else { return };
+    let nodes = both(&lab, "");
+    let alarms = || nodes[0].status().expect("it runs").alarms;
+    let file = |node: u8| lab.directory().join(format!("{node}.toml"));
+    let change = |node: u8, from: &str, to: &str| {
+        let text = fs::read_to_string(file(node)).expect("it was written");
+        let other = file(node).with_extension("new");
+        fs::write(&other, text.replace(from, to)).expect("it can be written");
+        fs::rename(&other, file(node)).expect("on one file system");
+        nodes[usize::from(node) - 1].signal(Signal::SIGHUP);
+    };
+    lab.ping(1, "10.244.2.1", 3, 56);
+    lab.ip(1, "addr del 192.0.2.1/24 dev wire");
+    lab.ip(1, "addr add 192.0.2.11/24 dev wire");
+    in_time("the alarm", || {
+        let alarms = alarms();
+        let mut alarms = alarms.iter();
+        alarms.any(|alarm| alarm.contains("192.0.2.1 is on no interface"))
+    });
+    // What this host does not have is refused, and the node is as it was.
+    let before = nodes[0].status().expect("it runs").epoch;
+    change(1, "\"192.0.2.1\"", "\"192.0.2.12\"");
+    let refused = wait_until("the refusal", || {
+        let log = nodes[0].log();
+        let is_named = log.contains("does not have the underlay address 192.0.2.12");
+        is_named.then_some(())
+    });
+    assert!(refused.is_some(), "{}", nodes[0].log());
+    assert_eq!(nodes[0].status().expect("it runs").epoch, before);
+    // The address that it does have is taken up, by it and by its peer.
+    change(1, "\"192.0.2.12\"", "\"192.0.2.11\"");
+    change(2, "address = \"192.0.2.1\"", "address = \"192.0.2.11\"");
+    let passes = wait_until("passes again", || pings(&lab, "10.244.2.1").then_some(()));
+    assert!(passes.is_some(), "{} {}", nodes[0].log(), nodes[1].log());
+    in_time("no alarm", || alarms().is_empty());
+    let status = nodes[0].status().expect("it runs");
+    assert!(
+        status
+            .underlay
+            .iter()
+            .any(|one| one.to_string() == "192.0.2.11"),
+        "{status:?}"
+    );
+    in_time("ready", || {
+        nodes[0].status().is_some_and(|status| status.ready)
+    });
+    lab.ping(1, "10.244.2.1", 20, 56);
+    lab.ping(2, "fd00:10:244:1::1", 20, 56);
+    for node in nodes {
+        node.stop();
+    }
+}
+
 /// Stops the daemon for so long; then it goes on as if nothing had been.
 fn stopped_for(pause: Duration) {
     let Some(lab) = Lab::new() else { return };

@@ -5,9 +5,15 @@
     clippy::unwrap_used,
     clippy::unwrap_in_result,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test ends where its own assumption is wrong"
 )]
 
+#[path = "kubernetes/certificates.rs"]
+mod certificates;
+#[allow(dead_code, reason = "the tests of whole nodes need more of it")]
+#[path = "join/fleet.rs"]
+mod fleet;
 #[path = "kubernetes/manifest.rs"]
 mod manifest;
 #[path = "kubernetes/node.rs"]
@@ -16,6 +22,10 @@ mod node;
 mod real;
 #[path = "kubernetes/server.rs"]
 mod server;
+#[path = "support/tls.rs"]
+mod tls;
+#[path = "kubernetes/traffic.rs"]
+mod traffic;
 
 use std::time::{Duration, Instant};
 
@@ -109,6 +119,8 @@ fn two_nodes_publish_what_flannel_would_and_find_each_other() {
             "{time}"
         );
         for node in &mut nodes {
+            // The server may know before the node has heard its answer.
+            node.wait_for(SHORT, |node| node.subnets().len() == families);
             assert_eq!(node.subnets().len(), families);
             assert_eq!(node.remote(), families + 3);
         }

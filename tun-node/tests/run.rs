@@ -1,6 +1,15 @@
-//! Two nodes in two namespaces: every encapsulation, a clean end, an unclean end, faults.
+//! Two nodes in two namespaces: every encapsulation, a clean end, an unclean end, faults,
+//! reloads.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where its own assumption is wrong"
+)]
 
 mod common;
+#[path = "run/reload.rs"]
+mod reload;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -279,15 +288,18 @@ fn what_keeps_a_node_from_starting_is_said_in_one_sentence() {
 #[test]
 fn two_rootless_nodes_reach_each_other_and_end_with_their_command() {
     let directory = tempfile::tempdir().expect("a directory");
+    // Loopback is the whole host's: another run of these tests has addresses of its own.
+    let own = std::process::id().to_be_bytes();
+    let net = format!("127.{}.{}", own[2], own[3]);
     let config = |node: u8| {
         let peer = 3 - node;
         let path = directory.path().join(format!("{node}.toml"));
         let text = format!(
-            "[node]\nname = \"r{node}\"\nunderlay = [\"127.77.0.{node}\"]\n\
+            "[node]\nname = \"r{node}\"\nunderlay = [\"{net}.{node}\"]\n\
              prefixes = [\"10.77.{node}.0/24\"]\nallow-loopback-underlay = true\n\
              [device]\naddresses = [\"10.77.{node}.1/24\"]\n\
              [control]\nsocket = \"{directory}/{node}.sock\"\n\
-             [[peers]]\nname = \"r{peer}\"\naddress = \"127.77.0.{peer}\"\nencap = \"fou\"\n\
+             [[peers]]\nname = \"r{peer}\"\naddress = \"{net}.{peer}\"\nencap = \"fou\"\n\
              prefixes = [\"10.77.{peer}.0/24\"]\n",
             directory = directory.path().display(),
         );

@@ -126,6 +126,7 @@ fn build_node(draft: &Draft) -> Option<Node> {
         name: node.name.as_ref()?.value.clone(),
         underlay_v4,
         underlay_v6,
+        follows: node.follows.clone(),
         vtep_mac: own_vtep_mac(draft)?,
         prefixes: node.prefixes.iter().map(|net| net.value).collect(),
     })

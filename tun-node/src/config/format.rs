@@ -16,7 +16,7 @@ use warren_core::tables::EcnMode;
 use super::encap::Choice;
 use super::error::{At, Lines, Problems, quoted};
 use super::sources::{Etcd, Files, Guard, Kubernetes};
-use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, value};
+use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, underlay, value};
 
 mod dscp;
 mod sources;
@@ -55,6 +55,7 @@ pub(super) struct Draft {
 pub(super) struct NodeDraft {
     pub(super) name: Option<At<String>>,
     pub(super) underlay: Vec<At<IpAddr>>,
+    pub(super) follows: Vec<String>,
     pub(super) vtep_mac: Option<At<VtepMac>>,
     pub(super) receive: Vec<At<Choice>>,
     pub(super) prefixes: Vec<At<IpNet>>,
@@ -166,11 +167,25 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
         }
     }
     if !file.contains_key("node") {
-        draft.node.prefixes_refused = true;
-        problems.push(
-            0,
-            "the section [node] is missing; add it with name and underlay",
-        );
+        if CLAIMING.iter().any(|key| file.contains_key(*key)) {
+            let table = &DeTable::new();
+            let label = "[node]".to_owned();
+            draft.node = node(
+                &Section {
+                    label,
+                    at: 0,
+                    table,
+                },
+                true,
+                problems,
+            );
+        } else {
+            draft.node.prefixes_refused = true;
+            problems.push(
+                0,
+                "the section [node] is missing; add it with name and underlay",
+            );
+        }
     }
     draft
 }
@@ -287,11 +302,15 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
     if table.get("name").is_none() && !has_claims {
         table.missing("name", "write this node's own name", problems);
     }
-    let underlay = table.list("underlay", problems, value::underlay_address);
+    let underlay = match table.list("underlay", problems, underlay::written) {
+        // Who names where the others are found has said enough.
+        None if has_claims => Some(underlay::by_default(table.at, problems)),
+        written => written,
+    };
     if underlay.is_none() {
         table.missing(
             "underlay",
-            "list the addresses that other nodes reach this node at",
+            "list the addresses that other nodes reach this node at, or write \"auto\"",
             problems,
         );
     }
@@ -303,7 +322,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
     let refused_before = problems.len();
     let prefixes = table.list("prefixes", problems, value::prefix);
     let prefixes_refused = problems.len() > refused_before;
-    let underlay = underlay.unwrap_or_default();
+    let (underlay, follows) = underlay::addresses(underlay.unwrap_or_default());
     let name = match table.get("name") {
         Some(_) => table.parsed("name", problems, value::node_name),
         // The others will know the node by its address.
@@ -316,6 +335,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
         receive: ways::choices(table, "receive", problems),
         name,
         underlay,
+        follows,
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         prefixes: prefixes.unwrap_or_default(),
         prefixes_refused,

@@ -33,6 +33,7 @@ mod format;
 mod mac;
 mod sources;
 mod summary;
+mod underlay;
 mod validate;
 mod value;
 
@@ -53,6 +54,7 @@ pub use example::example_config;
 pub use files::{ConfigErrors, Loaded, RouteFile, route_files};
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
 pub use sources::{Etcd, Files, Guard, Kubernetes, KubernetesNetwork, Sources};
+pub use underlay::underlay_of;
 
 /// Everything a node is told by its file; consistent, or it would not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,6 +211,9 @@ pub struct Node {
     pub underlay_v4: Option<Ipv4Addr>,
     /// The outer IPv6 source address.
     pub underlay_v6: Option<Ipv6Addr>,
+    /// The names that the two addresses follow: interfaces, or `auto`. Empty where the addresses
+    /// are written.
+    pub follows: Vec<String>,
     /// The inner Ethernet address of its VTEP.
     pub vtep_mac: MacAddr,
     /// The overlay prefixes it owns, without host bits.
@@ -216,6 +221,13 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether it is called by its address because nobody gave it a name.
+    pub(crate) fn is_named_by_address(&self) -> bool {
+        let own = [self.underlay(Family::V4), self.underlay(Family::V6)];
+        let mut own = own.into_iter().flatten();
+        own.any(|address| value::name_by_address(address) == self.name)
+    }
+
     /// The outer source address of `family`.
     #[must_use]
     pub fn underlay(&self, family: Family) -> Option<IpAddr> {

@@ -97,10 +97,12 @@ impl NodeState {
 
     /// Has every worker receive what `config` says.
     pub(super) fn receive(&self, config: Arc<Config>) -> Result<(), String> {
-        let is_new = {
-            let before = self.config();
-            before.receive != config.receive || before.device.mtu != config.device.mtu
+        let before = self.config();
+        let shape = |config: &Config| {
+            let node = &config.node;
+            (node.underlay_v4, node.underlay_v6, config.device.mtu)
         };
+        let is_new = before.receive != config.receive || shape(&before) != shape(&config);
         *self.config.write() = Arc::clone(&config);
         if !is_new {
             return Ok(());

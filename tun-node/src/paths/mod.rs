@@ -36,7 +36,6 @@ use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -115,6 +114,11 @@ impl PathsSender {
     /// This node's own addresses inside the overlay, those of the device first.
     pub(crate) fn own(&self, addresses: Vec<IpAddr>) {
         self.tell(Order::Own(addresses));
+    }
+
+    /// This node has the underlay addresses of this configuration.
+    pub(crate) fn underlay(&self, config: &Config) {
+        self.tell(Order::Underlay(Box::new(config.clone())));
     }
 
     /// Hands over what must not be lost.
@@ -247,7 +251,18 @@ enum Input {
 enum Order {
     Peers(Vec<PeerChange>),
     Own(Vec<IpAddr>),
+    Underlay(Box<Config>),
     Stop,
+}
+
+fn register(poll: &Poll, sockets: &Sockets) -> io::Result<()> {
+    for (index, fd) in sockets.descriptors().enumerate() {
+        let token = Token(FIRST_SOCKET.0 + index);
+        let mut source = SourceFd(&fd);
+        poll.registry()
+            .register(&mut source, token, Interest::READABLE)?;
+    }
+    Ok(())
 }
 
 /// A question under way.
@@ -301,13 +316,7 @@ impl Core {
     ) -> io::Result<Self> {
         let config = &parts.config;
         let sockets = Sockets::open(config, parts.seed)?;
-        for (index, fd) in sockets.descriptors().enumerate() {
-            poll.registry().register(
-                &mut SourceFd(&fd.as_raw_fd()),
-                Token(FIRST_SOCKET.0 + index),
-                Interest::READABLE,
-            )?;
-        }
+        register(&poll, &sockets)?;
         let device = config.device.addresses.iter().map(IpNet::addr);
         let prefixes = config.node.prefixes.iter().map(IpNet::network);
         Ok(Self {
@@ -354,6 +363,11 @@ impl Core {
                 match order {
                     Order::Peers(changes) => changes.into_iter().for_each(|c| self.change(c)),
                     Order::Own(addresses) => self.set_own(addresses),
+                    Order::Underlay(config) => {
+                        if let Err(error) = self.open(&config) {
+                            warn!("paths: {error}: probes leave by the old address");
+                        }
+                    }
                     Order::Stop => return,
                 }
             }
@@ -437,6 +451,14 @@ impl Core {
     }
 
     /// Other addresses to probe from: for peers that had none.
+    /// Opens the sockets of another configuration in place of those that are open.
+    fn open(&mut self, config: &Config) -> io::Result<()> {
+        let sockets = Sockets::open(config, self.tokens)?;
+        register(&self.poll, &sockets)?;
+        self.sockets = sockets;
+        Ok(())
+    }
+
     fn set_own(&mut self, addresses: Vec<IpAddr>) {
         self.own = addresses;
         for change in std::mem::take(&mut self.waiting).into_values() {

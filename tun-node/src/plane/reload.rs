@@ -1,12 +1,13 @@
 //! The files again: when somebody asks, or when they changed.
 //!
-//! What can be taken while the node runs is taken: peers, routes, the node's own prefixes, the
-//! guard. The rest is named and takes effect at the next start. A file with a mistake anywhere
+//! What can be taken while the node runs is taken: peers, routes, the node's own prefixes, its
+//! addresses on the underlay, the guard. The rest is named and takes effect at the next start. A file with a mistake anywhere
 //! changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use tracing::{info, warn};
+use warren_core::units::Family;
 
-use super::{Core, PlaneSender, settings};
+use super::{Core, PlaneSender, identity, settings};
 use crate::config::{Config, Loaded, route_files};
 use crate::ctl::sources::ReloadReport;
 use crate::node::on_link;
@@ -55,10 +57,11 @@ impl Core {
         let differences = differences(&self.loaded, &taken);
         let is_changed = taken != self.loaded;
         if !dry_run {
-            self.files_are_found();
-            if is_changed {
-                self.take(taken);
+            if is_changed && let Err(why) = self.take(taken) {
+                self.files_are_lost(&why);
+                return Err(why);
             }
+            self.files_are_found();
             self.publish();
         }
         Ok(ReloadReport {
@@ -90,19 +93,51 @@ impl Core {
         }
     }
 
-    fn take(&mut self, loaded: Loaded) {
+    fn take(&mut self, loaded: Loaded) -> Result<(), String> {
+        let moves = underlay(&loaded.config) != underlay(&self.loaded.config);
+        if moves {
+            self.receive_at(&loaded)?;
+        }
         let guard = loaded.config.sources.guard;
         self.reconciler.set_settings(settings(guard));
         let is_shape_new = (&loaded.config.receive, loaded.config.device.mtu)
             != (&self.loaded.config.receive, self.loaded.config.device.mtu);
         self.loaded = loaded;
         let config = &self.loaded.config;
+        if moves {
+            self.has_moved = true;
+            if let Some(parts) = &self.parts {
+                parts.paths.underlay(config);
+                if let Some(host) = &parts.host {
+                    host.set_underlay(config.node.underlay_v4, config.node.underlay_v6);
+                }
+            }
+            let event = Event::Identity(identity(config));
+            self.handle(vec![event]);
+        }
+        let config = &self.loaded.config;
         self.rib
             .set_terms(Terms::of(config, on_link(config, self.is_rootless)));
         self.take_files();
-        if is_shape_new {
+        if is_shape_new || moves {
             self.shape();
         }
+        Ok(())
+    }
+
+    /// Has the workers receive at the underlay addresses of another configuration: nothing else
+    /// of it may be taken before they do.
+    fn receive_at(&mut self, loaded: &Loaded) -> Result<(), String> {
+        let before = std::mem::replace(&mut self.loaded, loaded.clone());
+        let after = Arc::new(self.effective());
+        self.loaded = before;
+        let Some(parts) = &self.parts else {
+            return Ok(());
+        };
+        (parts.receives)(after).inspect_err(|_| {
+            // What was shown meanwhile is not what is.
+            let _ = (parts.receives)(Arc::new(self.effective()));
+        })
     }
 
     /// Shows that the files cannot be read as they are.
@@ -126,6 +161,14 @@ impl Core {
 /// What of `new` can be taken while the node runs by `old`.
 fn taken(old: &Config, new: Loaded) -> Loaded {
     let mut config = old.clone();
+    // An address is changed for another one. One that a name has no more is kept: it may return.
+    let is_followed = !new.config.node.follows.is_empty();
+    if is_followed || underlay_families(&new.config) == underlay_families(old) {
+        let node = &mut config.node;
+        node.underlay_v4 = new.config.node.underlay_v4.or(node.underlay_v4);
+        node.underlay_v6 = new.config.node.underlay_v6.or(node.underlay_v6);
+        node.follows = new.config.node.follows;
+    }
     config.node.prefixes = new.config.node.prefixes;
     config.peers = new.config.peers;
     config.routes = new.config.routes;
@@ -142,10 +185,17 @@ fn taken(old: &Config, new: Loaded) -> Loaded {
 
 /// The sections that differ but cannot be taken.
 fn not_reloadable(old: &Config, new: &Config) -> Vec<String> {
+    // What follows from a name that is an address stays as it was at the start.
+    let is_renamed = !(old.node.is_named_by_address() && new.node.is_named_by_address());
     let node = |config: &Config| {
         let node = &config.node;
-        let name = node.name.clone();
-        (name, node.underlay_v4, node.underlay_v6, node.vtep_mac)
+        let name = (node.name.clone(), node.vtep_mac);
+        let families = underlay_families(config);
+        let is_followed = !new.node.follows.is_empty();
+        (
+            is_renamed.then_some(name),
+            (!is_followed).then_some(families),
+        )
     };
     let device = |config: &Config| {
         let mut device = config.device.clone();
@@ -163,17 +213,33 @@ fn not_reloadable(old: &Config, new: &Config) -> Vec<String> {
     for (section, differs) in [
         ("[node]", node(old) != node(new)),
         ("[device]", device(old) != device(new)),
-        ("[control]", old.control_socket != new.control_socket),
+        (
+            "[control]",
+            is_renamed && old.control_socket != new.control_socket,
+        ),
         ("[metrics]", old.metrics_listen != new.metrics_listen),
         ("[log]", old.log_level != new.log_level),
         ("[worker]", old.worker != new.worker),
-        ("[etcd], [files]", sources(old) != sources(new)),
+        ("[probing]", old.probing != new.probing),
+        ("[state]", old.state_file != new.state_file),
+        (
+            "[etcd], [kubernetes], [files]",
+            sources(old) != sources(new),
+        ),
     ] {
         if differs {
             sections.push(section.to_owned());
         }
     }
     sections
+}
+
+fn underlay(config: &Config) -> [Option<IpAddr>; 2] {
+    [Family::V4, Family::V6].map(|family| config.node.underlay(family))
+}
+
+fn underlay_families(config: &Config) -> [bool; 2] {
+    underlay(config).map(|address| address.is_some())
 }
 
 /// What differs, a line each.
@@ -190,6 +256,13 @@ fn differences(old: &Loaded, new: &Loaded) -> Vec<String> {
     for (key, row) in &after {
         if !before.contains_key(key) {
             lines.push(format!("+ {row}"));
+        }
+    }
+    for (before, after) in underlay(&old.config).into_iter().zip(underlay(&new.config)) {
+        if let (Some(before), Some(after)) = (before, after)
+            && before != after
+        {
+            lines.push(format!("~ underlay {after} in place of {before}"));
         }
     }
     if old.config.sources.guard != new.config.sources.guard {

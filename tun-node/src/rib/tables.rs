@@ -192,9 +192,24 @@ impl Rib {
         self.writer.set_local(local);
     }
 
-    /// Other terms hold from the next call of [`set_local_routes`](Self::set_local_routes) on.
+    /// Other terms hold: for the underlay's own addresses at once, and for the rest from the next
+    /// call of [`set_local_routes`](Self::set_local_routes) on.
     pub fn set_terms(&mut self, terms: Terms) {
+        let moves = self.terms.underlay != terms.underlay;
         self.terms = terms;
+        if !moves {
+            return;
+        }
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        let addresses: Vec<IpAddr> = self.peers.keys().copied().collect();
+        for address in addresses {
+            let local = self.terms.local(address);
+            if let (Some(peer), Some(local)) = (self.peers.get_mut(&address), local) {
+                peer.tunnel.local = local;
+                self.refresh(address, &mut book);
+            }
+        }
     }
 
     /// Every peer, as changes from none.

@@ -22,8 +22,8 @@
 //! may take 4 s; a watch whose connection alone is gone by the probes of `keepalive.rs` after 14 s.
 //! Whatever happens, routes stay until the API says otherwise.
 //!
-//! Knowingly left out: the certificate authorities and client certificates are read once, at the
-//! start; only tokens are read again.
+//! Tokens, certificate authorities and client certificates are read again before each request, and
+//! a kubeconfig with all that it names: others renew them while the node runs.
 
 pub mod access;
 pub mod agent;

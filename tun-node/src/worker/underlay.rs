@@ -36,6 +36,7 @@ use crate::udp::share::Share;
 use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp};
 
 mod error;
+mod follow;
 mod wanted;
 mod ways;
 

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tun_node::config::{
-    Config, DeviceMode, Dscp, LogLevel, PeerMode, Probing, RouteAction, RouteNext, WorkerCount,
-    calico_vtep_mac, example_config, warren_vtep_mac,
+    Config, DeviceMode, Dscp, Guard, LogLevel, PeerMode, Probing, RouteAction, RouteNext,
+    WorkerCount, calico_vtep_mac, example_config, warren_vtep_mac,
 };
 use warren_core::encap::Encapsulation;
 use warren_core::tables::{EcnMode, Receive};
@@ -87,7 +87,7 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
             .unwrap_or(line)
     });
     let uncommented = lines.collect::<Vec<&str>>().join("\n");
-    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 96);
+    assert!(uncommented.lines().filter(|l| l.starts_with('#')).count() < 114);
     let all = accepted(&uncommented);
     let example = accepted(example_config());
     assert_eq!(all.node, example.node);
@@ -99,6 +99,22 @@ fn what_the_example_shows_as_defaults_are_the_defaults() {
     assert_eq!(all.worker.source_ports, example.worker.source_ports);
     assert_eq!(all.worker.batch, example.worker.batch);
     assert_eq!(all.probing, example.probing);
+    assert_eq!(all.sources.guard, Guard::default());
+    let (etcd, kubernetes) = (all.sources.etcd.unwrap(), all.sources.kubernetes.unwrap());
+    assert_eq!(
+        (&*etcd.prefix, etcd.lease_ttl_s, etcd.leave),
+        ("/coreos.com/network", 86_400, false)
+    );
+    let by_default = accepted("[node]\nunderlay = \"192.0.2.1\"\n[kubernetes]\n");
+    let by_default = by_default.sources.kubernetes.unwrap();
+    assert_eq!(kubernetes.network, by_default.network);
+    assert_eq!(kubernetes.annotation_prefix, by_default.annotation_prefix);
+    assert_eq!(kubernetes.leave, by_default.leave);
+    assert_eq!(
+        all.sources.subnet_env.unwrap().to_str(),
+        Some("/run/flannel/subnet.env")
+    );
+    assert!(!all.sources.ip_masq);
     assert_eq!(all.receive.vxlan, example.receive.vxlan);
     assert_eq!(all.receive.fou_gue, [5555, 6080]);
     assert_eq!(all.receive.geneve, [6081]);

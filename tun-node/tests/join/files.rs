@@ -1,8 +1,6 @@
-//! Route files, and reloads while packets pass.
+//! Route files.
 
 use std::fs;
-use std::net::UdpSocket;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tun_node::ctl::message::{Request, Response};
@@ -106,98 +104,4 @@ fn route_files_are_taken_when_they_change_and_refused_whole_when_one_is_wrong() 
     wait("the peers to go", SHORT, || {
         one.status().unwrap().peers == 0
     });
-}
-
-struct StopOnDrop<'s>(&'s std::sync::atomic::AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-#[test]
-fn a_hundred_reloads_lose_no_packet() {
-    let Some(fleet) = Fleet::new(2) else { return };
-    let one = fleet.spawn(1, &main_file(&fleet, 1, &peer(2)));
-    let two = fleet.spawn(2, &main_file(&fleet, 2, &peer(1)));
-    one.wait_ready();
-    two.wait_ready();
-    wait("the way", SHORT, || fleet.pings(1, "10.244.2.1", 1));
-    let variants = [
-        peer(2),
-        format!(
-            "{}{}[[routes]]\nprefix = \"198.51.100.0/24\"\naction = \"blackhole\"\n",
-            peer(2),
-            peer(9)
-        ),
-    ];
-    let bind = |number: u8, address: &str| {
-        let namespace = fs::File::open(format!("/run/netns/{}", fleet.namespace(number))).unwrap();
-        std::thread::scope(|scope| {
-            let entered = scope.spawn(move || {
-                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                UdpSocket::bind(address).unwrap()
-            });
-            entered.join().unwrap()
-        })
-    };
-    let receiver = bind(2, "10.244.2.1:7000");
-    let sender = bind(1, "10.244.1.1:7001");
-    sender.connect("10.244.2.1:7000").unwrap();
-    receiver
-        .set_read_timeout(Some(Duration::from_secs(1)))
-        .unwrap();
-    nix::sys::socket::setsockopt(
-        &receiver,
-        nix::sys::socket::sockopt::RcvBufForce,
-        &(64 << 20),
-    )
-    .unwrap();
-    // What a debug build carries beside two etcds and a compiler is less.
-    let per_ms: u64 = if cfg!(debug_assertions) { 2 } else { 50 };
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let (sent, received) = std::thread::scope(|scope| {
-        let count = scope.spawn(|| {
-            let mut octets = [0; 64];
-            let mut received = 0_u64;
-            while receiver.recv(&mut octets).is_ok() {
-                received += 1;
-            }
-            received
-        });
-        let send = scope.spawn(|| {
-            let begin = Instant::now();
-            let mut sent = 0_u64;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let due = u64::try_from(begin.elapsed().as_millis()).unwrap() * per_ms;
-                while sent < due {
-                    sender.send(&sent.to_be_bytes()).unwrap();
-                    sent += 1;
-                }
-                std::thread::sleep(Duration::from_micros(500));
-            }
-            (sent, begin.elapsed())
-        });
-        // Whatever happens below, the sender ends.
-        let _stop = StopOnDrop(&stop);
-        for n in 0..100 {
-            main_file(&fleet, 1, &variants[(n + 1) % 2]);
-            let report = reload(&one, false).unwrap();
-            assert_eq!(report.differences.len(), 2, "{report:?}");
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        (send.join().unwrap(), count.join().unwrap())
-    });
-    let epoch = one.status().unwrap().epoch;
-    main_file(&fleet, 1, "[nonsense]\n");
-    let why = reload(&one, false).unwrap_err();
-    assert!(why.contains("1.toml:7:"), "{why}");
-    assert_eq!(one.status().unwrap().epoch, epoch);
-    let (sent, took) = sent;
-    eprintln!(
-        "100 reloads in {took:?} at {:.0} packets a second: {sent} sent, {received} received",
-        sent as f64 / took.as_secs_f64()
-    );
-    assert_eq!(sent, received);
 }

@@ -69,6 +69,7 @@ impl Fleet {
                 node,
                 &format!("addr add 2001:db8:99::{node}/64 dev wire nodad"),
             );
+            fleet.ip(node, &format!("route add default via {HUB}"));
         }
         let hub = File::open(format!("/run/netns/{}", fleet.namespace(0))).unwrap();
         setns(hub, CloneFlags::CLONE_NEWNET).unwrap();
@@ -110,17 +111,30 @@ impl Fleet {
 
     /// A ping that goes on until its output is waited for.
     pub(crate) fn ping_on(&self, node: u8, destination: &str, seconds: u64) -> Child {
-        let deadline = seconds.to_string();
+        // By count: at a deadline the last echo would still be on its way, and be called lost.
+        let count = (seconds * 50).to_string();
         Command::new("ip")
             .args(["netns", "exec", &self.namespace(node)])
-            .args(["ping", "-n", "-i", "0.02", "-w", &deadline, destination])
+            .args([
+                "ping",
+                "-n",
+                "-i",
+                "0.02",
+                "-c",
+                &count,
+                "-W",
+                "2",
+                destination,
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap()
     }
 
-    /// The configuration of a node that knows nothing but its address and the endpoints.
+    /// The configuration of a node that knows nothing but the endpoints: its addresses are those of
+    /// its default routes, of which `dual` makes a second one. Without endpoints it knows its
+    /// addresses alone.
     pub(crate) fn config(
         &self,
         node: u8,
@@ -129,12 +143,18 @@ impl Fleet {
         extra: &str,
     ) -> PathBuf {
         let path = self.directory().join(format!("{node}.toml"));
-        let v6 = format!(", \"2001:db8:99::{node}\"");
-        let mut text = format!(
-            "[node]\nunderlay = [\"192.0.2.{node}\"{}]\n",
-            if dual { &v6 } else { "" }
-        );
-        if !endpoints.is_empty() {
+        let mut text = String::new();
+        if dual {
+            self.ip(
+                node,
+                "-6 route replace default via 2001:db8:99::fe dev wire",
+            );
+        }
+        if endpoints.is_empty() {
+            let v6 = format!(", \"2001:db8:99::{node}\"");
+            let v6 = if dual { &v6 } else { "" };
+            writeln!(text, "[node]\nunderlay = [\"192.0.2.{node}\"{v6}]").unwrap();
+        } else {
             writeln!(text, "[etcd]\nendpoints = {endpoints:?}").unwrap();
         }
         text.push_str(extra);
@@ -144,13 +164,18 @@ impl Fleet {
 
     /// Starts a node with `/run/flannel` and `/var/lib` of its own.
     pub(crate) fn spawn(&self, node: u8, config: &Path) -> Node {
+        self.spawn_after(node, config, "true")
+    }
+
+    /// The same after some shell commands, which see the node's own `/run`.
+    pub(crate) fn spawn_after(&self, node: u8, config: &Path, before: &str) -> Node {
         let log = self.directory().join(format!("{node}.log"));
         let socket = self.directory().join(format!("{node}.sock"));
         let state = self.directory().join(format!("state{node}"));
         fs::create_dir_all(&state).unwrap();
         let script = format!(
-            "mount --bind {} /var/lib && mount -t tmpfs none /run && exec {PROGRAM} run --config {} \
-             --socket {}",
+            "mount --bind {} /var/lib && mount -t tmpfs none /run && {before} && \
+             exec {PROGRAM} run --config {} --socket {}",
             state.display(),
             config.display(),
             socket.display()

@@ -11,7 +11,7 @@ use tun_node::rib::{
     Event, Identity, Outcome, Reconciler, RouteChange, Settings, SourceStatus, SourceUpdate,
     UpdateKind,
 };
-use tun_node::source::kube::access::{Access, Token};
+use tun_node::source::kube::access::{Access, Origin, Token};
 use tun_node::source::kube::agent::AgentSettings;
 use tun_node::source::kube::{KubeSettings, KubeSource};
 use tun_node::source::{Outlet, Own, Source as _, SourceCommand, SourceNotice};
@@ -212,5 +212,6 @@ pub(crate) fn access(server: &Server) -> Access {
         ca: None,
         certificate: None,
         token: Some(Token::Fixed(TOKEN.to_owned())),
+        origin: Origin::Given,
     }
 }

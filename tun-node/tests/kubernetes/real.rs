@@ -13,14 +13,18 @@ use tun_node::source::SourceCommand;
 use tun_node::source::kube::access::Access;
 use ureq::tls::TlsConfig;
 
-use super::manifest::{documents, json_of};
+use super::fleet::{Fleet, HUB};
+use super::manifest::{documents, json_of, of_kind};
 use super::node::{DUAL, Node, flannel, object};
+use super::traffic::{self, NODES};
 use super::until;
 
 const SHORT: Duration = Duration::from_secs(10);
 
-/// A real API server over a real etcd, both on loopback; killed and removed when dropped.
+/// A real API server over a real etcd; killed and removed when dropped.
 struct Real {
+    /// Where the server listens; etcd is on loopback.
+    host: &'static str,
     folder: tempfile::TempDir,
     program: PathBuf,
     port: u16,
@@ -30,7 +34,7 @@ struct Real {
 }
 
 impl Real {
-    fn start(program: PathBuf) -> Self {
+    fn start(program: PathBuf, host: &'static str) -> Self {
         let taken: Vec<TcpListener> = (0..3)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
             .collect();
@@ -48,6 +52,7 @@ impl Real {
             .timeout_global(Some(Duration::from_secs(10)))
             .tls_config(tls.build());
         let mut real = Self {
+            host,
             folder: tempfile::tempdir().unwrap(),
             program,
             port: ports[0],
@@ -87,7 +92,8 @@ impl Real {
                 "--token-auth-file={}",
                 self.path("tokens").display()
             ))
-            .args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"])
+            .arg(format!("--bind-address={}", self.host))
+            .arg("--advertise-address=192.0.2.1")
             .args(["--authorization-mode=RBAC", "--allow-privileged=true"])
             .args(["--service-cluster-ip-range=10.96.0.0/16"])
             .args(["--feature-gates=IPv6DualStack=true"])
@@ -126,13 +132,8 @@ impl Real {
         self.folder.path().join(name)
     }
 
-    fn server(&self) -> (&'static str, u16) {
-        ("127.0.0.1", self.port)
-    }
-
     fn url(&self, path: &str) -> String {
-        let (host, port) = self.server();
-        format!("https://{host}:{port}{path}")
+        format!("https://{}:{}{path}", self.host, self.port)
     }
 
     fn text(&self, path: &str) -> Option<String> {
@@ -273,15 +274,69 @@ fn routes(nodes: &mut [Node], routes: usize) {
     }
 }
 
+/// The server's program; `None`, with the reason printed, where nobody named one.
+fn program() -> Option<PathBuf> {
+    let Some(program) = std::env::var_os("KUBE_APISERVER") else {
+        eprintln!("skipped: KUBE_APISERVER is not set");
+        return None;
+    };
+    assert!(Path::new(&program).exists(), "{}", program.display());
+    Some(program.into())
+}
+
+#[test]
+#[ignore = "needs a kube-apiserver: KUBE_APISERVER=path, see tests/kube-apiserver.sh"]
+fn real_server_carries_traffic_by_the_manifests_alone() {
+    let Some(program) = program() else { return };
+    let Some(fleet) = Fleet::new(NODES) else {
+        return;
+    };
+    let real = Real::start(program, HUB);
+    real.apply("rbac.yaml", "", str::to_owned);
+    for number in [1, 2] {
+        real.put_node(&traffic::object(number));
+    }
+    // What the kubelet puts into a Pod of the DaemonSet, where it puts it.
+    let token = real.path("token");
+    std::fs::write(&token, real.service_account_token()).unwrap();
+    let account = "/run/secrets/kubernetes.io/serviceaccount";
+    let pod = |number: u8| {
+        format!(
+            "mkdir -p {account} && cp {} {account}/token && cp {} {account}/ca.crt && \
+             export KUBERNETES_SERVICE_HOST={HUB} KUBERNETES_SERVICE_PORT={} NODE_NAME=n{number}",
+            token.display(),
+            real.path("certs/apiserver.crt").display(),
+            real.port
+        )
+    };
+    // The ConfigMap's network with a second family, as its head says.
+    let map = documents("configmap.yaml");
+    let network = of_kind(&map, "ConfigMap")["data"]["net-conf.json"]
+        .as_str()
+        .unwrap()
+        .replacen(
+            '{',
+            r#"{"EnableIPv6": true, "IPv6Network": "fd00:10:244::/48","#,
+            1,
+        );
+    let path = real.path("net-conf.json");
+    std::fs::write(&path, network).unwrap();
+    let section = format!("[kubernetes]\nnet-conf = \"{}\"\n", path.display());
+    let nodes = traffic::exchange(&fleet, &section, pod, |name| real.node(name));
+    // The server may go: what was learned carries on.
+    real.signal("kube-apiserver", Signal::SIGSTOP);
+    traffic::passes(&fleet, 50);
+    real.signal("kube-apiserver", Signal::SIGCONT);
+    for node in nodes {
+        node.stop();
+    }
+}
+
 #[test]
 #[ignore = "needs a kube-apiserver: KUBE_APISERVER=path, see tests/kube-apiserver.sh"]
 fn real_server_agrees() {
-    let Some(program) = std::env::var_os("KUBE_APISERVER") else {
-        eprintln!("skipped: KUBE_APISERVER is not set");
-        return;
-    };
-    assert!(Path::new(&program).exists(), "{}", program.display());
-    let mut real = Real::start(program.into());
+    let Some(program) = program() else { return };
+    let mut real = Real::start(program, "127.0.0.1");
     let version: Value = serde_json::from_str(&real.text("/version").unwrap()).unwrap();
     eprintln!("version {}", version["gitVersion"]);
 

@@ -54,10 +54,12 @@ struct State {
 impl Server {
     /// Listens on loopback.
     pub(crate) fn start(role: Role) -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), role)
+        Self::at("127.0.0.1", role)
     }
 
-    pub(crate) fn on(listener: TcpListener, role: Role) -> Self {
+    /// Listens at an address of this thread's network namespace.
+    pub(crate) fn at(host: &str, role: Role) -> Self {
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let state = State {
             role,
             version: 1000,

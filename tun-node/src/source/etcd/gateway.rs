@@ -3,6 +3,8 @@
 //! Every request has a time limit and every answer a size limit. A member that does not answer in
 //! time is left for the next of the list. What only reads is tried at every member before it
 //! fails; what writes fails at once, because it may have been done, and the agent looks again.
+//!
+//! Certificates and keys are read again before each request: who renews them need not tell anybody.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use super::wire::{
     WatchResponse, base64, range_end,
 };
 use crate::flannel::printable;
+use crate::source::renew::Renewed;
 
 /// Where the cluster is and who asks.
 #[derive(Clone, Default, Eq, PartialEq)]
@@ -80,11 +83,40 @@ pub struct Gateway {
     endpoints: Vec<String>,
     /// Which of them is asked.
     at: AtomicUsize,
-    http: ureq::Agent,
-    stream: ureq::Agent,
+    ca: Option<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
+    agents: Renewed<Pems, Agents>,
     user: Option<(String, String)>,
     token: Mutex<Option<String>>,
     prefix: String,
+}
+
+/// The connections: those of requests, and those of watches.
+#[derive(Debug)]
+struct Agents {
+    http: ureq::Agent,
+    stream: ureq::Agent,
+}
+
+/// What stands in the files of certificates.
+#[derive(Default, Eq, PartialEq)]
+struct Pems {
+    ca: Option<Pem>,
+    certificate: Option<(Pem, Pem)>,
+}
+
+/// A file and what stands in it.
+#[derive(Eq, PartialEq)]
+struct Pem {
+    path: PathBuf,
+    octets: Vec<u8>,
+}
+
+impl std::fmt::Debug for Pems {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pems").finish_non_exhaustive()
+    }
 }
 
 impl Gateway {
@@ -109,31 +141,14 @@ impl Gateway {
             }
             endpoints.push(endpoint);
         }
-        let tls = tls(cluster)?;
-        let config = || {
-            ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .proxy(None)
-                .max_redirects(0)
-                .no_delay(true)
-                .user_agent("warren")
-                .tls_config(tls.clone())
-                .timeout_resolve(Some(REQUEST_TIMEOUT))
-                .timeout_connect(Some(REQUEST_TIMEOUT))
-                .timeout_send_request(Some(REQUEST_TIMEOUT))
-                .timeout_send_body(Some(REQUEST_TIMEOUT))
-                .timeout_recv_response(Some(REQUEST_TIMEOUT))
-        };
-        let http = config().timeout_recv_body(Some(BODY_TIMEOUT)).build();
-        let stream = config()
-            .timeout_per_read(Some(STREAM_IDLE))
-            .max_idle_connections(0)
-            .build();
+        let pems = Pems::read(cluster.ca.as_ref(), cluster.certificate.as_ref())?;
+        let agents = Agents::new(&pems)?;
         Ok(Self {
             endpoints,
             at: AtomicUsize::new(0),
-            http: http.new_agent(),
-            stream: stream.new_agent(),
+            ca: cluster.ca.clone(),
+            certificate: cluster.certificate.clone(),
+            agents: Renewed::new(pems, agents),
             user: cluster.user.clone(),
             token: Mutex::new(None),
             prefix: prefix.to_owned(),
@@ -247,7 +262,7 @@ impl Gateway {
             "progress_notify": true,
             "fragment": true,
         }});
-        let response = self.send(&self.stream, "watch", &body)?;
+        let response = self.send(&self.agents().stream, "watch", &body)?;
         if response.status() != 200 {
             return Err(self.refused(response));
         }
@@ -361,14 +376,15 @@ impl Gateway {
         method: &str,
         body: &impl serde::Serialize,
     ) -> Result<Option<T>, Failure> {
-        let mut response = self.send(&self.http, method, body)?;
+        let agents = self.agents();
+        let mut response = self.send(&agents.http, method, body)?;
         if response.status() != 200 {
             let failure = self.refused(response);
             // A token has an end; a new one is asked for, once.
             if self.user.is_none() || self.token.lock().is_some() {
                 return Err(failure);
             }
-            response = self.send(&self.http, method, body)?;
+            response = self.send(&agents.http, method, body)?;
             if response.status() != 200 {
                 return Err(self.refused(response));
             }
@@ -417,7 +433,8 @@ impl Gateway {
         }
         let body = json!({ "name": name, "password": password }).to_string();
         let url = format!("{}/v3/auth/authenticate", self.endpoint());
-        let request = self
+        let agents = self.agents();
+        let request = agents
             .http
             .post(url)
             .header("Content-Type", "application/json");
@@ -436,6 +453,12 @@ impl Gateway {
             .map_err(|error| not_understood("auth", &error.to_string()))?;
         *self.token.lock() = Some(answer.token.clone());
         Ok(Some(answer.token))
+    }
+
+    /// The connections with the certificates that the files have.
+    fn agents(&self) -> Arc<Agents> {
+        let read = |_: &Pems| Pems::read(self.ca.as_ref(), self.certificate.as_ref());
+        self.agents.current("etcd", read, Agents::new)
     }
 
     fn endpoint(&self) -> &str {
@@ -553,44 +576,95 @@ fn not_understood(method: &str, why: &str) -> Failure {
     Failure::Unreachable(format!("{method}: the answer is not understood: {why}"))
 }
 
-fn tls(cluster: &Cluster) -> Result<TlsConfig, ClusterError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider);
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| ClusterError::File {
+impl Agents {
+    fn new(pems: &Pems) -> Result<Self, ClusterError> {
+        let tls = pems.tls()?;
+        let config = || {
+            ureq::Agent::config_builder()
+                .http_status_as_error(false)
+                .proxy(None)
+                .max_redirects(0)
+                .no_delay(true)
+                .user_agent("warren")
+                .tls_config(tls.clone())
+                .timeout_resolve(Some(REQUEST_TIMEOUT))
+                .timeout_connect(Some(REQUEST_TIMEOUT))
+                .timeout_send_request(Some(REQUEST_TIMEOUT))
+                .timeout_send_body(Some(REQUEST_TIMEOUT))
+                .timeout_recv_response(Some(REQUEST_TIMEOUT))
+        };
+        let http = config().timeout_recv_body(Some(BODY_TIMEOUT)).build();
+        let stream = config()
+            .timeout_per_read(Some(STREAM_IDLE))
+            .max_idle_connections(0)
+            .build();
+        Ok(Self {
+            http: http.new_agent(),
+            stream: stream.new_agent(),
+        })
+    }
+}
+
+impl Pems {
+    fn read(
+        ca: Option<&PathBuf>,
+        certificate: Option<&(PathBuf, PathBuf)>,
+    ) -> Result<Self, ClusterError> {
+        let pair = certificate.map(|(certificate, key)| -> Result<_, ClusterError> {
+            Ok((Pem::read(certificate)?, Pem::read(key)?))
+        });
+        Ok(Self {
+            ca: ca.map(Pem::read).transpose()?,
+            certificate: pair.transpose()?,
+        })
+    }
+
+    fn tls(&self) -> Result<TlsConfig, ClusterError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider);
+        if let Some(ca) = &self.ca {
+            tls = tls.root_certs(RootCerts::from(ca.certificates()?.into_iter()));
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            let chain = certificate.certificates()?;
+            let key = PrivateKey::from_pem(&key.octets).map_err(|error| key.wrong(&error))?;
+            tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
+        }
+        Ok(tls.build())
+    }
+}
+
+impl Pem {
+    fn read(path: &PathBuf) -> Result<Self, ClusterError> {
+        let octets = std::fs::read(path).map_err(|source| ClusterError::File {
             path: path.clone(),
             source,
-        })
-    };
-    let certificates = |path: &PathBuf| -> Result<Vec<Certificate<'static>>, ClusterError> {
-        let pem = |what: String| ClusterError::Pem {
+        })?;
+        Ok(Self {
             path: path.clone(),
-            what,
-        };
+            octets,
+        })
+    }
+
+    fn certificates(&self) -> Result<Vec<Certificate<'static>>, ClusterError> {
         let mut found = Vec::new();
-        for item in ureq::tls::parse_pem(&read(path)?) {
-            if let PemItem::Certificate(certificate) = item.map_err(|e| pem(e.to_string()))? {
+        for item in ureq::tls::parse_pem(&self.octets) {
+            if let PemItem::Certificate(certificate) = item.map_err(|error| self.wrong(&error))? {
                 found.push(certificate);
             }
         }
         if found.is_empty() {
-            return Err(pem("there is no certificate in it".to_owned()));
+            return Err(self.wrong(&"there is no certificate in it"));
         }
         Ok(found)
-    };
-    if let Some(ca) = &cluster.ca {
-        tls = tls.root_certs(RootCerts::from(certificates(ca)?.into_iter()));
     }
-    if let Some((certificate, key)) = &cluster.certificate {
-        let chain = certificates(certificate)?;
-        let key_pem = read(key)?;
-        let key = PrivateKey::from_pem(&key_pem).map_err(|error| ClusterError::Pem {
-            path: key.clone(),
-            what: error.to_string(),
-        })?;
-        tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
+
+    fn wrong(&self, what: &dyn std::fmt::Display) -> ClusterError {
+        ClusterError::Pem {
+            path: self.path.clone(),
+            what: what.to_string(),
+        }
     }
-    Ok(tls.build())
 }
 
 /// How long each step of a request may take; a black hole is noticed by the ping that it swallows.

@@ -24,6 +24,19 @@ pub struct Access {
     pub certificate: Option<(Vec<u8>, Vec<u8>)>,
     /// What is said in the header `Authorization`.
     pub token: Option<Token>,
+    /// Where all this was read, and is read again.
+    pub origin: Origin,
+}
+
+/// Where an [`Access`] was read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// Nowhere: it was given as it is, and stays.
+    Given,
+    /// In the folder of a Pod's service account, where the certificate authorities change.
+    ServiceAccount(PathBuf),
+    /// In a kubeconfig and the files that it names.
+    Kubeconfig(PathBuf),
 }
 
 /// A bearer token.
@@ -110,7 +123,24 @@ impl Access {
             ca: Some(read(&folder.join("ca.crt"))?),
             certificate: None,
             token: Some(Token::File(token)),
+            origin: Origin::ServiceAccount(folder.to_owned()),
         })
+    }
+
+    /// The same as its files have it by now.
+    ///
+    /// # Errors
+    ///
+    /// Those that it was read with the first time.
+    pub fn again(&self) -> Result<Self, AccessError> {
+        match &self.origin {
+            Origin::Given => Ok(self.clone()),
+            Origin::Kubeconfig(path) => Self::kubeconfig(path),
+            Origin::ServiceAccount(folder) => Ok(Self {
+                ca: Some(read(&folder.join("ca.crt"))?),
+                ..self.clone()
+            }),
+        }
     }
 
     /// What the current context of a kubeconfig says.
@@ -132,6 +162,7 @@ impl Access {
             return Err(wrong("it is not one YAML document".to_owned()));
         };
         Reader {
+            path,
             folder,
             wrong: &wrong,
         }
@@ -141,6 +172,7 @@ impl Access {
 
 /// Reads a kubeconfig.
 struct Reader<'a> {
+    path: &'a Path,
     /// What paths are relative to.
     folder: &'a Path,
     wrong: &'a dyn Fn(String) -> AccessError,
@@ -193,6 +225,7 @@ impl Reader<'_> {
             ca,
             certificate,
             token,
+            origin: Origin::Kubeconfig(self.path.to_owned()),
         })
     }
 
@@ -390,6 +423,9 @@ users:
         let access = Access::service_account(variable, folder).unwrap();
         assert_eq!(access.server, "https://[fd00::1]:443");
         assert!(access.token == Some(Token::File(folder.join("token"))));
+        assert_eq!(access.again().unwrap(), access);
+        std::fs::write(folder.join("ca.crt"), "another").unwrap();
+        assert_eq!(access.again().unwrap().ca.as_deref(), Some(&b"another"[..]));
         let none = Access::in_cluster(|_| None).unwrap_err().to_string();
         assert!(none.contains("KUBERNETES_SERVICE_HOST"), "{none}");
     }

@@ -28,10 +28,47 @@ use super::wire::{
     NodeList, Status, WatchLine, WireNode, annotations_patch, condition_patch, rfc3339,
 };
 use crate::flannel::printable;
+use crate::source::renew::Renewed;
 
-/// A client, shared by the thread that asks and the thread that watches.
+/// A client, shared by the thread that asks and the thread that watches. Each request is made
+/// with the certificates that the files have by then.
 #[derive(Debug)]
 pub(super) struct Api {
+    client: Renewed<Access, Client>,
+    node: String,
+    prefix: String,
+}
+
+impl Api {
+    /// Makes a client for the Node called `node`. Asks nothing yet.
+    pub(super) fn new(access: &Access, node: &str, prefix: &str) -> Result<Self, AccessError> {
+        let client = Client::new(access, node, prefix)?;
+        Ok(Self {
+            client: Renewed::new(access.clone(), client),
+            node: node.to_owned(),
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// Carries out a request.
+    pub(super) fn carry_out(&self, request: &Request) -> Result<Answer, Failure> {
+        self.client().carry_out(request)
+    }
+
+    /// Opens a watch of all Nodes from a version on.
+    pub(super) fn watch(&self, from: &str) -> Result<WatchStream, WatchEnd> {
+        self.client().watch(from)
+    }
+
+    fn client(&self) -> Arc<Client> {
+        let make = |access: &Access| Client::new(access, &self.node, &self.prefix);
+        self.client.current("kubernetes", Access::again, make)
+    }
+}
+
+/// A client with certain certificates.
+#[derive(Debug)]
+struct Client {
     server: String,
     token: Option<Token>,
     http: ureq::Agent,
@@ -65,9 +102,8 @@ impl From<CallError> for Failure {
     }
 }
 
-impl Api {
-    /// Makes a client for the Node called `node`. Asks nothing yet.
-    pub(super) fn new(access: &Access, node: &str, prefix: &str) -> Result<Self, AccessError> {
+impl Client {
+    fn new(access: &Access, node: &str, prefix: &str) -> Result<Self, AccessError> {
         let tls = tls(access)?;
         let config = || {
             ureq::Agent::config_builder()
@@ -99,7 +135,7 @@ impl Api {
     }
 
     /// Carries out a request.
-    pub(super) fn carry_out(&self, request: &Request) -> Result<Answer, Failure> {
+    fn carry_out(&self, request: &Request) -> Result<Answer, Failure> {
         match request {
             Request::List => self.list(),
             Request::Ping { exact } => {
@@ -122,7 +158,7 @@ impl Api {
     }
 
     /// Opens a watch of all Nodes from a version on.
-    pub(super) fn watch(&self, from: &str) -> Result<WatchStream, WatchEnd> {
+    fn watch(&self, from: &str) -> Result<WatchStream, WatchEnd> {
         let from = escaped(from);
         let query = format!(
             "watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={WATCH_S}"
