@@ -17,9 +17,9 @@ pub(super) struct Ways {
     /// The UDP pools by family, IPv4 first.
     pub(super) pools: [Option<TransmitPool>; 2],
     /// UDP sockets for outer packets that may be fragmented, by family.
-    fragmenting: [Option<TransmitPool>; 2],
+    pub(super) fragmenting: [Option<TransmitPool>; 2],
     /// Raw sockets for outer packets that may be fragmented.
-    fragmenting_raw: Vec<RawIp>,
+    pub(super) fragmenting_raw: Vec<RawIp>,
 }
 
 /// The socket by which a frame leaves.
