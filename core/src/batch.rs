@@ -28,8 +28,9 @@ pub const HEADROOM: usize = 128;
 pub const TAILROOM: usize = 32;
 
 /// Frames that a batch has room for beyond those that are read into it: a packet that is cut on
-/// its way becomes several. As many as the largest packet has fragments of an Ethernet MTU.
-pub const SPARE_FRAMES: usize = 64;
+/// its way becomes several. As many as a row of datagrams of 65,535 octets in all, each just too big,
+/// has fragments of 1280 octets, the least MTU of IPv6, or more.
+pub const SPARE_FRAMES: usize = 128;
 
 /// Frames and their verdicts; see the [module](self).
 #[derive(Debug)]

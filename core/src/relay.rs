@@ -2,9 +2,28 @@
 //!
 //! The router that drops an outer packet tells the tunnel's entry, which knows who sent what was
 //! inside. [`relay`] is the table of RFC 2003 section 4 (for IPv6 that of RFC 2473 section 8),
-//! [`message`] makes the ICMP message out of what the error quotes: at least 8 octets behind the outer
-//! header (RFC 792), mostly more (RFC 1812 section 4.3.2.3). Where that does not reach the inner header nothing can be
-//! relayed; a path MTU is kept and answers the next packet.
+//! [`message`] makes the ICMP message out of what the error quotes: at least 8 octets behind the
+//! outer header (RFC 792), mostly more (RFC 1812 section 4.3.2.3). Where that does not reach the
+//! inner header nothing can be relayed; a path MTU is kept and answers the next packet.
+//!
+//! | underlay | the IPv4 sender gets | the IPv6 sender gets | because |
+//! |----------|----------------------|----------------------|---------|
+//! | 3/0 network unreachable | 3/0 | 1/3 | RFC 2003 section 4.1; RFC 4213 section 3.4 |
+//! | 3/1 host unreachable; 3/6, 7, 8, 11, 12, which say it more exactly | 3/1 | 1/3 | the same |
+//! | 3/2 protocol unreachable | 3/0 | 1/3 | the sender used no such protocol |
+//! | 3/3 port unreachable | nothing | nothing | MUST NOT |
+//! | 3/4 too big | 3/4 | 2/0 | MUST: by the path MTU, with the next packet that is too big |
+//! | 3/5 source route failed | nothing | nothing | MUST NOT |
+//! | 3/9, 10, 13 prohibited | 3/1 | 1/3 | not in the table: the sender's own rights are not in question |
+//! | 4 source quench | nothing | nothing | section 4.2: SHOULD NOT |
+//! | 5 redirect | nothing | nothing | section 4.3: MUST NOT |
+//! | 11 time exceeded | 3/1 | 1/3 | section 4.4: MUST |
+//! | 12/0 parameter problem | 12/0 where it points into the inner packet | 4/0 | section 4.5: MAY |
+//! | ICMPv6 1, but port unreachable | 3/1 | 1/3 | RFC 2473 sections 8.2 and 8.3 |
+//! | ICMPv6 2 too big | 3/4 | 2/0 | the same |
+//! | ICMPv6 3 time exceeded | 3/1 | 1/3 | the same |
+//! | ICMPv6 4 parameter problem | 12/0 where it points into the inner packet | 4/0 | otherwise the tunnel's own |
+//! | all others | nothing | nothing | section 4.6 |
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -18,7 +37,8 @@ use crate::wire::{IcmpHeader, Icmpv6Header, Ipv4Header, Ipv6Header, icmp, icmpv6
 /// What becomes of an ICMP error about an outer packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Relay {
-    /// The sender is told that the network cannot be reached: 3/0, ICMPv6 1/0.
+    /// The sender is told that the network cannot be reached: 3/0. ICMPv6 has only 1/3 for what lies
+    /// behind a tunnel (RFC 4213 section 3.4).
     NetUnreachable,
     /// The sender is told that the host cannot be reached: 3/1, ICMPv6 1/3.
     HostUnreachable,
@@ -56,12 +76,11 @@ pub const fn relay(underlay: Family, kind: u8, code: u8) -> Relay {
         (Family::V4, 4 | 5, _) => Relay::Silent,
         // 4.4: time exceeded in the tunnel: as host unreachable.
         (Family::V4, 11, _) => Relay::HostUnreachable,
-        // 4.5: parameter problem: if it points into the inner packet.
-        (Family::V4, 12, _) => Relay::ParameterProblem,
-        // RFC 2473 section 8: unreachable and time exceeded are reported as unreachable, but a port
-        // was the tunnel's.
+        // 4.5: parameter problem: if it points into the inner packet. Other codes do not point.
+        (Family::V4, 12, 0) => Relay::ParameterProblem,
+        // RFC 2473 section 8: unreachable, by whatever code, and time exceeded are reported as
+        // address unreachable, but a port was the tunnel's.
         (Family::V6, 1, 4) => Relay::Silent,
-        (Family::V6, 1, 0) => Relay::NetUnreachable,
         (Family::V6, 1, _) => Relay::HostUnreachable,
         (Family::V6, 2, _) => Relay::TooBig,
         (Family::V6, 3, _) => Relay::HostUnreachable,
@@ -124,10 +143,7 @@ pub fn message(
                 return None;
             }
             let (kind, code, rest) = match action {
-                Relay::NetUnreachable => {
-                    (icmpv6::kind::UNREACHABLE, icmpv6::unreachable::NO_ROUTE, 0)
-                }
-                Relay::HostUnreachable => {
+                Relay::NetUnreachable | Relay::HostUnreachable => {
                     (icmpv6::kind::UNREACHABLE, icmpv6::unreachable::ADDRESS, 0)
                 }
                 Relay::TooBig => (icmpv6::kind::PACKET_TOO_BIG, 0, u32::from(mtu.octets())),
@@ -183,6 +199,7 @@ mod tests {
             (11, 0, Relay::HostUnreachable),
             (11, 1, Relay::HostUnreachable),
             (12, 0, Relay::ParameterProblem),
+            (12, 1, Relay::Silent),
             // What is no error is not relayed.
             (0, 0, Relay::Silent),
             (8, 0, Relay::Silent),
@@ -191,7 +208,7 @@ mod tests {
             assert_eq!(relay(Family::V4, kind, code), action, "{kind}/{code}");
         }
         for (kind, code, action) in [
-            (1, 0, Relay::NetUnreachable),
+            (1, 0, Relay::HostUnreachable),
             (1, 3, Relay::HostUnreachable),
             (1, 4, Relay::Silent),
             (2, 0, Relay::TooBig),

@@ -10,7 +10,7 @@ use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use warren_core::batch::Link;
 use warren_core::encap::{EncapsulationKind, outer};
 use warren_core::engine::Answer;
-use warren_core::gso::{ChecksumState, Offload, SegmentKind, transport_checksum};
+use warren_core::gso::{ChecksumState, Offload, PartialChecksum, SegmentKind, transport_checksum};
 use warren_core::packet::Packet;
 use warren_core::units::{Family, Mtu, Time};
 use warren_core::wire::Ipv4Header;
@@ -246,22 +246,105 @@ fn an_unfinished_checksum_is_finished_before_the_cut() {
     assert_eq!(reassemble(&parts), whole[20..]);
 }
 
+/// A row of UDP datagrams as a device hands it over, and the datagrams alone.
+fn row_of_datagrams(family: Family, data: &[u8], each: u16, df: bool) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let packet = |data: &[u8], number: u16| {
+        let packet = Udp::between(family, 1, 2).packet(data);
+        rewrite(
+            &packet,
+            |v4| {
+                v4.dont_fragment = df;
+                v4.identification = 0xfff0_u16.wrapping_add(number);
+            },
+            |_| (),
+        )
+    };
+    let alone = (0..).zip(data.chunks(each.into()));
+    (
+        packet(data, 0),
+        alone.map(|(number, data)| packet(data, number)).collect(),
+    )
+}
+
+/// The offload of a row of datagrams that its device left without checksums.
+fn row_offload(family: Family, each: u16) -> Offload {
+    Offload {
+        partial_checksum: Some(PartialChecksum {
+            start: family.header_octets(),
+            offset: 6,
+        }),
+        segments: Some((SegmentKind::Udp, each)),
+    }
+}
+
 #[test]
-fn a_super_packet_of_oversize_segments_is_answered_and_not_cut() {
-    let setup = Setup::new(EncapsulationKind::Vxlan, Family::V4);
-    let mut engine = setup.engine(1, 2);
-    let mut batch = Batch::new(1, 65_535);
-    let packet = udp_of(Family::V4, 9000, false);
-    let mut frame = batch.push(&packet, Link::LOCAL).unwrap();
-    frame.set_offload(Offload {
-        partial_checksum: None,
-        segments: Some((SegmentKind::Udp, 1472)),
-    });
-    engine.encap(&mut batch, Time::ZERO);
-    assert_eq!(
-        batch.frame(0).unwrap().verdict,
-        Verdict::Reply(DropReason::TooBig)
-    );
+fn a_row_of_datagrams_is_cut_as_if_each_had_come_alone() {
+    let mut random = Random(11);
+    for (setup, mtu) in setups() {
+        for turn in 0..40 {
+            let (mut one, mut twin) = (setup.engine(1, 2), setup.engine(1, 2));
+            // Just too big, far too big, and last ones of any length, that of a header too.
+            let each = match turn % 3 {
+                0 => mtu - 27 + u16::try_from(random.below(8)).unwrap(),
+                1 => 1472,
+                _ => 2000 + u16::try_from(random.below(7000)).unwrap(),
+            };
+            let octets = usize::from(each) + 1 + random.below(65_507 - 2 * usize::from(each));
+            let data: Vec<u8> = (0..octets).map(|_| random.octet()).collect();
+            let (row, alone) = row_of_datagrams(Family::V4, &data, each, false);
+            let mut wires = send_all(&mut one, &row, row_offload(Family::V4, each));
+            let first: Vec<Vec<u8>> = wires[..1].to_vec();
+            let mut expected: Vec<Vec<u8>> = alone
+                .iter()
+                .flat_map(|packet| send_all(&mut twin, packet, Offload::NONE))
+                .collect();
+            assert_eq!(first[0], expected[0], "{setup:?} {octets} by {each}");
+            let outer_ports = |wires: &[Vec<u8>]| {
+                let at = usize::from(setup.underlay.header_octets());
+                let ports = wires.iter().map(|wire| wire[at..at + 2].to_vec());
+                ports.collect::<std::collections::BTreeSet<_>>().len()
+            };
+            assert!(setup.kind == EncapsulationKind::Ipip || outer_ports(&wires) == 1);
+            wires.sort();
+            expected.sort();
+            assert!(wires == expected, "{setup:?} {octets} by {each}");
+            assert!(wires.iter().all(|wire| wire.len() <= 1500));
+            let (books, twins) = (
+                one.counters(Direction::Encap),
+                twin.counters(Direction::Encap),
+            );
+            assert_eq!((books.received.packets, books.forwarded.packets), (1, 1));
+            assert_eq!(books.forwarded.octets, twins.forwarded.octets);
+            assert_eq!((books.fragmented, books.dropped()), (1, 0));
+            assert_eq!(books.fragments + 1, wires.len() as u64);
+            assert_eq!(
+                one.peer_counters()[0].sent(),
+                twin.peer_counters()[0].sent()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_row_of_datagrams_that_may_not_be_cut_is_answered() {
+    for (setup, _) in setups() {
+        for (family, df, frames) in [
+            (Family::V4, true, 4),
+            (Family::V6, true, 4),
+            // No room for the pieces.
+            (Family::V4, false, 1),
+        ] {
+            let mut engine = setup.engine(1, 2);
+            let (row, _) = row_of_datagrams(family, &[7; 60_000], 1600, df);
+            let mut batch = Batch::new(frames, 65_535);
+            let mut frame = batch.push(&row, Link::LOCAL).unwrap();
+            frame.set_offload(row_offload(family, 1600));
+            engine.encap(&mut batch, Time::ZERO);
+            let verdict = batch.frame(0).unwrap().verdict;
+            assert_eq!(verdict, Verdict::Reply(DropReason::TooBig), "{setup:?}");
+            assert_eq!(batch.len(), 1);
+        }
+    }
 }
 
 #[test]

@@ -44,13 +44,13 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::RwLock;
 use tracing::{debug, warn};
-use warren_core::tables::NextHop;
+use warren_core::tables::{NextHop, Tables};
 use warren_core::units::{Epoch, Mtu};
 
 use crate::config::{Config, underlay_of};
 use crate::netlink::{ListedRoute, Netlink, NetlinkError, Route};
 use crate::plane::PlaneSender;
-use crate::rib::{RibRoute, Snapshot, TablesReader};
+use crate::rib::TablesReader;
 use plan::Plan;
 use wire::{Heard, Wire};
 
@@ -196,22 +196,26 @@ impl Drop for Host {
 /// is not among them: its addresses bring their routes along, and the rest lies behind other
 /// devices.
 #[must_use]
-pub fn device_routes(mtu: Mtu, snapshot: &Snapshot) -> Vec<Route> {
-    let routes = snapshot.routes.iter();
+pub fn device_routes(mtu: Mtu, tables: &Tables) -> Vec<Route> {
+    let routes = tables.routes();
     routes
-        .filter_map(|route| device_route(mtu, route))
+        .filter_map(|(prefix, next_hop)| device_route(mtu, prefix, next_hop))
         .collect()
 }
 
-fn device_route(device_mtu: Mtu, route: &RibRoute) -> Option<Route> {
-    if !route.leads_to_device() || route.next_hop == NextHop::Local {
-        return None;
-    }
-    let least = route.tunnels().iter().map(|tunnel| tunnel.mtu).min();
+fn device_route(device_mtu: Mtu, prefix: IpNet, next_hop: &NextHop) -> Option<Route> {
+    let tunnels = match next_hop {
+        NextHop::Tunnel(tunnel) => std::slice::from_ref(tunnel),
+        NextHop::EqualCost(tunnels) => tunnels,
+        // It is the engine that drops and counts these.
+        NextHop::Blackhole | NextHop::Prohibit => &[],
+        NextHop::Direct { .. } | NextHop::Local => return None,
+    };
+    let least = tunnels.iter().map(|tunnel| tunnel.mtu).min();
     let least = least.filter(|mtu| *mtu < device_mtu);
     Some(Route {
         mtu: least.map(|mtu| u32::from(mtu.octets())),
-        ..Route::new(route.prefix)
+        ..Route::new(prefix)
     })
 }
 
@@ -301,17 +305,22 @@ impl Core {
 
     /// Lists what is there and makes the routes of the configuration, of which none may be taken.
     fn begin(&mut self) -> Result<(), HostError> {
-        let snapshot = self.tables.snapshot();
         let configured: BTreeSet<IpNet> = configured_prefixes(&self.config).collect();
-        let is_configured = |route: &RibRoute| configured.contains(&route.prefix);
-        self.desire(&snapshot, is_configured);
+        let tables = self.tables.tables();
+        if self.stays {
+            // Those of a predecessor that are right are many and stay.
+            self.desire(tables.routes());
+        } else {
+            let found = configured.iter();
+            self.desire(found.filter_map(|prefix| Some((*prefix, tables.route(*prefix)?))));
+        }
         self.list()?;
         self.change()?;
         if self.plan.is_listing_wanted() {
             self.list()?;
             self.change()?;
         }
-        let taken = self.plan.taken().next();
+        let taken = self.plan.taken().find(|prefix| configured.contains(prefix));
         if let Some(prefix) = taken {
             self.clean();
             return Err(HostError::RouteTaken { prefix });
@@ -383,9 +392,9 @@ impl Core {
         }
         let newest = self.tables.newer_than(self.seen.unwrap_or_default());
         if self.seen.is_none() || newest.is_some() {
-            let snapshot = self.tables.snapshot();
-            self.seen = Some(snapshot.tables.epoch());
-            self.desire(&snapshot, |_| true);
+            let tables = self.tables.tables();
+            self.seen = Some(tables.epoch());
+            self.desire(tables.routes());
         }
         if self.retried_at.elapsed() >= RETRY {
             self.retried_at = Instant::now();
@@ -568,23 +577,23 @@ impl Core {
     }
 
     /// Tells the plan which routes there should be.
-    fn desire(&mut self, snapshot: &Snapshot, is_due: impl Fn(&RibRoute) -> bool) {
+    fn desire<'t>(&mut self, routes: impl Iterator<Item = (IpNet, &'t NextHop)>) {
         if !self.configures || !self.config.device.routes {
             return;
         }
-        let mut desired = Vec::with_capacity(snapshot.routes.len());
-        for listed in snapshot.routes.iter().filter(|route| is_due(route)) {
-            if let Some(route) = device_route(self.mtu, listed) {
+        let mut desired = Vec::new();
+        for (prefix, next_hop) in routes {
+            if let Some(route) = device_route(self.mtu, prefix, next_hop) {
                 let device = self.device;
                 desired.push(ListedRoute { route, device });
             } else if let NextHop::Direct {
                 gateway: Some(peer),
-            } = listed.next_hop
-                && let Some(direct) = self.direct(peer)
+            } = next_hop
+                && let Some(direct) = self.direct(*peer)
             {
                 let route = Route {
                     gateway: Some(direct.gateway),
-                    ..Route::new(listed.prefix)
+                    ..Route::new(prefix)
                 };
                 let device = direct.device;
                 desired.push(ListedRoute { route, device });

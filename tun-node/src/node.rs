@@ -19,8 +19,10 @@
 //! code [`EXIT_INTERNAL`] and one line that says why: a node whose data path is dead must not look
 //! alive.
 //!
-//! Everything is opened before the first packet, and everything opened is held by a value whose
-//! end undoes it, so that an error halfway leaves as little behind as a clean end.
+//! Everything opened is held by a value whose end undoes it, so that an error halfway leaves as
+//! little behind as a clean end. Packets pass as soon as there are tables and a device: what was
+//! routed before a restart needs no source, no kernel route that is still to be made, and not even
+//! that the control plane has looked at it again ([`crate::plane`]).
 
 mod device;
 mod state;
@@ -110,21 +112,10 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let count = config.worker.count.on(cpus.len());
     let (queues, mut child, undo): (Vec<Tun>, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
-        let (rootless, queues) =
-            device::open_rootless(&config, count, &reader.snapshot(), &launch)?;
+        let (rootless, queues) = device::open_rootless(&config, count, &reader.tables(), &launch)?;
         (queues, Some(rootless), Undo::default())
     } else {
         let opened = device::open(&config, count)?;
-        let parts = HostParts {
-            config: config.clone(),
-            tables: reader.clone(),
-            device: opened.undo.index(),
-            configures: opened.undo.configures(),
-            stays: opened.undo.stays(),
-            failed,
-            plane: plane.sender(),
-        };
-        host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
         (opened.queues, None, opened.undo)
     };
     let (ending, ended) = crossbeam_channel::bounded(1);
@@ -136,10 +127,23 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         seed: random(),
         paths: inlet.sender(),
     };
+    // Before the kernel's routes, which may be many and may be there already.
     for worker in open_workers(&parts, queues, &cpus)? {
         state.add_worker(worker.start(ending.clone())?);
     }
     drop(ending);
+    if !options.rootless {
+        let parts = HostParts {
+            config: config.clone(),
+            tables: reader.clone(),
+            device: undo.index(),
+            configures: undo.configures(),
+            stays: undo.stays(),
+            failed,
+            plane: plane.sender(),
+        };
+        host = Some(Host::start(parts, Arc::clone(&state.host_report))?);
+    }
     let injector = Arc::clone(&state);
     let paths_sender = inlet.sender();
     let parts = PathsParts {

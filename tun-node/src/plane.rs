@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use ipnet::IpNet;
 use parking_lot::RwLock;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use warren_core::units::{Family, Time};
 
 use crate::config::{Config, Guard, Loaded};
@@ -46,7 +46,7 @@ use crate::rib::{
     Event, Identity, LocalRoutes, Reconciler, Rib, Settings, SourceKind, SourceUpdate,
     TablesReader, Terms, Way, config_update,
 };
-use crate::snapshot::Memory;
+use crate::snapshot::{KeeperReader, Memory, Remembered};
 use crate::source::{self, Outlet, Own, Source, SourceCommand, SourceError, SourceNotice};
 use alarms::Alarms;
 use claim::Claim;
@@ -163,6 +163,23 @@ impl fmt::Debug for PlaneParts {
     }
 }
 
+/// What somebody should look at, for other threads.
+#[derive(Clone, Debug)]
+pub struct AlarmsReader {
+    shown: Arc<RwLock<Vec<String>>>,
+    memory: Option<KeeperReader>,
+}
+
+impl AlarmsReader {
+    /// A sentence for each thing that is so at present.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<String> {
+        let mut alarms = self.shown.read().clone();
+        alarms.extend(self.memory.as_ref().and_then(KeeperReader::alarm));
+        alarms
+    }
+}
+
 /// A plane that has its tables but does not run yet, so that the workers have something to begin
 /// with.
 #[derive(Debug)]
@@ -199,8 +216,11 @@ impl PlaneInlet {
 
     /// What somebody should look at, kept up to date.
     #[must_use]
-    pub fn alarms(&self) -> Arc<RwLock<Vec<String>>> {
-        self.core.alarms.shown()
+    pub fn alarms(&self) -> AlarmsReader {
+        AlarmsReader {
+            shown: self.core.alarms.shown(),
+            memory: self.core.memory.as_ref().map(Memory::reader),
+        }
     }
 
     /// The configuration with what was remembered of this node.
@@ -294,6 +314,8 @@ struct Core {
     start: Instant,
     is_rootless: bool,
     memory: Option<Memory>,
+    /// What is remembered and routed, but not decided again yet.
+    undecided: Option<Remembered>,
     parts: Option<PlaneParts>,
     /// Whether the sources have yet to be told of another address of this node.
     has_moved: bool,
@@ -316,15 +338,56 @@ impl Core {
             start: Instant::now(),
             is_rootless,
             memory,
+            undecided: None,
             parts: None,
             has_moved: false,
             loaded,
         };
         core.take_files();
-        core.handle(remembered.events);
         core.recall(&remembered.leases);
+        core.recall_routes(remembered);
         core.publish();
         core
+    }
+
+    /// Routes what the node routed before it was started, where the files say the same as then. To
+    /// decide it again takes ten times as long, and no packet waits for that.
+    fn recall_routes(&mut self, mut remembered: Remembered) {
+        let basis = self.reconciler.basis();
+        let settings = settings(self.loaded.config.sources.guard);
+        let recall = remembered.take_recall(basis, &settings);
+        self.undecided = Some(remembered);
+        match recall {
+            Some(recall) => {
+                self.rib.recall(&recall);
+                self.is_dirty = true;
+            }
+            None => self.confirm_routes(),
+        }
+    }
+
+    /// Decides what is remembered.
+    fn confirm_routes(&mut self) {
+        let Some(remembered) = self.undecided.take() else {
+            return;
+        };
+        let now = self.now();
+        let events = remembered.events().unwrap_or_else(|error| {
+            self.alarms.say(now, &error.to_string());
+            Vec::new()
+        });
+        let outcome = self.reconciler.handle_all(events, now);
+        for alarm in outcome.alarms {
+            self.alarms.say(now, &alarm);
+        }
+        if self.rib.confirm(&outcome.routes) {
+            self.is_dirty = true;
+            if let Some(memory) = &mut self.memory {
+                memory.changed(now);
+            }
+        }
+        let (routes, took) = (outcome.routes.len(), self.now().since(now));
+        debug!(routes, ?took, "what was remembered is decided");
     }
 
     /// Makes what the files say what the sources of that name say.
@@ -383,25 +446,27 @@ impl Core {
     fn publish(&mut self) {
         if self.is_dirty {
             self.is_dirty = false;
-            let effects = self.rib.publish();
-            let now = self.now();
-            for sentence in &effects.refused {
-                self.alarms.say(now, &format!("not routed: {sentence}"));
-            }
-            if let Some(parts) = &self.parts {
-                parts.paths.peers(effects.peers);
-                if let Some(host) = &parts.host {
-                    host.published();
-                }
-            }
+            self.rib.publish_tables();
+            self.announce();
         }
         self.alarms.show(&self.reconciler);
     }
 
-    /// Tells whoever has just been started what was published before.
+    /// Tells the other threads, when there are any, what follows from what was published.
     fn announce(&mut self) {
+        if self.parts.is_none() {
+            return;
+        }
+        let effects = self.rib.take_effects();
+        let now = self.now();
+        for sentence in &effects.refused {
+            self.alarms.say(now, &format!("not routed: {sentence}"));
+        }
         if let Some(parts) = &self.parts {
-            parts.paths.peers(self.rib.peers());
+            parts.paths.peers(effects.peers);
+            if let Some(host) = &parts.host {
+                host.published();
+            }
         }
     }
 
@@ -481,6 +546,9 @@ struct Running {
 
 impl Running {
     fn run(mut self) {
+        // Before anything that a source says, and before anything is saved.
+        self.core.confirm_routes();
+        self.core.publish();
         loop {
             let mut events = Vec::new();
             let due = self.core.reconciler.poll_timeout();
@@ -592,3 +660,7 @@ const IDLE_MOST: Duration = Duration::from_secs(60);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the sources may take to end together.
 const END_PATIENCE: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+#[path = "plane/warm_tests.rs"]
+mod warm_tests;

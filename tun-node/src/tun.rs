@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use ipnet::IpNet;
 use tun::AbstractDevice;
+use warren_core::wire::VirtioNetHeader;
 
 use crate::netlink::{Netlink, NetlinkError};
 use crate::sys;
@@ -215,6 +216,18 @@ impl Tun {
     /// is then lost, which the caller counts.
     pub fn send(&self, packet: &[u8]) -> io::Result<()> {
         whole(sys::io::write(self.fd.as_fd(), packet)?, packet.len())
+    }
+
+    /// As [`Self::send`], for a packet of one's own without a virtio header: one that needs nothing
+    /// done is put before it where the device has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub fn send_plain(&self, packet: &[u8]) -> io::Result<()> {
+        let nothing = [0; VirtioNetHeader::OCTETS];
+        let header = nothing.get(..self.vnet_header_octets).unwrap_or(&nothing);
+        self.send_vectored(&[IoSlice::new(header), IoSlice::new(packet)])
     }
 
     /// Hands one packet gathered from several slices to the kernel.

@@ -246,7 +246,7 @@ impl Worker {
                     drop(answer.try_send(done));
                 }
                 Ok(Command::Probe { seed }) => self.probe(seed),
-                Ok(Command::Inject(packet)) => match self.device.send(&packet) {
+                Ok(Command::Inject(packet)) => match self.device.send_plain(&packet) {
                     Ok(()) => self.device_counters.replies_written.count(packet.len()),
                     Err(error) => self.device_counters.reply_drops.count(&error, 1),
                 },

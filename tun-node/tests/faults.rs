@@ -2,6 +2,8 @@
 //! clock and its own process.
 
 mod common;
+#[path = "faults/disk.rs"]
+mod disk;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,9 +1,9 @@
 //! Whole nodes that find each other by Debian's etcd and by files, in namespaces around a hub.
 //!
-//! The long outage runs on request:
+//! The long outage and the restart with 100,000 routes run on request:
 //!
 //! ```text
-//! cargo test -p tun-node --test join -- --ignored --nocapture
+//! cargo test --release -p tun-node --test join -- --ignored --nocapture --test-threads=1
 //! ```
 
 #![allow(
@@ -22,6 +22,8 @@ mod files;
 mod fleet;
 #[path = "join/harm.rs"]
 mod harm;
+#[path = "join/warm.rs"]
+mod warm;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

@@ -59,8 +59,10 @@ fn every_encapsulation_passes_with_two_workers() {
     for encap in ["vxlan", "fou", "geneve", "ipip"] {
         let nodes = [1, 2].map(|node| lab.start(node, encap, Underlay::V4, TWO));
         for size in [0, 1400] {
-            lab.ping(1, "10.244.2.1", 5, size);
-            lab.ping(2, "fd00:10:244:1::1", 5, size);
+            for _ in 0..5 {
+                ping(&lab, 1, "10.244.2.1", size);
+                ping(&lab, 2, "fd00:10:244:1::1", size);
+            }
         }
         for node in &nodes {
             let report = node.counters();
@@ -131,7 +133,7 @@ fn a_device_with_one_queue_has_one_worker_and_one_with_several_as_many_as_asked_
             let one = lab.spawn(1, &path);
             one.wait_ready();
             let two = lab.start(2, "vxlan", Underlay::V4, "");
-            lab.ping(1, "10.244.2.1", 3, 56);
+            ping(&lab, 1, "10.244.2.1", 56);
             assert_eq!(one.status().map(|status| status.workers), Some(workers));
             one.stop();
             two.stop();
@@ -147,7 +149,7 @@ fn what_is_asked_for_is_made() {
                   receive-buffer = 100000\nsend-buffer = 200000\n";
     let one = lab.start(1, "vxlan", Underlay::V4, worker);
     let two = lab.start(2, "vxlan", Underlay::V4, "[worker]\ncount = \"auto\"\n");
-    lab.ping(1, "10.244.2.1", 5, 56);
+    ping(&lab, 1, "10.244.2.1", 56);
     let status = one.status().expect("it answers");
     assert_eq!(
         (status.receive_buffer, status.send_buffer),
@@ -215,7 +217,7 @@ fn a_full_send_buffer_is_counted_and_holds_the_other_direction_up_for_nothing() 
     ] {
         let one = lab.start(1, "vxlan", Underlay::V4, worker);
         let two = lab.start(2, "vxlan", Underlay::V4, "");
-        lab.ping(1, "10.244.2.1", 1, 56);
+        ping(&lab, 1, "10.244.2.1", 56);
         // What leaves node 1 waits for the answer to an ARP request, and is charged to the socket.
         let mac = String::from_utf8(lab.exec(1, &["cat", "/sys/class/net/wire/address"]).stdout);
         let mac = mac.expect("text");
@@ -258,11 +260,16 @@ fn a_full_send_buffer_is_counted_and_holds_the_other_direction_up_for_nothing() 
         assert_balanced(&one.counters().total);
         ignore("0");
         lab.ip(1, "neigh flush dev wire");
-        lab.ping(1, "10.244.2.1", 1, 56);
+        ping(&lab, 1, "10.244.2.1", 56);
         lab.ip(2, "neigh del 192.0.2.1 dev wire");
         one.stop();
         two.stop();
     }
+}
+
+/// One echo at a time: of several, `ping` waits for the last only as long as the others took.
+fn ping(lab: &Lab, node: u8, to: &str, octets: u32) {
+    lab.ping(node, to, 1, octets);
 }
 
 /// Frames that were dropped because a send buffer was full.

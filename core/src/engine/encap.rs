@@ -5,8 +5,10 @@
 //! of an ICMP error is as it came, because nothing is written before everything is decided.
 //!
 //! Obeys RFC 1812 section 5 where it forwards, RFC 2003, RFC 2473 and RFC 4213 for what enters a
-//! tunnel, RFC 6040 and RFC 2983 for the traffic class. What becomes of a packet that does not fit
-//! is told in `fit`.
+//! tunnel, RFC 6040, RFC 9601 and RFC 2983 for the traffic class. What becomes of a packet that does
+//! not fit is told in `fit`. Knowingly not RFC 2473 section 4.1.1: no tunnel encapsulation limit is
+//! read or written on the way in, because no tunnel lies inside another one here: the engine at the
+//! other end refuses a packet that is itself one of a tunnel.
 
 use core::net::IpAddr;
 
@@ -98,8 +100,8 @@ impl Engine {
             let size = Size::of(packet, frame.bytes(), frame.offload());
             let way = match rules.way(packet, size, hops) {
                 Ok(Way::Cut(cut)) => {
-                    if Rules::has_room_for_fragments(batch, packet, cut.mtu) {
-                        let sent = rules.send_fragments(batch, index, packet, &cut);
+                    if Rules::has_room_for_pieces(batch, packet, &cut) {
+                        let sent = rules.send_pieces(batch, index, packet, &cut);
                         match sent {
                             Ok((frames, octets)) => {
                                 self.encap.forwarded.count(octets);
@@ -313,12 +315,13 @@ impl<'t> Rules<'t> {
             });
         }
         let may_cut = !packet.dont_fragment && packet.family() == Family::V4;
-        if may_cut && size.is_one_packet(packet) {
+        if may_cut && (size.is_one_packet(packet) || size.datagram_octets().is_some()) {
             return Ok(Way::Cut(Cut {
                 tunnel,
                 link: self.link(packet, mtu_octets, tunnel),
                 mtu,
                 permit,
+                datagram_octets: size.datagram_octets(),
             }));
         }
         if may_cut && let Some(segment_octets) = size.segment_that_fits(mtu) {
@@ -377,7 +380,7 @@ impl<'t> Rules<'t> {
             set_hop_limit(frame.bytes_mut(), packet.hop_limit.saturating_sub(1));
         }
         match way {
-            // `send_fragments` sends these.
+            // `send_pieces` sends these.
             Way::Cut(_) => Err(DropReason::TooBig),
             Way::Direct { link, permit } => {
                 let Permit { .. } = permit;
@@ -445,8 +448,9 @@ impl Departure {
 pub(super) struct Size {
     /// Octets of the largest packet that it is split into: itself, unless it is a super-packet.
     largest: usize,
-    /// Octets in front of the data of each segment, where it is a super-packet of TCP.
-    tcp_headers: Option<usize>,
+    /// Where it is a super-packet of more than one segment: of what, the octets of data in each,
+    /// and those of the headers in front.
+    segments: Option<(SegmentKind, u16, usize)>,
 }
 
 impl Size {
@@ -454,7 +458,7 @@ impl Size {
     pub(super) const fn of_one(packet: &Packet) -> Self {
         Self {
             largest: packet.total_octets,
-            tcp_headers: None,
+            segments: None,
         }
     }
 
@@ -470,11 +474,14 @@ impl Size {
                 .map_or(size_of::<TcpHeader>(), |(tcp, ..)| tcp.header_octets()),
         };
         let headers = packet.transport_offset + transport_octets;
+        let largest = headers + usize::from(segment_octets);
         Self {
-            largest: packet
-                .total_octets
-                .min(headers + usize::from(segment_octets)),
-            tcp_headers: (kind == SegmentKind::Tcp).then_some(headers),
+            largest: packet.total_octets.min(largest),
+            segments: (kind == SegmentKind::Tcp || largest < packet.total_octets).then_some((
+                kind,
+                segment_octets,
+                headers,
+            )),
         }
     }
 
@@ -485,10 +492,21 @@ impl Size {
     /// The largest TCP segment within `mtu`; `None` where it would be too small for any sender to
     /// mean.
     fn segment_that_fits(self, mtu: Mtu) -> Option<u16> {
-        let fits = usize::from(mtu.octets()).checked_sub(self.tcp_headers?)?;
+        let (SegmentKind::Tcp, _, headers) = self.segments? else {
+            return None;
+        };
+        let fits = usize::from(mtu.octets()).checked_sub(headers)?;
         u16::try_from(fits)
             .ok()
             .filter(|octets| *octets >= SEGMENT_OCTETS_MIN)
+    }
+
+    /// Octets of data in each datagram, where it is a row of UDP datagrams.
+    const fn datagram_octets(self) -> Option<u16> {
+        match self.segments {
+            Some((SegmentKind::Udp, octets, _)) => Some(octets),
+            Some((SegmentKind::Tcp, ..)) | None => None,
+        }
     }
 }
 

@@ -240,7 +240,7 @@ pub struct PathsReport {
     pub peers: Vec<PathReport>,
     /// ICMP errors relayed to inner senders.
     pub relayed: u64,
-    /// ICMP errors about packets to nobody known.
+    /// ICMP errors about packets that this node does not send.
     pub ignored: u64,
 }
 
@@ -253,7 +253,8 @@ pub struct PathReport {
     pub path_mtu: u16,
     /// How it was learned: `assumed`, `probe`, `icmp` or `black hole`.
     pub path_mtu_by: String,
-    /// ICMP errors about size that were not believed.
+    /// ICMP errors about size that were not believed: below 576 or 1280 octets, about no packet that
+    /// this node sends, or refuted by a probe.
     pub forged: u64,
     /// Changes of the encapsulation.
     pub changes: u64,

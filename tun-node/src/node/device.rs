@@ -11,11 +11,11 @@ use std::os::fd::AsFd;
 
 use ipnet::IpNet;
 use tracing::{info, warn};
+use warren_core::tables::Tables;
 
 use crate::config::{Config, DeviceMode, PeerMode};
 use crate::hostroutes::device_routes;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::rib::Snapshot;
 use crate::rootless::{ChildSpec, Launch, Rootless, RootlessError};
 use crate::sys;
 use crate::tun::{DeviceName, InvalidDeviceName, Offload, Tun, TunConfig, TunError};
@@ -129,7 +129,7 @@ fn open_queues(first: Tun, count: u16) -> Result<Vec<Tun>, TunError> {
 pub(super) fn open_rootless(
     config: &Config,
     count: u16,
-    snapshot: &Snapshot,
+    tables: &Tables,
     launch: &Launch,
 ) -> Result<(Rootless, Vec<Tun>), DeviceError> {
     if config.device.mode != DeviceMode::Create {
@@ -142,7 +142,7 @@ pub(super) fn open_rootless(
         device: config.device.name.clone(),
         mtu: config.device.mtu.octets(),
         addresses: config.device.addresses.clone(),
-        routes: device_routes(config.device.mtu, snapshot),
+        routes: device_routes(config.device.mtu, tables),
         queues: count,
         vnet_header,
     };

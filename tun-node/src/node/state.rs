@@ -21,7 +21,7 @@ use crate::explain;
 use crate::hostroutes::HostReport;
 use crate::netlink::Netlink;
 use crate::paths::PathsSender;
-use crate::plane::PlaneSender;
+use crate::plane::{AlarmsReader, PlaneSender};
 use crate::rib::{SourceKind, TablesReader};
 use crate::worker::{Buffers, Command, WorkerHandle};
 
@@ -37,7 +37,7 @@ pub struct NodeState {
     paths: PathsSender,
     plane: PlaneSender,
     /// What somebody should look at in the control plane.
-    plane_alarms: Arc<RwLock<Vec<String>>>,
+    plane_alarms: AlarmsReader,
     /// What the thread that keeps the kernel's routes last said.
     pub(super) host_report: Arc<RwLock<HostReport>>,
     /// When the last packet in a loop was seen, and how many there were.
@@ -51,7 +51,7 @@ impl NodeState {
         tables: TablesReader,
         paths: PathsSender,
         plane: PlaneSender,
-        plane_alarms: Arc<RwLock<Vec<String>>>,
+        plane_alarms: AlarmsReader,
     ) -> Self {
         Self {
             config: RwLock::new(Arc::new(config)),
@@ -181,7 +181,7 @@ impl NodeState {
             )
         };
         let mut alarms: Vec<String> = seen.map(sentence).into_iter().collect();
-        alarms.extend(self.plane_alarms.read().iter().cloned());
+        alarms.extend(self.plane_alarms.alarms());
         alarms.extend(self.host_report.read().alarms.iter().cloned());
         alarms
     }

@@ -3,13 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use warren_core::packet::FlowKey;
+use warren_core::encap::Encapsulation;
 use warren_core::relay::{self, Relay};
-use warren_core::tables::NextHop;
 use warren_core::units::{Family, Mtu};
 
-use super::peer::PeerPaths;
-use crate::rib::TablesReader;
 use crate::udp::{Origin, QueuedError};
 
 /// An error about an outer packet of this node.
@@ -26,45 +23,105 @@ pub(super) struct IcmpError {
     pub(super) mtu: Option<u16>,
     /// What it quotes of the outer packet behind the IP header.
     pub(super) quoted: Vec<u8>,
-    /// The outer protocol and, for UDP, the destination port; known from a raw socket only.
+    /// What the quoted IP header says; known from a raw socket only. Errors from elsewhere repeat
+    /// what that one sees.
+    whole: Option<Whole>,
+}
+
+/// What is read of a quoted outer IP header.
+#[derive(Clone, Copy, Debug)]
+struct Whole {
+    source: IpAddr,
     protocol: u8,
-    /// Whether it comes from the socket that sees all errors. Others repeat it.
-    pub(super) is_whole_view: bool,
+    /// Octets of the IP header.
+    header_octets: usize,
+    /// Octets of the packet that was too big, say.
+    total_octets: usize,
+    /// Where a problem lies, from the start of the IP header.
+    pointer: Option<u32>,
+}
+
+/// What this node sends to the peer that an error is about.
+pub(super) trait Sent {
+    /// Whether outer packets leave from that address.
+    fn is_from(&self, underlay: IpAddr) -> bool;
+
+    /// Whether inner packets of these addresses go to the peer.
+    fn leads(&self, source: IpAddr, destination: IpAddr) -> bool;
+
+    /// The encapsulations that it is sent.
+    fn ways(&self) -> impl Iterator<Item = Encapsulation>;
+
+    /// Whether this node speaks for itself in the overlay.
+    fn has_voice(&self, family: Family) -> bool;
 }
 
 impl IcmpError {
+    /// Whether the error queue of a socket says it, where one that sees all errors says it too.
+    pub(super) const fn is_repeated(&self, all_are_heard: bool) -> bool {
+        all_are_heard && self.whole.is_none()
+    }
+
+    /// Whether the packet that it quotes may have been sent by this node to the peer: from one of
+    /// its addresses, in one of the peer's encapsulations, longer than what is said to fit, and, as
+    /// far as the quote reaches, with an inner packet that goes there.
+    pub(super) fn matches(&self, sent: &impl Sent) -> bool {
+        let Some(whole) = &self.whole else {
+            // The kernel has found the socket that it is about.
+            return true;
+        };
+        let is_too_long = |mtu: u16| whole.total_octets > usize::from(mtu);
+        sent.is_from(whole.source)
+            && self.mtu.is_none_or(is_too_long)
+            && shims(whole, &self.quoted, sent).any(|shim| {
+                let inner = self.quoted.get(shim..).unwrap_or_default();
+                match addresses(inner) {
+                    Some((source, destination)) => sent.leads(source, destination),
+                    None => inner.len() < FRONT_OCTETS,
+                }
+            })
+    }
+
     /// The message to the sender of the inner packet that the error quotes, if it gets one.
     ///
     /// The quoted packet must be one that this node would send to that peer.
-    pub(super) fn relay(&self, peer: &PeerPaths, reader: &TablesReader) -> Option<Vec<u8>> {
+    pub(super) fn relay(&self, sent: &impl Sent) -> Option<Vec<u8>> {
+        let whole = self.whole.as_ref()?;
         let action = relay::relay(self.family, self.kind, self.code);
-        if matches!(action, Relay::Silent | Relay::TooBig) {
+        // A path MTU answers the next packet that is too big.
+        if matches!(action, Relay::Silent | Relay::TooBig) || !sent.is_from(whole.source) {
             return None;
         }
-        let shim = match self.protocol {
-            4 | 41 => 0,
-            17 => 8 + usize::from(peer.in_use().encapsulation.shim_octets()),
-            _ => return None,
-        };
-        let inner = self.quoted.get(shim..)?;
-        let flow = addresses(inner)?;
-        let tables = reader.tables();
-        let own = matches!(tables.lookup(flow.source), Some(NextHop::Local));
-        let leads = match tables.lookup(flow.destination) {
-            Some(NextHop::Tunnel(tunnel)) => tunnel.remote == peer.remote,
-            Some(NextHop::EqualCost(tunnels)) => {
-                tunnels.iter().any(|tunnel| tunnel.remote == peer.remote)
+        shims(whole, &self.quoted, sent).find_map(|shim| {
+            let inner = self.quoted.get(shim..)?;
+            let (source, destination) = addresses(inner)?;
+            if !sent.leads(source, destination) || !sent.has_voice(Family::of(source)) {
+                return None;
             }
-            _ => false,
-        };
-        if !own || !leads {
-            return None;
-        }
-        // A node that speaks for itself in the overlay has an address there.
-        tables.local().icmp_source(Family::of(flow.source))?;
-        // This host takes no packet from its own address: as the engine does.
-        relay::message(action, flow.destination, inner, Mtu::ETHERNET, None)
+            let outer_octets = u32::try_from(whole.header_octets + shim).ok()?;
+            let pointer = whole.pointer.and_then(|at| at.checked_sub(outer_octets));
+            let pointer = pointer.and_then(|at| u8::try_from(at).ok());
+            // This host takes no packet from its own address: as the engine does.
+            relay::message(action, destination, inner, Mtu::ETHERNET, pointer)
+        })
     }
+}
+
+/// How far behind the outer IP header the inner packet may begin: what the quoted transport allows.
+fn shims(whole: &Whole, quoted: &[u8], sent: &impl Sent) -> impl Iterator<Item = usize> {
+    let protocol = whole.protocol;
+    let to = quoted.get(2..).and_then(|rest| rest.first_chunk());
+    let to = to.copied().map(u16::from_be_bytes);
+    sent.ways().filter_map(move |way| match way {
+        Encapsulation::Ipip => matches!(protocol, 4 | 41).then_some(0),
+        Encapsulation::Vxlan { port, .. }
+        | Encapsulation::VxlanGpe { port, .. }
+        | Encapsulation::Geneve { port, .. }
+        | Encapsulation::Fou { port }
+        | Encapsulation::Gue { port } => {
+            (protocol == 17 && to == Some(port)).then_some(8 + usize::from(way.shim_octets()))
+        }
+    })
 }
 
 impl fmt::Display for IcmpError {
@@ -103,27 +160,52 @@ pub(super) fn parse(family: Family, message: &[u8]) -> Option<IcmpError> {
     let [kind, code, _, _, a, b, c, d, ref quoted @ ..] = *icmp else {
         return None;
     };
-    let (destination, protocol, behind): (IpAddr, u8, &[u8]) = match family {
-        Family::V4 => {
-            let header = usize::from(quoted.first()? & 15) * 4;
-            let destination: [u8; 4] = quoted.get(16..20)?.try_into().ok()?;
-            (destination.into(), *quoted.get(9)?, quoted.get(header..)?)
-        }
-        Family::V6 => {
-            let destination: [u8; 16] = quoted.get(24..40)?.try_into().ok()?;
-            (destination.into(), *quoted.get(6)?, quoted.get(40..)?)
-        }
+    let word = |at: usize| -> Option<u16> {
+        let octets: [u8; 2] = quoted.get(at..at + 2)?.try_into().ok()?;
+        Some(u16::from_be_bytes(octets))
     };
+    let (source, destination, protocol, header_octets, total): (IpAddr, IpAddr, _, _, _) =
+        match family {
+            Family::V4 => {
+                let source: [u8; 4] = quoted.get(12..16)?.try_into().ok()?;
+                let destination: [u8; 4] = quoted.get(16..20)?.try_into().ok()?;
+                let header = usize::from(quoted.first()? & 15) * 4;
+                let protocol = *quoted.get(9)?;
+                (
+                    source.into(),
+                    destination.into(),
+                    protocol,
+                    header,
+                    word(2)?,
+                )
+            }
+            Family::V6 => {
+                let source: [u8; 16] = quoted.get(8..24)?.try_into().ok()?;
+                let destination: [u8; 16] = quoted.get(24..40)?.try_into().ok()?;
+                let total = word(4)?.saturating_add(40);
+                (
+                    source.into(),
+                    destination.into(),
+                    *quoted.get(6)?,
+                    40,
+                    total,
+                )
+            }
+        };
     // Errors about what is no tunnel of ours: a ping of this host, say.
     if !matches!(protocol, 4 | 17 | 41) {
         return None;
     }
+    let rest = u32::from_be_bytes([a, b, c, d]);
     let mtu = match (family, kind, code) {
         (Family::V4, 3, 4) => Some(u16::from_be_bytes([c, d])),
-        (Family::V6, 2, _) => {
-            Some(u16::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(u16::MAX))
-        }
+        (Family::V6, 2, _) => Some(u16::try_from(rest).unwrap_or(u16::MAX)),
         (Family::V6, 128.., _) => return None,
+        _ => None,
+    };
+    let pointer = match (family, kind) {
+        (Family::V4, 12) => Some(u32::from(a)),
+        (Family::V6, 4) => Some(rest),
         _ => None,
     };
     Some(IcmpError {
@@ -133,9 +215,14 @@ pub(super) fn parse(family: Family, message: &[u8]) -> Option<IcmpError> {
         offender,
         destination,
         mtu,
-        quoted: behind.to_vec(),
-        protocol,
-        is_whole_view: true,
+        quoted: quoted.get(header_octets..)?.to_vec(),
+        whole: Some(Whole {
+            source,
+            protocol,
+            header_octets,
+            total_octets: total.into(),
+            pointer,
+        }),
     })
 }
 
@@ -159,31 +246,30 @@ pub(super) fn queued(error: &QueuedError, payload: &[u8]) -> Option<IcmpError> {
         destination: error.destination?.ip(),
         mtu: is_size.then(|| u16::try_from(error.info).unwrap_or(u16::MAX)),
         quoted: payload.get(..error.quoted_octets)?.to_vec(),
-        protocol: 0,
-        is_whole_view: false,
+        whole: None,
     })
 }
 
 /// The addresses at the front of an inner packet of which only the front is there.
-fn addresses(inner: &[u8]) -> Option<FlowKey> {
-    let (source, destination): (IpAddr, IpAddr) = match inner.first()? >> 4 {
+fn addresses(inner: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    match inner.first()? >> 4 {
         4 => {
             let source: [u8; 4] = inner.get(12..16)?.try_into().ok()?;
             let destination: [u8; 4] = inner.get(16..20)?.try_into().ok()?;
-            (source.into(), destination.into())
+            Some((source.into(), destination.into()))
         }
         6 => {
             let source: [u8; 16] = inner.get(8..24)?.try_into().ok()?;
             let destination: [u8; 16] = inner.get(24..40)?.try_into().ok()?;
-            (source.into(), destination.into())
+            Some((source.into(), destination.into()))
         }
-        _ => return None,
-    };
-    Some(FlowKey {
-        source,
-        destination,
-        protocol: 0,
-        source_port: 0,
-        destination_port: 0,
-    })
+        _ => None,
+    }
 }
+
+/// Octets of an inner packet up to the end of its addresses, at most.
+const FRONT_OCTETS: usize = 40;
+
+#[cfg(test)]
+#[path = "icmp_tests.rs"]
+mod tests;

@@ -16,9 +16,10 @@
 //!
 //! An ICMP error about an outer packet is a hint, no more, for anybody can send one: it makes the
 //! size in use be probed at once. Believed is only what quotes the random token of a probe under
-//! way. A hint that is refuted by an answered probe was forged (or stale) and is counted. Other
-//! errors about data are relayed to the inner sender by the table of RFC 2003 section 4, a hundred
-//! a second at most.
+//! way. One that quotes nothing that this node sends, or a size below the least of the family, is
+//! counted and does nothing; so is a hint that is refuted by an answered probe: it was forged, or
+//! stale. Other errors about data are relayed to the inner sender by the table of RFC 2003 section
+//! 4, a hundred a second at most.
 //!
 //! A peer that answers no probe at all is left as it is configured.
 //!
@@ -45,9 +46,12 @@ use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tracing::{info, warn};
+use warren_core::Tables;
 use warren_core::batch::Link;
+use warren_core::encap::Encapsulation;
 use warren_core::probe::{Kind, Message};
-use warren_core::units::{MacAddr, Time};
+use warren_core::tables::NextHop;
+use warren_core::units::{Family, MacAddr, Time};
 
 use crate::config::{Config, Probing};
 use crate::ctl::message::PathsReport;
@@ -653,19 +657,32 @@ impl Core {
         };
         let token = packet::token_in(&error.quoted);
         let question = token.and_then(|token| self.questions.get(&token)).copied();
+        let question = question.filter(|question| question.peer == index);
         let peer = self.peers.get_mut(index)?.as_mut()?;
+        let sent = SentTo {
+            tables: self.tables.tables(),
+            remote: peer.remote,
+            ways: peer.encapsulations().collect(),
+        };
+        if question.is_none() && error.is_repeated(self.sockets.hear_all()) {
+            return None;
+        }
+        // Only somebody on the way knows a probe's token; anybody can make up the rest.
+        if question.is_none() && !error.matches(&sent) {
+            peer.forged += u64::from(error.mtu.is_some());
+            self.ignored += u64::from(error.mtu.is_none());
+            return None;
+        }
         peer.last_error = Some(error.to_string());
         if let Some(mtu) = error.mtu {
-            let proven = question.filter(|question| question.peer == index);
-            peer.too_big(mtu, proven.as_ref(), now);
+            peer.too_big(mtu, question.as_ref(), now);
             self.schedule(index);
             return Some(index);
         }
-        if question.is_some() || !error.is_whole_view {
+        if question.is_some() {
             return None;
         }
-        let told = error.relay(peer, &self.tables);
-        if let Some(message) = told
+        if let Some(message) = error.relay(&sent)
             && self.may_relay(now)
         {
             self.relayed += 1;
@@ -719,6 +736,45 @@ impl Core {
     }
 }
 
+/// What this node sends to a peer, by its tables.
+struct SentTo {
+    tables: Arc<Tables>,
+    remote: IpAddr,
+    ways: Vec<Encapsulation>,
+}
+
+impl icmp::Sent for SentTo {
+    fn is_from(&self, underlay: IpAddr) -> bool {
+        self.tables.local().underlay.contains(&underlay)
+    }
+
+    fn leads(&self, source: IpAddr, destination: IpAddr) -> bool {
+        let is_own = matches!(self.tables.lookup(source), Some(NextHop::Local));
+        is_own
+            && match self.tables.lookup(destination) {
+                Some(NextHop::Tunnel(tunnel)) => tunnel.remote == self.remote,
+                Some(NextHop::EqualCost(tunnels)) => {
+                    tunnels.iter().any(|tunnel| tunnel.remote == self.remote)
+                }
+                Some(
+                    NextHop::Direct { .. }
+                    | NextHop::Blackhole
+                    | NextHop::Prohibit
+                    | NextHop::Local,
+                )
+                | None => false,
+            }
+    }
+
+    fn ways(&self) -> impl Iterator<Item = Encapsulation> {
+        self.ways.iter().copied()
+    }
+
+    fn has_voice(&self, family: Family) -> bool {
+        self.tables.local().icmp_source(family).is_some()
+    }
+}
+
 /// The next of a row of numbers that nobody guesses who does not know the first: splitmix64.
 const fn next_token(last: u64) -> u64 {
     let mut z = last.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -737,7 +793,8 @@ const HEAD_OCTETS: usize = 128;
 const QUESTION_LIFE: Duration = Duration::from_secs(5);
 /// ICMP errors relayed to inner senders, at most.
 const RELAYS_PER_SECOND: f64 = 100.0;
-/// Probes of small packets leave this far apart, or further.
-const PROBE_SPACING: Duration = Duration::from_millis(2);
+/// Probes of small packets leave this far apart, less the jitter, or further: three quarters of it
+/// are two milliseconds.
+const PROBE_SPACING: Duration = Duration::from_micros(2667);
 /// How long the thread sleeps when nothing is due.
 const IDLE_MOST: Duration = Duration::from_millis(250);

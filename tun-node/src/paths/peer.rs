@@ -43,7 +43,8 @@ pub(super) struct PeerPaths {
     search: PathMtu,
     /// A reported size that no probe has confirmed or refuted.
     hint: Option<u16>,
-    forged: u64,
+    /// ICMP errors about size that were not believed.
+    pub(super) forged: u64,
     changes: u64,
     last_change: Option<(Time, String)>,
 }
@@ -141,6 +142,13 @@ impl PeerPaths {
 
     pub(super) fn encapsulation(&self, way: usize) -> Option<Encapsulation> {
         self.ways.get(way).map(|way| way.encapsulation)
+    }
+
+    /// All ways, the one in use first.
+    pub(super) fn encapsulations(&self) -> impl Iterator<Item = Encapsulation> {
+        let all = self.ways.iter().map(|way| way.encapsulation);
+        let in_use = self.told.encapsulation;
+        std::iter::once(in_use).chain(all.filter(move |way| *way != in_use))
     }
 
     /// The way of an [`EncapsulationKind`](warren_core::encap::EncapsulationKind) by its number.
@@ -307,10 +315,6 @@ impl PeerPaths {
         {
             *at = now;
         }
-    }
-
-    pub(super) const fn in_use(&self) -> Way {
-        self.told
     }
 
     pub(super) fn report(&self, now: Time) -> PathReport {

@@ -110,6 +110,11 @@ impl Sockets {
         udp.send_to(wrapped, SocketAddr::new(remote, port))
     }
 
+    /// Whether all that the network says is heard, so that the error queues say nothing new.
+    pub(super) const fn hear_all(&self) -> bool {
+        !self.icmp.is_empty()
+    }
+
     /// The next thing that the network said.
     pub(super) fn next_error(&mut self) -> Option<IcmpError> {
         for socket in &self.icmp {

@@ -2,8 +2,10 @@
 //! without clock or socket.
 //!
 //! Like BFD in its asynchronous mode (RFC 5880 section 6.8.4) a way is down when nothing was heard
-//! for the interval times the multiplier; unlike BFD each probe has a token of its own, so that loss
-//! and round-trip time are measured. A way that was down is up again only after several answers in
+//! for the interval times the multiplier, and each probe follows the one before after three quarters
+//! of the interval to the whole of it, at random, so that the probes of many nodes do not fall into
+//! step (section 6.8.7). Unlike BFD each probe has a token of its own, so that loss and round-trip
+//! time are measured. A way that was down is up again only after several answers in
 //! a row, so that a flapping one is not used.
 
 use std::collections::VecDeque;
@@ -16,7 +18,7 @@ use crate::config::Probing;
 /// How often, and how patient.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timers {
-    /// Between two probes.
+    /// Between two probes, at most; three quarters of it at least.
     pub(super) interval: Duration,
     /// A way is down when nothing was heard for so many intervals.
     pub(super) multiplier: u32,
@@ -78,7 +80,7 @@ impl Way {
         }
     }
 
-    /// Probes leave so far apart from here on.
+    /// Probes leave so far apart from here on, less the jitter.
     pub(super) const fn set_interval(&mut self, interval: Duration) {
         self.timers.interval = interval;
     }
@@ -130,7 +132,7 @@ impl Way {
     }
 
     pub(super) fn sent(&mut self, token: u64, now: Time) {
-        self.next = now.after(self.timers.interval);
+        self.next = now.after(jittered(self.timers.interval, token));
         self.heard.get_or_insert(now);
         self.history.push_back(Sent {
             token,
@@ -168,6 +170,13 @@ impl Way {
     }
 }
 
+/// The interval less 0 to 25 per cent: RFC 5880 section 6.8.7. `random` are octets that nobody
+/// chooses.
+fn jittered(interval: Duration, random: u64) -> Duration {
+    let [octet, ..] = random.to_le_bytes();
+    interval - interval / 1024 * u32::from(octet)
+}
+
 /// The way to use: the one asked for or the first by preference that is not down; when all are, the
 /// first.
 pub(super) fn choose(states: &[State], forced: Option<usize>) -> usize {
@@ -190,23 +199,56 @@ mod tests {
         Time::from_nanos(n * 1_000_000)
     }
 
-    /// Runs a way from `start` to `end`; `passes` says which probes are answered. Gives the time of
-    /// each change of state.
+    /// Runs a way from `start` to `end`; `passes` says which probes are answered, by their numbers.
+    /// Gives the time of each change of state.
     fn run(way: &mut Way, start: u64, end: u64, passes: impl Fn(u64) -> bool) -> Vec<(u64, State)> {
         let mut changes = Vec::new();
+        let mut under_way = VecDeque::new();
+        let mut sent = 0;
         for now in start..end {
             let before = way.state();
             if way.poll(ms(now)) {
                 way.sent(now, ms(now));
+                under_way.push_back((now, sent));
+                sent += 1;
             }
-            if let Some(token) = now.checked_sub(3).filter(|token| passes(*token)) {
-                way.answered(token, ms(now));
+            if let Some((token, number)) = under_way.front().copied()
+                && token + 3 <= now
+            {
+                under_way.pop_front();
+                if passes(number) {
+                    way.answered(token, ms(now));
+                }
             }
             if way.state() != before {
                 changes.push((now, way.state()));
             }
         }
         changes
+    }
+
+    #[test]
+    fn probes_leave_three_quarters_of_the_interval_apart_to_the_whole_of_it() {
+        let timers = Timers::from(&Probing::default());
+        let mut way = Way::new(timers);
+        let mut random = 1_u64;
+        let mut last = Time::ZERO;
+        let mut gaps = Vec::new();
+        for _ in 0..1000 {
+            assert!(way.poll(last));
+            random = crate::paths::next_token(random);
+            way.sent(random, last);
+            let next = way.poll_timeout();
+            gaps.push(next.since(last));
+            last = next;
+        }
+        let (least, most) = (gaps.iter().min(), gaps.iter().max());
+        assert!(least >= Some(&(timers.interval * 3 / 4)), "{least:?}");
+        assert!(least < Some(&(timers.interval * 77 / 100)), "{least:?}");
+        assert!(most <= Some(&timers.interval), "{most:?}");
+        assert!(most > Some(&(timers.interval * 98 / 100)), "{most:?}");
+        let mean = gaps.iter().sum::<Duration>() / 1000;
+        assert!((340..=360).contains(&mean.as_millis()), "{mean:?}");
     }
 
     #[test]
@@ -218,6 +260,7 @@ mod tests {
         let [(at, State::Down)] = down[..] else {
             panic!("{down:?}");
         };
+        // Four intervals after the last answer.
         assert!((6200..=6700).contains(&at), "{at}");
         let loss = way.loss_per_mille(ms(10_000)).expect("decided");
         assert!((400..=550).contains(&loss), "{loss}");
@@ -225,20 +268,21 @@ mod tests {
         let [(at, State::Up)] = up[..] else {
             panic!("{up:?}");
         };
-        assert!((11_600..=12_100).contains(&at), "{at}");
+        // Four times 300 to 400 ms after the first one that passes.
+        assert!((11_200..=12_100).contains(&at), "{at}");
     }
 
     #[test]
     fn every_second_probe_lost_is_loss_and_not_an_outage() {
         let mut way = Way::new(Timers::from(&Probing::default()));
-        let changes = run(&mut way, 1, 30_000, |token| (token / 400) % 2 == 0);
+        let changes = run(&mut way, 1, 30_000, |number| number % 2 == 0);
         assert_eq!(changes, [(4, State::Up)]);
         let loss = way.loss_per_mille(ms(30_000)).expect("decided");
         assert!((450..=550).contains(&loss), "{loss}");
         // But from down it does not come back like that.
         run(&mut way, 30_000, 35_000, |_| false);
         assert_eq!(way.state(), State::Down);
-        run(&mut way, 35_000, 60_000, |token| (token / 400) % 2 == 0);
+        run(&mut way, 35_000, 60_000, |number| number % 2 == 0);
         assert_eq!(way.state(), State::Down);
     }
 

@@ -41,7 +41,7 @@ impl Default for Settings {
 }
 
 /// What nobody else may say of themselves.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Identity {
     /// This node's underlay addresses.
     pub underlay: Vec<IpAddr>,

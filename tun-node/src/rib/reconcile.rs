@@ -22,6 +22,7 @@
 //! - *Poison.* An entry that cannot be used is quarantined under its name, and is alone in that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,6 +176,20 @@ impl Reconciler {
                 })
             })
         })
+    }
+
+    /// A number for what this host's own files say and for what it is itself. What was decided by
+    /// another one may not hold. Another build of the program may give another number.
+    #[must_use]
+    pub fn basis(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.identity.hash(&mut hasher);
+        for (kind, source) in self.sources.iter().filter(|(kind, _)| kind.is_local()) {
+            for (key, slot) in &source.slots {
+                (kind, key, slot.rank, &slot.content).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// Every entry that is not applied because something is wrong with it.

@@ -290,14 +290,65 @@ impl Resolver {
     }
 }
 
+/// Prefixes of which those around and inside another one are found without a look at all.
+#[derive(Debug, Default)]
+struct Nest {
+    orders: BTreeMap<IpNet, Order>,
+    /// How many there are of each length, IPv4 first.
+    lengths: BTreeMap<(bool, u8), usize>,
+}
+
+impl Nest {
+    fn insert(&mut self, prefix: IpNet, order: Order) {
+        if self.orders.insert(prefix, order).is_none() {
+            *self.lengths.entry(Self::length(&prefix)).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, prefix: &IpNet) {
+        if self.orders.remove(prefix).is_none() {
+            return;
+        }
+        let length = Self::length(prefix);
+        if let Some(count) = self.lengths.get_mut(&length) {
+            *count -= 1;
+            if *count == 0 {
+                self.lengths.remove(&length);
+            }
+        }
+    }
+
+    fn get(&self, prefix: &IpNet) -> Option<&Order> {
+        self.orders.get(prefix)
+    }
+
+    /// Those that hold `prefix` or lie in it, itself excepted, in order.
+    fn nested(&self, prefix: IpNet) -> impl Iterator<Item = (&IpNet, &Order)> {
+        let (is_v6, length) = Self::length(&prefix);
+        let lengths = self.lengths.range((is_v6, 0)..(is_v6, length));
+        let around = lengths.filter_map(move |((_, length), _)| {
+            let around = IpNet::new(prefix.addr(), *length).ok()?;
+            self.orders.get_key_value(&around.trunc())
+        });
+        // They follow it directly.
+        let behind = (Bound::Excluded(prefix), Bound::Unbounded);
+        let inside = self.orders.range(behind);
+        around.chain(inside.take_while(move |(other, _)| prefix.contains(*other)))
+    }
+
+    fn length(prefix: &IpNet) -> (bool, u8) {
+        (matches!(prefix, IpNet::V6(_)), prefix.prefix_len())
+    }
+}
+
 /// Accepted entries, by everything that another could conflict with.
 #[derive(Debug, Default)]
 struct Accepted {
     routes: BTreeMap<IpNet, LiveRoute>,
-    prefixes: BTreeMap<IpNet, Order>,
+    prefixes: Nest,
     /// Of each exclusive source, which has no nested ones.
     exclusive: BTreeMap<(SourceKind, IpNet), Order>,
-    own: BTreeMap<IpNet, Order>,
+    own: Nest,
     /// How many routes to other nodes each source has.
     remote: BTreeMap<SourceKind, usize>,
     underlay: HashMap<IpAddr, (Option<Encapsulation>, BTreeSet<Order>)>,
@@ -415,19 +466,15 @@ impl Accepted {
         prefix: IpNet,
         clashes: &mut Vec<(&'a Order, Clash)>,
     ) {
-        let nested =
-            |other: &IpNet| *other != prefix && (other.contains(&prefix) || prefix.contains(other));
         if offer.own || !order.source.is_local() {
-            for (other, found) in self.own.iter().filter(|(other, _)| nested(other)) {
+            for (other, found) in self.own.nested(prefix) {
                 clashes.push((found, Clash::Overlap(*other)));
             }
         }
         if offer.own {
-            let theirs = self
-                .prefixes
-                .iter()
-                .filter(|(_, order)| !order.source.is_local());
-            for (other, found) in theirs.filter(|(other, _)| nested(other)) {
+            let others = self.prefixes.nested(prefix);
+            let theirs = others.filter(|(_, order)| !order.source.is_local());
+            for (other, found) in theirs {
                 clashes.push((found, Clash::Overlap(*other)));
             }
         } else if order.source.is_exclusive() {

@@ -19,6 +19,7 @@ use warren_core::units::{Family, Mtu};
 
 use super::book::{Book, BookPeer, Origin, Published, Row, TablesReader, Target};
 use super::local::{LocalRoutes, StaticNext};
+use super::recall::{Recall, RecallWay};
 use super::resolve::{LiveRoute, RouteChange};
 use super::update::{SourceKind, Via};
 use crate::config::{self, Config, Dscp, PeerMode, RouteAction};
@@ -40,7 +41,14 @@ pub struct Rib {
     live: BTreeMap<IpNet, LiveRoute>,
     /// Next hops of routes that lead to no one peer.
     others: HashMap<IpNet, NextHopId>,
-    effects: Effects,
+    /// Routes that are in the book and enter the table when all are there.
+    entered: Vec<(IpNet, NextHopId)>,
+    /// What was routed from memory and is not decided yet.
+    recalled: Vec<(IpNet, NextHopId)>,
+    recalled_peers: Vec<Via>,
+    /// Peers that came, went or changed since the last publication, and whether one went.
+    changed: BTreeMap<IpAddr, bool>,
+    refused: Vec<String>,
 }
 
 /// What follows from the configuration for every peer.
@@ -175,7 +183,11 @@ impl Rib {
             names: HashMap::new(),
             live: BTreeMap::new(),
             others: HashMap::new(),
-            effects: Effects::default(),
+            entered: Vec::new(),
+            recalled: Vec::new(),
+            recalled_peers: Vec::new(),
+            changed: BTreeMap::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -212,18 +224,6 @@ impl Rib {
         }
     }
 
-    /// Every peer, as changes from none.
-    #[must_use]
-    pub fn peers(&self) -> Vec<PeerChange> {
-        let book = self.published.book.read();
-        let specs = self.peers.iter();
-        specs
-            .map(|(address, peer)| {
-                PeerChange::Put(peer.spec.clone(), self.probed_prefixes(*address, &book))
-            })
-            .collect()
-    }
-
     /// Takes what the files say of peers and static routes, in place of what they said before.
     ///
     /// To be followed by [`apply`](Self::apply) of what the reconciler makes of the same files.
@@ -255,6 +255,7 @@ impl Rib {
             // A member may be another peer though the route is the same.
             self.route(prefix, &mut book);
         }
+        self.enter_all(&mut book);
         for address in before.keys() {
             if !self.local_peers.contains_key(address) {
                 if let Some(peer) = self.peers.get_mut(address) {
@@ -274,18 +275,90 @@ impl Rib {
         let mut book = published.book.write();
         let mut left: BTreeSet<IpAddr> = BTreeSet::new();
         for change in changes {
-            match &change.after {
-                Some(route) => self.live.insert(change.prefix, route.clone()),
-                None => self.live.remove(&change.prefix),
-            };
+            self.take_live(change);
             if let Some(via) = change.before.as_ref().and_then(|before| before.via) {
                 left.insert(via.remote);
             }
             self.route(change.prefix, &mut book);
         }
+        self.enter_all(&mut book);
         for address in left {
             self.drop_idle(address, &mut book);
         }
+    }
+
+    /// Routes what was routed before the node was started, but for what the files say, until
+    /// [`confirm`](Self::confirm). The book does not show it before that.
+    pub fn recall(&mut self, recall: &Recall) {
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        let ways = recall.ways.len();
+        self.peers.reserve(ways);
+        self.names.reserve(ways);
+        book.peers.reserve(ways);
+        let mut hops = Vec::with_capacity(ways);
+        for way in &recall.ways {
+            hops.push(self.recalled_hop(way, &mut book));
+        }
+        let mut recalled = Vec::with_capacity(recall.routes.len());
+        for (prefix, way) in &recall.routes {
+            let way = usize::try_from(*way).ok();
+            if let Some(Some(hop)) = way.and_then(|way| hops.get(way))
+                && !book.rows.contains_key(prefix)
+            {
+                recalled.push((*prefix, *hop));
+            }
+        }
+        self.recalled = recalled;
+        self.recalled_peers = recall.ways.iter().filter_map(|way| way.via).collect();
+        // Those that there is no room for are missing until it is decided which they are.
+        let _ = self.writer.insert_all(self.recalled.iter().copied());
+    }
+
+    /// The next hop of a way, where it is one that needs no row of its own.
+    fn recalled_hop(&mut self, way: &RecallWay, book: &mut Book) -> Option<NextHopId> {
+        let Some(via) = way.via else {
+            return self.writer.next_hop(NextHop::Local).ok();
+        };
+        if self.is_direct(&via) || self.put_live_peer(&way.node, &via, book).is_err() {
+            return None;
+        }
+        self.peers.get(&via.remote).map(|peer| peer.hop)
+    }
+
+    /// Applies what the reconciler decided of what was [recalled](Self::recall), and returns
+    /// whether a route is another one by that.
+    pub fn confirm(&mut self, changes: &[RouteChange]) -> bool {
+        let recalled: HashMap<IpNet, NextHopId> =
+            std::mem::take(&mut self.recalled).into_iter().collect();
+        let mut left = recalled.len();
+        let mut differs = false;
+        let published = Arc::clone(&self.published);
+        let mut book = published.book.write();
+        for change in changes {
+            self.take_live(change);
+            self.route(change.prefix, &mut book);
+        }
+        // What is as it was is in the table.
+        self.entered.retain(|(prefix, hop)| {
+            let is_there = recalled.get(prefix) == Some(hop);
+            left -= usize::from(is_there);
+            differs |= !is_there;
+            !is_there
+        });
+        if left > 0 {
+            differs = true;
+            for prefix in recalled.keys() {
+                if !book.rows.contains_key(prefix) {
+                    self.writer.remove(*prefix);
+                }
+            }
+        }
+        self.enter_all(&mut book);
+        for via in std::mem::take(&mut self.recalled_peers) {
+            self.drop_idle(via.remote, &mut book);
+        }
+        differs
     }
 
     /// Peers are reached by these ways from the next publication on.
@@ -307,9 +380,31 @@ impl Rib {
 
     /// Makes what changed visible to the workers, and returns what else is to be done.
     pub fn publish(&mut self) -> Effects {
+        self.publish_tables();
+        self.take_effects()
+    }
+
+    /// The same, and what else is to be done is left for the next call.
+    pub fn publish_tables(&mut self) {
         let tables = self.writer.publish();
         self.published.put(tables);
-        std::mem::take(&mut self.effects)
+    }
+
+    /// What else is to be done about all that was published.
+    pub fn take_effects(&mut self) -> Effects {
+        let book = self.published.book.read();
+        let mut peers = Vec::with_capacity(self.changed.len());
+        for (address, went) in std::mem::take(&mut self.changed) {
+            if went {
+                peers.push(PeerChange::Gone(address));
+            }
+            if let Some(peer) = self.peers.get(&address) {
+                let prefixes = self.probed_prefixes(address, &book);
+                peers.push(PeerChange::Put(peer.spec.clone(), prefixes));
+            }
+        }
+        let refused = std::mem::take(&mut self.refused);
+        Effects { peers, refused }
     }
 
     /// The numbers that peers have or had.
@@ -318,7 +413,14 @@ impl Rib {
         self.reader().tables().peers().len()
     }
 
-    /// Routes one prefix as it should be.
+    fn take_live(&mut self, change: &RouteChange) {
+        match &change.after {
+            Some(route) => self.live.insert(change.prefix, route.clone()),
+            None => self.live.remove(&change.prefix),
+        };
+    }
+
+    /// Routes one prefix as it should be, from the next call of [`enter_all`](Self::enter_all) on.
     fn route(&mut self, prefix: IpNet, book: &mut Book) {
         let wanted = self.wanted(prefix, book);
         if book.rows.get(&prefix) == wanted.as_ref()
@@ -333,8 +435,7 @@ impl Rib {
             // Another way to the same peer.
             return;
         }
-        let before = book.rows.remove(&prefix);
-        if let Some(before) = &before {
+        if let Some(before) = book.rows.remove(&prefix) {
             self.forget(prefix, &before.target, book);
         }
         let vacated = self.others.remove(&prefix);
@@ -348,12 +449,31 @@ impl Rib {
                 }
                 Err(error) => {
                     self.writer.remove(prefix);
-                    self.effects.refused.push(error.to_string());
+                    self.refused.push(error.to_string());
                 }
             },
         }
         if let Some(vacated) = vacated {
             self.writer.remove_next_hop(vacated);
+        }
+    }
+
+    /// Brings the routes of the book into the table.
+    fn enter_all(&mut self, book: &mut Book) {
+        let entered = std::mem::take(&mut self.entered);
+        if self.writer.insert_all(entered.iter().copied()).is_ok() {
+            return;
+        }
+        // One by one, to say which there is no room for.
+        for (prefix, hop) in entered {
+            let Err(source) = self.writer.insert(prefix, hop) else {
+                continue;
+            };
+            if let Some(row) = book.rows.remove(&prefix) {
+                self.forget(prefix, &row.target, book);
+            }
+            let refused = RibError::Route { prefix, source };
+            self.refused.push(refused.to_string());
         }
     }
 
@@ -393,8 +513,8 @@ impl Rib {
         let target = if same_family && self.is_direct(&via) {
             Target::Direct(Some(via.remote))
         } else {
-            if let Err(error) = self.put_live_peer(&route, &via, book) {
-                self.effects.refused.push(error.to_string());
+            if let Err(error) = self.put_live_peer(&route.node, &via, book) {
+                self.refused.push(error.to_string());
                 return None;
             }
             Target::Peer(via.remote)
@@ -402,7 +522,7 @@ impl Rib {
         Some(Row { origin, target })
     }
 
-    /// Enters a route in the table.
+    /// Notes a route to enter the table.
     fn enter(&mut self, prefix: IpNet, target: &Target, book: &mut Book) -> Result<(), RibError> {
         let refused = |source| RibError::Route { prefix, source };
         let hop = match target {
@@ -412,7 +532,7 @@ impl Rib {
                 {
                     peer.prefixes.insert(prefix);
                     if [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix)) {
-                        self.announce(*address, book);
+                        self.announce(*address);
                     }
                 }
                 self.peers.get(address).map(|peer| peer.hop)
@@ -448,7 +568,8 @@ impl Rib {
                 hop
             }
         };
-        self.writer.insert(prefix, hop).map_err(refused)
+        self.entered.push((prefix, hop));
+        Ok(())
     }
 
     /// Undoes what [`enter`](Self::enter) noted beside the table.
@@ -462,7 +583,7 @@ impl Rib {
                     [peer.prefixes.first(), peer.prefixes.last()].contains(&Some(&prefix));
                 peer.prefixes.remove(&prefix);
                 if was_end && !peer.prefixes.is_empty() {
-                    self.announce(*address, book);
+                    self.announce(*address);
                 }
             }
             Target::Peers(members) => {
@@ -500,17 +621,12 @@ impl Rib {
         };
         let dscp = dscp_mode(&peer.dscp);
         if let Err(error) = self.put_peer(spec, dscp, peer.ecn, true, book) {
-            self.effects.refused.push(error.to_string());
+            self.refused.push(error.to_string());
         }
     }
 
     /// Makes or changes the peer that a route leads to.
-    fn put_live_peer(
-        &mut self,
-        route: &LiveRoute,
-        via: &Via,
-        book: &mut Book,
-    ) -> Result<(), RibError> {
+    fn put_live_peer(&mut self, node: &str, via: &Via, book: &mut Book) -> Result<(), RibError> {
         if self.local_peers.contains_key(&via.remote) {
             return Ok(());
         }
@@ -518,11 +634,26 @@ impl Rib {
             return Ok(());
         };
         let underlay_mtu = via.underlay_mtu.unwrap_or(self.terms.underlay_mtu);
+        let mtu = encapsulation.inner_mtu(Family::of(via.remote), underlay_mtu);
+        // A peer with many prefixes is described by each of them, and alike as a rule.
+        let is_known = self.peers.get(&via.remote).is_some_and(|known| {
+            let (spec, tunnel) = (&known.spec, &known.tunnel);
+            !known.is_local
+                && spec.name == node
+                && spec.ways == [encapsulation]
+                && (spec.mtu, spec.underlay_mtu) == (mtu, underlay_mtu)
+                && (spec.probe, spec.probe_address) == (true, None)
+                && (tunnel.dscp, tunnel.ecn) == (DscpMode::Pipe(0), EcnMode::Normal)
+                && Some(tunnel.local) == self.terms.local(via.remote)
+        });
+        if is_known {
+            return Ok(());
+        }
         let spec = PeerSpec {
-            name: self.free_name(&route.node, via.remote),
+            name: self.free_name(node, via.remote),
             address: via.remote,
             ways: vec![encapsulation],
-            mtu: encapsulation.inner_mtu(Family::of(via.remote), underlay_mtu),
+            mtu,
             underlay_mtu,
             probe_address: None,
             probe: true,
@@ -600,6 +731,7 @@ impl Rib {
             dscp,
             ecn,
         };
+        let is_known = known.is_some();
         if let Some(known) = self.peers.get_mut(&address) {
             if known.spec.name != spec.name {
                 self.names.remove(&known.spec.name);
@@ -642,8 +774,10 @@ impl Rib {
                 prefixes,
             },
         );
-        self.refresh(address, book);
-        self.announce(address, book);
+        if is_known {
+            self.refresh(address, book);
+        }
+        self.announce(address);
         Ok(())
     }
 
@@ -666,7 +800,7 @@ impl Rib {
             shown.name.clone_from(&name);
         }
         self.names.insert(name, address);
-        self.announce(address, book);
+        self.announce(address);
     }
 
     /// Puts the way that is in force into the tables.
@@ -694,12 +828,8 @@ impl Rib {
     }
 
     /// Tells whoever measures ways about a peer.
-    fn announce(&mut self, address: IpAddr, book: &Book) {
-        let Some(peer) = self.peers.get(&address) else {
-            return;
-        };
-        let change = PeerChange::Put(peer.spec.clone(), self.probed_prefixes(address, book));
-        self.effects.peers.push(change);
+    fn announce(&mut self, address: IpAddr) {
+        self.changed.entry(address).or_insert(false);
     }
 
     /// Prefixes that a peer can be probed in: one of each family will do.
@@ -747,7 +877,7 @@ impl Rib {
             self.writer.remove_peer(peer.id);
         }
         book.peers.remove(&address);
-        self.effects.peers.push(PeerChange::Gone(address));
+        self.changed.insert(address, true);
     }
 }
 

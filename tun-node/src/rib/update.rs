@@ -142,7 +142,7 @@ pub struct Entry {
 }
 
 /// What an entry says.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Content {
     /// Another node owns prefixes.
     Remote(Arc<Remote>),
@@ -153,7 +153,7 @@ pub enum Content {
 }
 
 /// A node as a source describes it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Remote {
     /// Its name, for people.
     pub node: Arc<str>,
@@ -162,7 +162,7 @@ pub struct Remote {
 }
 
 /// A prefix and the way there.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct RemoteRoute {
     /// The prefix, without host bits.
     pub prefix: IpNet,
@@ -171,7 +171,7 @@ pub struct RemoteRoute {
 }
 
 /// The way to a node.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Via {
     /// The node's address on the underlay.
     pub remote: IpAddr,
@@ -201,7 +201,7 @@ impl Via {
 }
 
 /// Why an entry is not applied.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Refusal {
     /// A name that does not change: `bad-mac`, `overlap`.
     pub name: &'static str,

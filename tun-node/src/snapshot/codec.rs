@@ -8,7 +8,8 @@
 //! a row of sections, each a kind (one octet) and its length (eight octets) and a bincode 2 value
 //! (variable-length integers); a section of an unknown kind is passed over, so that a later node
 //! may remember more without a new version. Sections: 1 the file itself, 2 a source's head, 3
-//! entries of the source named last, 4 leases, 5 paths. (6 is kept for the FDB and its bindings.)
+//! entries of the source named last, 4 leases, 5 paths, 7 what followed from the entries. (6 is kept
+//! for the FDB and its bindings.)
 //!
 //! Reading trusts nothing: a checksum is no signature, so every value is made by the constructor
 //! that a source would use, and a value that cannot be makes the file a damaged one.
@@ -25,7 +26,7 @@ use warren_core::units::{Family, MacAddr, Mtu, Vni};
 
 use super::checksum::checksum;
 use super::{Saved, SavedLease, SavedPath, SavedSource};
-use crate::rib::{Content, Entry, Remote, RemoteRoute, SourceKind, Via};
+use crate::rib::{Content, Entry, Recall, RecallWay, Remote, RemoteRoute, SourceKind, Via};
 
 /// When a file was written, by two clocks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -142,6 +143,9 @@ pub(super) fn encode(saved: &Saved, now: &Moment) -> Vec<u8> {
             }
         });
     }
+    if let Some(recall) = &saved.recall {
+        section(&mut out, SECTION_RECALL, |out| recall_wire(recall, out));
+    }
     section(&mut out, SECTION_LEASES, |out| {
         for lease in &saved.leases {
             put(
@@ -227,6 +231,19 @@ pub(super) fn verify(file: &[u8]) -> Result<(u32, &[u8]), Damage> {
 ///
 /// [`Damage`]; never a part of a state.
 pub(super) fn decode(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
+    read(file, now, true)
+}
+
+/// The same without the entries, which are most of a file. That they can be is not known then.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub(super) fn decode_head(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
+    read(file, now, false)
+}
+
+fn read(file: &[u8], now: &Moment, is_whole: bool) -> Result<Saved, Damage> {
     let (version, mut payload) = verify(file)?;
     if version != VERSION {
         return Err(Damage::Version { version });
@@ -263,12 +280,16 @@ pub(super) fn decode(file: &[u8], now: &Moment) -> Result<Saved, Damage> {
             }
             SECTION_ENTRIES => {
                 let source = saved.sources.last_mut().ok_or_else(impossible)?;
+                if !is_whole {
+                    continue;
+                }
                 // The shortest entry has more than this; so no length in a file makes room.
                 source.entries.reserve(section.len() / 32);
                 while !section.is_empty() {
                     source.entries.push(entry(&mut section)?);
                 }
             }
+            SECTION_RECALL => saved.recall = Some(recall(&mut section)?),
             SECTION_LEASES => {
                 while !section.is_empty() {
                     saved.leases.push(lease(take(&mut section)?)?);
@@ -318,6 +339,28 @@ struct EntryWire<'f> {
     routes: u32,
 }
 
+/// The head of what followed; its [`WayWire`]s and then its routes follow it.
+///
+/// | octet | 0                | 1      | 2..6 or 2..18 | 4 more          |
+/// |-------|------------------|--------|---------------|-----------------|
+/// | field | family: 4 or 6   | length | address       | place of its way |
+///
+/// Plain octets, because reading them is what the first packet waits for: a hundred thousand take
+/// 1 ms, and as values of bincode 20 ms.
+#[derive(BorrowDecode, Encode)]
+struct RecallWire {
+    basis: u64,
+    ways: u32,
+}
+
+#[derive(BorrowDecode, Encode)]
+struct WayWire<'f> {
+    source: &'f str,
+    node: &'f str,
+    /// `None`: this node.
+    via: Option<ViaWire>,
+}
+
 #[derive(BorrowDecode, Encode)]
 struct LeaseWire<'f> {
     source: &'f str,
@@ -358,30 +401,47 @@ impl PrefixWire {
 #[derive(BorrowDecode, Encode)]
 struct RouteWire {
     prefix: PrefixWire,
-    remote: IpAddr,
-    encapsulation: Option<EncapsulationWire>,
-    underlay_mtu: Option<u16>,
+    via: ViaWire,
 }
 
 impl RouteWire {
     fn of(route: &RemoteRoute) -> Self {
         Self {
             prefix: PrefixWire::of(&route.prefix),
-            remote: route.via.remote,
-            encapsulation: route.via.encapsulation.map(EncapsulationWire::of),
-            underlay_mtu: route.via.underlay_mtu.map(Mtu::octets),
+            via: ViaWire::of(&route.via),
         }
     }
 
     fn read(self) -> Result<RemoteRoute, Damage> {
-        let encapsulation = self.encapsulation.map(EncapsulationWire::read);
         Ok(RemoteRoute {
             prefix: self.prefix.read()?,
-            via: Via {
-                remote: remote(self.remote)?,
-                encapsulation: encapsulation.transpose()?,
-                underlay_mtu: self.underlay_mtu.map(mtu).transpose()?,
-            },
+            via: self.via.read()?,
+        })
+    }
+}
+
+#[derive(BorrowDecode, Encode)]
+struct ViaWire {
+    remote: IpAddr,
+    encapsulation: Option<EncapsulationWire>,
+    underlay_mtu: Option<u16>,
+}
+
+impl ViaWire {
+    fn of(via: &Via) -> Self {
+        Self {
+            remote: via.remote,
+            encapsulation: via.encapsulation.map(EncapsulationWire::of),
+            underlay_mtu: via.underlay_mtu.map(Mtu::octets),
+        }
+    }
+
+    fn read(self) -> Result<Via, Damage> {
+        let encapsulation = self.encapsulation.map(EncapsulationWire::read);
+        Ok(Via {
+            remote: remote(self.remote)?,
+            encapsulation: encapsulation.transpose()?,
+            underlay_mtu: self.underlay_mtu.map(mtu).transpose()?,
         })
     }
 }
@@ -473,6 +533,90 @@ fn entry(section: &mut &[u8]) -> Result<Entry, Damage> {
         } else {
             Content::Remote(remote)
         },
+    })
+}
+
+fn recall_wire(recall: &Recall, out: &mut Vec<u8>) {
+    let count = u32::try_from(recall.ways.len());
+    put(
+        RecallWire {
+            basis: recall.basis,
+            ways: count.expect("a table has fewer next hops"),
+        },
+        out,
+    );
+    for way in &recall.ways {
+        put(
+            WayWire {
+                source: way.source.name(),
+                node: &way.node,
+                via: way.via.as_ref().map(ViaWire::of),
+            },
+            out,
+        );
+    }
+    for (prefix, way) in &recall.routes {
+        let length = prefix.prefix_len();
+        match prefix.addr() {
+            IpAddr::V4(address) => {
+                out.extend([4, length]);
+                out.extend(address.octets());
+            }
+            IpAddr::V6(address) => {
+                out.extend([6, length]);
+                out.extend(address.octets());
+            }
+        }
+        out.extend(way.to_le_bytes());
+    }
+}
+
+/// Takes a route and the place of its way off the front.
+fn recalled(section: &mut &[u8]) -> Option<(PrefixWire, u32)> {
+    let ([family, length], rest) = section.split_first_chunk()?;
+    let (address, rest) = match *family {
+        4 => {
+            let (address, rest) = rest.split_first_chunk::<4>()?;
+            (IpAddr::from(*address), rest)
+        }
+        6 => {
+            let (address, rest) = rest.split_first_chunk::<16>()?;
+            (IpAddr::from(*address), rest)
+        }
+        _ => return None,
+    };
+    let (way, rest) = rest.split_first_chunk()?;
+    *section = rest;
+    let length = *length;
+    Some((PrefixWire { address, length }, u32::from_le_bytes(*way)))
+}
+
+fn recall(section: &mut &[u8]) -> Result<Recall, Damage> {
+    let wire: RecallWire = take(section)?;
+    let mut ways = Vec::new();
+    for _ in 0..wire.ways {
+        let wire: WayWire<'_> = take(section)?;
+        ways.push(RecallWay {
+            source: source_kind(wire.source)?,
+            node: Arc::from(wire.node),
+            via: wire.via.map(ViaWire::read).transpose()?,
+        });
+    }
+    // The shortest route has so many octets.
+    let mut routes = Vec::with_capacity(section.len() / 10);
+    while !section.is_empty() {
+        let what = "a route";
+        let (prefix, way) = recalled(section).ok_or(Damage::Value { what })?;
+        if usize::try_from(way).is_ok_and(|way| way >= ways.len()) {
+            let what = "the way of a route";
+            return Err(Damage::Value { what });
+        }
+        routes.push((prefix.read()?, way));
+    }
+    Ok(Recall {
+        basis: wire.basis,
+        ways,
+        routes,
     })
 }
 
@@ -580,5 +724,6 @@ const SECTION_SOURCE: u8 = 2;
 const SECTION_ENTRIES: u8 = 3;
 const SECTION_LEASES: u8 = 4;
 const SECTION_PATHS: u8 = 5;
+const SECTION_RECALL: u8 = 7;
 /// Octets that one value may take in memory; the text of a network is the longest.
 const VALUE_OCTETS_MAX: usize = 16 << 20;

@@ -47,6 +47,28 @@ pub struct Loaded {
     pub refused: Vec<StateFileError>,
 }
 
+/// A file of which only the head was read.
+#[derive(Debug)]
+pub(super) struct Rest {
+    path: PathBuf,
+    octets: Vec<u8>,
+    now: Moment,
+}
+
+impl Rest {
+    /// Reads the whole.
+    ///
+    /// # Errors
+    ///
+    /// [`StateFileError::Damaged`] when a value in it cannot be, which its head did not show.
+    pub(super) fn read(self) -> Result<Saved, StateFileError> {
+        codec::decode(&self.octets, &self.now).map_err(|damage| StateFileError::Damaged {
+            path: self.path,
+            damage,
+        })
+    }
+}
+
 /// A state file that cannot be used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
@@ -102,28 +124,45 @@ impl StateFile {
     /// Reads the newest generation that can be believed.
     #[must_use]
     pub fn load(&self) -> Loaded {
+        self.load_by(codec::decode).0
+    }
+
+    /// The same without the entries, which [`Rest::read`] has.
+    pub(super) fn load_head(&self) -> (Loaded, Option<Rest>) {
+        self.load_by(codec::decode_head)
+    }
+
+    fn load_by(
+        &self,
+        decode: impl Fn(&[u8], &Moment) -> Result<Saved, Damage>,
+    ) -> (Loaded, Option<Rest>) {
         let mut loaded = Loaded::default();
+        let mut rest = None;
         let now = moment();
         for (path, generation) in [
             (self.path.clone(), Generation::Newest),
             (self.beside("old"), Generation::Previous),
         ] {
-            let read = read(&path).and_then(|octets| {
-                let saved = octets.map(|octets| codec::decode(&octets, &now));
-                saved
-                    .transpose()
-                    .map_err(|damage| StateFileError::Damaged { path, damage })
-            });
-            match read {
-                Ok(Some(saved)) => {
+            let octets = match read(&path) {
+                Ok(Some(octets)) => octets,
+                Ok(None) => continue,
+                Err(error) => {
+                    loaded.refused.push(error);
+                    continue;
+                }
+            };
+            match decode(&octets, &now) {
+                Ok(saved) => {
                     loaded.state = Some((saved, generation));
+                    rest = Some(Rest { path, octets, now });
                     break;
                 }
-                Ok(None) => {}
-                Err(error) => loaded.refused.push(error),
+                Err(damage) => loaded
+                    .refused
+                    .push(StateFileError::Damaged { path, damage }),
             }
         }
-        loaded
+        (loaded, rest)
     }
 
     /// Makes `saved` the newest generation, on the disk when this returns.

@@ -86,6 +86,28 @@ impl Keeper {
     pub fn report(&self) -> KeeperReport {
         self.shared.report.lock().clone()
     }
+
+    /// For another thread.
+    #[must_use]
+    pub fn reader(&self) -> KeeperReader {
+        KeeperReader {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// How saving goes, for another thread.
+#[derive(Clone, Debug)]
+pub struct KeeperReader {
+    shared: Arc<Shared>,
+}
+
+impl KeeperReader {
+    /// Why the last save failed; `None` when it did not.
+    #[must_use]
+    pub fn alarm(&self) -> Option<String> {
+        self.shared.report.lock().alarm.clone()
+    }
 }
 
 impl Drop for Keeper {

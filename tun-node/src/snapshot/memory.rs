@@ -11,11 +11,11 @@ use std::time::Duration;
 use tracing::{info, warn};
 use warren_core::units::Time;
 
-use super::file::{Loaded, StateFile};
-use super::keeper::{Keeper, KeeperReport};
+use super::file::{Loaded, Rest, StateFile, StateFileError};
+use super::keeper::{Keeper, KeeperReader, KeeperReport};
 use super::{Generation, Saved, SavedLease, SavedPath, SavedSource};
 use crate::config::{self, Config};
-use crate::rib::{Event, Reconciler, SourceKind};
+use crate::rib::{Event, Recall, RecallWay, Reconciler, Settings, SourceKind};
 
 /// The memory of a running node.
 #[derive(Debug)]
@@ -28,12 +28,66 @@ pub struct Memory {
 /// What a start begins with.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    /// What the sources said: [`Event::Restore`] for each.
-    pub events: Vec<Event>,
+    /// Which sources said something, without what.
+    pub sources: Vec<SavedSource>,
+    /// What followed from it.
+    recall: Option<Recall>,
+    rest: Option<Rest>,
     /// What the node had claimed.
     pub leases: Vec<SavedLease>,
     /// What was known about ways.
     pub paths: Vec<SavedPath>,
+}
+
+impl Remembered {
+    /// The routes that there were, where what they were decided by holds still; `basis` is
+    /// [`Reconciler::basis`].
+    pub fn take_recall(&mut self, basis: u64, settings: &Settings) -> Option<Recall> {
+        let mut recall = self.recall.take()?;
+        if recall.basis != basis {
+            return None;
+        }
+        // What has aged is not restored either, and then what was decided is not what will be.
+        let is_fresh = |source: &SavedSource| source.age <= settings.remember;
+        if !self.sources.iter().all(is_fresh) {
+            return None;
+        }
+        let sources = self.sources.iter().map(|source| source.source);
+        let sources: Vec<SourceKind> = sources.collect();
+        let is_asked = |way: &RecallWay| sources.contains(&way.source);
+        if !recall.ways.iter().all(is_asked) {
+            let ways = &recall.ways;
+            let is_kept = |way: u32| {
+                let way = usize::try_from(way).ok().and_then(|way| ways.get(way));
+                way.is_some_and(is_asked)
+            };
+            recall.routes.retain(|(_, way)| is_kept(*way));
+        }
+        Some(recall)
+    }
+
+    /// Reads what the sources said, for the reconciler: [`Event::Restore`] for each.
+    ///
+    /// # Errors
+    ///
+    /// [`StateFileError::Damaged`] where it says what no source could have said.
+    pub fn events(self) -> Result<Vec<Event>, StateFileError> {
+        let Some(rest) = self.rest else {
+            return Ok(Vec::new());
+        };
+        let saved = rest.read()?.sources.into_iter();
+        // The head named the same, of which some are not asked any more.
+        let is_asked = |source: &SavedSource| {
+            let mut asked = self.sources.iter();
+            asked.any(|asked| asked.source == source.source && asked.scope == source.scope)
+        };
+        let events = saved.filter(is_asked).map(|source| Event::Restore {
+            source: source.source,
+            entries: source.entries,
+            age: source.age,
+        });
+        Ok(events.collect())
+    }
 }
 
 /// A source that this node is configured to ask.
@@ -56,7 +110,7 @@ impl Memory {
             return (None, Remembered::default());
         };
         let file = StateFile::new(path);
-        let remembered = recall(file.load(), &config.node.name, &mut scopes);
+        let remembered = recall(file.load_head(), &config.node.name, &mut scopes);
         let keeper = file.make_directory().map_err(|error| error.to_string());
         let keeper = keeper.and_then(|()| Keeper::start(file).map_err(|error| error.to_string()));
         let memory = match keeper {
@@ -94,9 +148,12 @@ impl Memory {
     ) {
         let sources = self.scopes.iter();
         let sources = sources.filter_map(|scope| scope.saved(reconciler, now));
+        let sources: Vec<SavedSource> = sources.collect();
+        let is_saved = |kind| sources.iter().any(|source| source.source == kind);
         let saved = Saved {
             node: self.node.clone(),
-            sources: sources.collect(),
+            recall: Some(Recall::of(reconciler, is_saved)),
+            sources,
             leases,
             paths,
         };
@@ -109,6 +166,12 @@ impl Memory {
         let mut scopes = self.scopes.iter();
         let scope = scopes.find(|scope| scope.source == source)?;
         Some(&scope.name)
+    }
+
+    /// How saving goes, for another thread.
+    #[must_use]
+    pub fn reader(&self) -> KeeperReader {
+        self.keeper.reader()
     }
 
     /// How saving goes.
@@ -149,7 +212,7 @@ impl Scope {
 }
 
 /// Takes of a state what belongs to this node and to its sources.
-fn recall(loaded: Loaded, node: &str, scopes: &mut [Scope]) -> Remembered {
+fn recall((loaded, rest): (Loaded, Option<Rest>), node: &str, scopes: &mut [Scope]) -> Remembered {
     for refused in &loaded.refused {
         warn!("{refused}");
     }
@@ -165,6 +228,8 @@ fn recall(loaded: Loaded, node: &str, scopes: &mut [Scope]) -> Remembered {
     }
     let mut remembered = Remembered {
         paths: saved.paths,
+        recall: saved.recall,
+        rest,
         ..Remembered::default()
     };
     for source in saved.sources {
@@ -175,11 +240,7 @@ fn recall(loaded: Loaded, node: &str, scopes: &mut [Scope]) -> Remembered {
             continue;
         };
         scope.age = Some(source.age);
-        remembered.events.push(Event::Restore {
-            source: source.source,
-            entries: source.entries,
-            age: source.age,
-        });
+        remembered.sources.push(source);
     }
     for lease in saved.leases {
         let mut scopes = scopes.iter();
@@ -237,6 +298,7 @@ mod tests {
 
     fn entries(count: u8) -> Vec<crate::rib::Entry> {
         use crate::rib::{Content, Entry, Remote, RemoteRoute, Via};
+        use std::sync::Arc;
         let entry = |number: u8| {
             let prefix = format!("10.5.{number}.0/24").parse().expect("a prefix");
             let via = Via {
@@ -247,7 +309,7 @@ mod tests {
             Entry {
                 key: format!("10.5.{number}.0-24").into(),
                 rank: number.into(),
-                content: Content::Remote(std::sync::Arc::new(Remote {
+                content: Content::Remote(Arc::new(Remote {
                     node: format!("n{number}").into(),
                     routes: vec![RemoteRoute { prefix, via }],
                 })),
@@ -257,10 +319,7 @@ mod tests {
     }
 
     fn reconciler() -> Reconciler {
-        Reconciler::new(
-            crate::rib::Settings::default(),
-            crate::rib::Identity::default(),
-        )
+        Reconciler::new(Settings::default(), crate::rib::Identity::default())
     }
 
     fn seconds(n: u64) -> Time {
@@ -274,7 +333,7 @@ mod tests {
         let etcd = "endpoints = [\"http://192.0.2.9:2379\", \"http://192.0.2.8:2379\"]";
         let config_of = |etcd| config(directory.path(), etcd);
         let (memory, remembered) = Memory::open(&config_of(etcd));
-        assert!(remembered.events.is_empty());
+        assert!(remembered.sources.is_empty());
         let mut memory = memory.expect("a directory of ours");
         let mut before = reconciler();
         let full = Event::Update(SourceUpdate {
@@ -292,7 +351,7 @@ mod tests {
         // The next life: nobody answers.
         let (memory, remembered) = Memory::open(&config_of(etcd));
         let mut after = reconciler();
-        after.handle_all(remembered.events, Time::ZERO);
+        after.handle_all(remembered.events().expect("whole"), Time::ZERO);
         let table = |of: &Reconciler| of.routes().cloned().collect::<Vec<_>>();
         assert_eq!(table(&after), table(&before));
         assert_eq!(table(&after).len(), 3);
@@ -303,7 +362,7 @@ mod tests {
         // And the one after that: an hour and an hour are two of the day.
         let (_memory, remembered) = Memory::open(&config_of(etcd));
         let mut third = reconciler();
-        third.handle_all(remembered.events, Time::ZERO);
+        third.handle_all(remembered.events().expect("whole"), Time::ZERO);
         assert_eq!(table(&third).len(), 3);
         third.handle(Event::Timeout, seconds(22 * 3600 - 60));
         assert_eq!(table(&third).len(), 3);
@@ -323,7 +382,7 @@ mod tests {
             ),
         ] {
             let (_memory, remembered) = Memory::open(&config_of(etcd));
-            assert_eq!(!remembered.events.is_empty(), known, "{etcd}");
+            assert_eq!(!remembered.sources.is_empty(), known, "{etcd}");
         }
     }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use warren_core::encap::Encapsulation;
 use warren_core::units::{Time, Vni};
 
-use super::codec::{CHECKSUM_AT, HEADER_OCTETS, Moment, decode, encode, seal};
+use super::codec::{CHECKSUM_AT, HEADER_OCTETS, Moment, decode, decode_head, encode, seal};
 use super::file::{FILE_OCTETS_MAX, moment};
 use super::*;
 use crate::rib::{
-    Content, Event, Identity, Reconciler, Refusal, Remote, RemoteRoute, Settings, Via,
+    Content, Event, Identity, RecallWay, Reconciler, Refusal, Remote, RemoteRoute, Settings, Via,
 };
 
 fn entry(number: u32) -> Entry {
@@ -72,6 +72,29 @@ fn entry(number: u32) -> Entry {
     }
 }
 
+/// A way for every two routes; the first is this node's own.
+fn recalled(entries: u32) -> Recall {
+    let routed = (1..=entries).flat_map(|number| match entry(number).content {
+        Content::Remote(remote) | Content::Own(remote) => remote.routes.clone(),
+        Content::Refused(_) => Vec::new(),
+    });
+    let mut recall = Recall {
+        basis: 0x1234_5678_9abc_def0,
+        ..Recall::default()
+    };
+    for (place, route) in (0..).zip(routed) {
+        if place % 2 == 0 {
+            recall.ways.push(RecallWay {
+                source: SourceKind::Etcd,
+                node: Arc::from(format!("node-{place}")),
+                via: (place > 0).then_some(route.via),
+            });
+        }
+        recall.routes.push((route.prefix, place / 2));
+    }
+    recall
+}
+
 fn state(entries: u32) -> Saved {
     let scope = "http://127.0.0.1:2379 /coreos.com/network".to_owned();
     Saved {
@@ -92,6 +115,7 @@ fn state(entries: u32) -> Saved {
                 entries: vec![entry(900_000)],
             },
         ],
+        recall: Some(recalled(entries)),
         leases: vec![SavedLease {
             source: SourceKind::Etcd,
             scope,
@@ -181,10 +205,11 @@ fn refused_entries_and_impossible_ones_are_not_saved() {
         name: "bad-mac",
         detail: "?".to_owned(),
     };
-    entries.push(Entry {
+    let refused = Entry {
         content: Content::Refused(refusal),
         ..entry(4)
-    });
+    };
+    entries.insert(1, refused);
     let via = Via {
         remote: IpAddr::from([0, 0, 0, 0]),
         encapsulation: None,
@@ -200,8 +225,27 @@ fn refused_entries_and_impossible_ones_are_not_saved() {
     });
     let now = at_boot(1);
     let loaded = decode(&encode(&saved, &now), &now).expect("whole");
+    saved.sources[0].entries.remove(1);
     saved.sources[0].entries.truncate(3);
     assert_eq!(loaded, saved);
+}
+
+#[test]
+fn a_route_without_a_way_is_no_state_and_the_head_of_a_file_is_all_but_the_entries() {
+    let now = at_boot(1);
+    let mut saved = state(3);
+    let octets = encode(&saved, &now);
+    let head = decode_head(&octets, &now).expect("whole");
+    assert!(head.sources.iter().all(|source| source.entries.is_empty()));
+    assert_eq!(head.recall, saved.recall);
+    assert_eq!(head.leases, saved.leases);
+    let recall = saved.recall.as_mut().expect("it has one");
+    recall.routes[1].1 = u32::try_from(recall.ways.len()).expect("a few");
+    let what = "the way of a route";
+    let damaged = encode(&saved, &now);
+    for decode in [decode, decode_head] {
+        assert_eq!(decode(&damaged, &now), Err(Damage::Value { what }));
+    }
 }
 
 #[test]

@@ -145,18 +145,39 @@ type Part = (usize, Vec<u8>, bool);
 #[test]
 fn tiny_and_overlapping_fragments_do_not_get_past_the_check_of_the_source() {
     let Some(mut row) = Row::new() else { return };
-    start(&mut row, 4, "fou");
-    let listener = listen(&row);
+    for (over, encap) in [(4, "fou"), (6, "fou"), (4, "ipip"), (6, "ipip")] {
+        start(&mut row, over, encap);
+        tiny_and_overlapping(&row, over, encap == "ipip");
+        println!("{encap} over IPv{over}: of what is tiny or overlaps nothing gets past the check");
+        row.stop();
+    }
+}
+
+fn tiny_and_overlapping(row: &Row, over: u8, is_raw: bool) {
+    let listener = listen(row);
     let before = row.total(1).decap;
-    let datagram = |source: [u8; 4], mark: u8| -> Vec<u8> {
-        let inner = inner(source, &[mark; 400]);
-        let length = u16::try_from(inner.len() + 8).unwrap();
-        let mut udp = Vec::new();
-        for field in [50_000_u16, 5555, length, 0] {
-            udp.extend(field.to_be_bytes());
+    let datagram = move |source: [u8; 4], payload: &[u8]| -> Vec<u8> {
+        let inner = inner(source, payload);
+        if is_raw {
+            return inner;
         }
-        udp.extend(inner);
-        udp
+        let udp = if over == 4 {
+            let length = u16::try_from(inner.len() + 8).unwrap();
+            etherparse::UdpHeader {
+                source_port: 50_000,
+                destination_port: 5555,
+                length,
+                checksum: 0,
+            }
+        } else {
+            let ip = etherparse::Ipv6Header {
+                source: ip_v6(2),
+                destination: ip_v6(1),
+                ..Default::default()
+            };
+            etherparse::UdpHeader::with_ipv6_checksum(50_000, 5555, &ip, &inner).unwrap()
+        };
+        [&udp.to_bytes()[..], &inner].concat()
     };
     let tiny = |datagram: &[u8]| -> Vec<Part> {
         let last = (datagram.len() - 1) / 8;
@@ -165,11 +186,11 @@ fn tiny_and_overlapping_fragments_do_not_get_past_the_check_of_the_source() {
             .map(|(n, part)| (n * 8, part.to_vec(), n < last))
             .collect()
     };
-    let (honest, spoofed) = (datagram(HONEST, 1), datagram(SPOOFED, 2));
-    let end = honest.len();
+    let (honest, spoofed) = (datagram(HONEST, &[1; 400]), datagram(SPOOFED, &[2; 400]));
     // In order, each as a datagram of its own: eight octets at a time; the same with a spoofed
     // source; an honest header that a later fragment writes over with a spoofed one, and the other
-    // way round; a fragment inside of another; the last one twice.
+    // way round; a fragment inside of another; one that ends where the next one has begun; none of
+    // it twice; and one that is whole and called a fragment (RFC 6946).
     let scripts: Vec<Vec<Part>> = vec![
         tiny(&honest),
         tiny(&spoofed),
@@ -187,33 +208,32 @@ fn tiny_and_overlapping_fragments_do_not_get_past_the_check_of_the_source() {
             (200, honest[200..].to_vec(), false),
         ],
         vec![
+            (0, honest[..208].to_vec(), true),
+            (200, honest[200..].to_vec(), false),
+        ],
+        vec![
             (0, honest[..200].to_vec(), true),
             (200, honest[200..].to_vec(), false),
         ],
+        vec![(0, honest.clone(), false)],
     ];
+    let end = datagram(HONEST, END);
     row.spawn(2, move || {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap();
+        let socket = OuterFragments::open(over, is_raw);
         for (number, script) in (1..).zip(&scripts) {
             for (at, octets, more) in script {
-                send_fragment(&socket, number, *at, octets, *more);
+                socket.send(number, *at, octets, *more);
             }
         }
-        let mut last = Vec::new();
-        let inner = inner(HONEST, END);
-        for field in [50_000, 5555, u16::try_from(inner.len() + 8).unwrap(), 0] {
-            last.extend(field.to_be_bytes());
-        }
-        last.extend(inner);
-        send_fragment(&socket, 99, 0, &last, false);
+        socket.send(99, 0, &end, false);
     })
     .join()
     .unwrap();
-    assert_eq!(end, 8 + 20 + 8 + 400);
     let arrived = listener.join().unwrap();
     // Whole and honest: the tiny ones, the one with a fragment inside of another, of which a kernel
-    // takes no notice or drops the whole (before 4.20), and the last pair.
+    // takes no notice or drops the whole (before 4.20), and the last two.
     let count = arrived.len();
-    assert!(matches!(count, 2 | 3), "{count} arrived");
+    assert!(matches!(count, 3 | 4), "{count} arrived");
     for (from, payload) in &arrived {
         assert_eq!((from.octets(), &payload[..]), (HONEST, &[1; 400][..]));
     }
@@ -226,23 +246,120 @@ fn tiny_and_overlapping_fragments_do_not_get_past_the_check_of_the_source() {
             .unwrap_or_default()
     };
     // The spoofed one in tiny fragments was seen whole and refused; of what overlapped the kernel
-    // let nothing through.
+    // let nothing through (RFC 5722).
     assert_eq!(refused(&after) - refused(&before), 1, "{:?}", after.drops);
     assert_eq!(after.drops.values().sum::<u64>(), 1, "{:?}", after.drops);
 }
 
-/// Sends an outer IPv4 fragment from node 2 to node 1.
-fn send_fragment(socket: &Socket, identification: u16, at: usize, octets: &[u8], more: bool) {
-    let word = u16::try_from(at / 8).unwrap() | u16::from(more) << 13;
-    let total = u16::try_from(20 + octets.len()).unwrap();
-    let mut packet = vec![0x45, 0];
-    packet.extend(total.to_be_bytes());
-    packet.extend(identification.to_be_bytes());
-    packet.extend(word.to_be_bytes());
-    // The kernel fills in the checksum.
-    packet.extend([60, 17, 0, 0, 198, 51, 100, 2, 192, 0, 2, 1]);
-    packet.extend(octets);
-    let to = std::net::SocketAddr::from(([192, 0, 2, 1], 0));
-    socket.set_header_included_v4(true).unwrap();
-    socket.send_to(&packet, &SockAddr::from(to)).unwrap();
+fn ip_v6(node: u8) -> [u8; 16] {
+    let address: std::net::Ipv6Addr = Row::underlay(node, 6).parse().unwrap();
+    address.octets()
+}
+
+/// Sends outer fragments from node 2 to node 1, headers and all.
+struct OuterFragments {
+    socket: Socket,
+    over: u8,
+    /// What the outer packet carries: IPv4 or UDP.
+    protocol: u8,
+}
+
+impl OuterFragments {
+    fn open(over: u8, is_raw: bool) -> Self {
+        let domain = if over == 4 {
+            Domain::IPV4
+        } else {
+            Domain::IPV6
+        };
+        // IPPROTO_RAW: the header is included.
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(255))).unwrap();
+        Self {
+            socket,
+            over,
+            protocol: if is_raw { 4 } else { 17 },
+        }
+    }
+
+    fn send(&self, identification: u16, at: usize, octets: &[u8], more: bool) {
+        let at = u16::try_from(at).unwrap();
+        let mut packet = Vec::new();
+        if self.over == 4 {
+            let total = u16::try_from(20 + octets.len()).unwrap();
+            packet.extend([0x45, 0]);
+            packet.extend(total.to_be_bytes());
+            packet.extend(identification.to_be_bytes());
+            packet.extend(((at / 8) | (u16::from(more) << 13)).to_be_bytes());
+            // The kernel fills in the checksum.
+            packet.extend([60, self.protocol, 0, 0, 198, 51, 100, 2, 192, 0, 2, 1]);
+        } else {
+            let length = u16::try_from(8 + octets.len()).unwrap();
+            packet.extend([0x60, 0, 0, 0]);
+            packet.extend(length.to_be_bytes());
+            packet.extend([44, 60]);
+            packet.extend(ip_v6(2));
+            packet.extend(ip_v6(1));
+            packet.extend([self.protocol, 0]);
+            packet.extend((at | u16::from(more)).to_be_bytes());
+            packet.extend(u32::from(identification).to_be_bytes());
+        }
+        packet.extend(octets);
+        let to: std::net::IpAddr = Row::underlay(1, self.over).parse().unwrap();
+        let to = SockAddr::from(std::net::SocketAddr::new(to, 0));
+        self.socket.send_to(&packet, &to).unwrap();
+    }
+}
+
+#[test]
+fn what_is_sent_to_another_address_of_the_host_is_not_taken() {
+    let Some(mut row) = Row::new() else { return };
+    for (over, encap) in [(4, "fou"), (6, "fou"), (4, "ipip"), (6, "ipip")] {
+        // The host has more addresses than the node has been given.
+        let (other, length) = if over == 4 {
+            ("192.0.2.77", 24)
+        } else {
+            ("2001:db8:1::77", 64)
+        };
+        let nodad = if over == 4 { "" } else { "nodad" };
+        row.ip(
+            1,
+            &format!("addr replace {other}/{length} dev wire {nodad}"),
+        );
+        start(&mut row, over, encap);
+        row.exec(2, &format!("ping -n -c 1 -W 5 {other}"));
+        let listener = listen(&row);
+        let before = row.total(1).decap.received.packets;
+        let is_raw = encap == "ipip";
+        row.spawn(2, move || {
+            let (domain, port) = (
+                if over == 4 {
+                    Domain::IPV4
+                } else {
+                    Domain::IPV6
+                },
+                if is_raw { 0 } else { 5555 },
+            );
+            let (kind, protocol) = match is_raw {
+                true => (Type::RAW, Some(Protocol::from(4))),
+                false => (Type::DGRAM, None),
+            };
+            let socket = Socket::new(domain, kind, protocol).unwrap();
+            for (address, payload) in [
+                (other, &b"not for the node"[..]),
+                (other, b"nor this"),
+                (Row::underlay(1, over), END),
+            ] {
+                let to = format!("{}:{port}", bracketed(address));
+                let to: std::net::SocketAddr = to.parse().unwrap();
+                let sent = socket.send_to(&inner(HONEST, payload), &SockAddr::from(to));
+                sent.unwrap();
+            }
+        })
+        .join()
+        .unwrap();
+        assert_eq!(listener.join().unwrap(), [], "{encap} over IPv{over}");
+        let after = row.total(1).decap.received.packets;
+        assert_eq!(after - before, 1, "{encap} over IPv{over}: read at all");
+        println!("{encap} over IPv{over}: only what is sent to the node's own address is read");
+        row.stop();
+    }
 }

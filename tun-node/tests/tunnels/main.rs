@@ -19,6 +19,7 @@
 mod common;
 
 mod change;
+mod errors;
 mod fragments;
 mod loops;
 mod modes;

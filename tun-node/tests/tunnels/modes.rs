@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tun_node::ctl::message::{ExplainReport, PeerReport};
+
 use crate::row::{Plan, Row};
 
 /// Pings from node 1's overlay address to that of `node`.
@@ -100,4 +102,86 @@ fn what_people_see_of_a_peer_is_all_there() {
         row.await_true(words, limit, || said(words));
     }
     println!("{}", row.command(1, "peers"));
+    people_and_machines_read_the_same(&row);
+    explanations_tell_what_a_larger_packet_gets(&row);
+}
+
+/// Digits may differ between two questions; nothing else does.
+fn without_numbers(text: &str) -> String {
+    let mut masked = String::new();
+    for letter in text.chars() {
+        match letter {
+            '0'..='9' if masked.ends_with('#') => {}
+            '0'..='9' => masked.push('#'),
+            other => masked.push(other),
+        }
+    }
+    masked
+}
+
+fn people_and_machines_read_the_same(row: &Row) {
+    let json = row.command(1, "peers --json");
+    let report: Vec<PeerReport> = serde_json::from_str(&json).unwrap();
+    let text = without_numbers(&row.command(1, "peers"));
+    let [peer] = &report[..] else {
+        panic!("{json}");
+    };
+    let path = peer.path.as_ref().expect("it is probed");
+    let mut lines = vec![format!(
+        "{}: path MTU {} (by {})",
+        path.peer, path.path_mtu, path.path_mtu_by
+    )];
+    let error = path.last_error.as_ref().expect("the router refused");
+    lines.push(format!("; last error: {error}\n"));
+    assert_eq!(path.ways.len(), 2, "{json}");
+    for way in &path.ways {
+        let tally = &peer.tally.by_encapsulation[&way.encapsulation];
+        let lost = way.loss_per_mille.expect("probes were sent");
+        lines.push(format!(
+            "  {} {:<10} {:<8} rtt {} us, loss {}.{} %, answered by {}; sent {}, heard {}\n",
+            if way.in_use { '*' } else { ' ' },
+            way.encapsulation,
+            way.state,
+            way.rtt_us.expect("it was up"),
+            lost / 10,
+            lost % 10,
+            way.answered_by,
+            tally.encap.packets,
+            tally.decap.packets
+        ));
+    }
+    for line in lines {
+        assert!(text.contains(&without_numbers(&line)), "{line}\n{text}");
+    }
+}
+
+fn explanations_tell_what_a_larger_packet_gets(row: &Row) {
+    for (from, to) in [
+        ("10.244.1.1", "10.244.2.1"),
+        ("fd00:10:244:1::1", "fd00:10:244:2::1"),
+    ] {
+        let question = format!("explain {from} {to} udp 1 2");
+        for octets in [100, 1450, 1451] {
+            let json = row.command(1, &format!("{question} --octets {octets} --json"));
+            let report: ExplainReport = serde_json::from_str(&json).unwrap();
+            assert_eq!(report.mtu, Some(1450), "{json}");
+            let told = format!("too big, 1450 octets fit from {to}");
+            assert_eq!(report.too_big.as_ref(), Some(&told), "{json}");
+            let text = row.command(1, &format!("{question} --octets {octets}"));
+            let shows = |name: &str, value: &str| {
+                let mut lines = text.lines();
+                lines.any(|line| line.strip_prefix(name).map(str::trim) == Some(value))
+            };
+            assert!(shows("mtu", "1450"), "{text}");
+            if octets > 1450 {
+                assert_eq!(report.answer.as_ref(), Some(&told), "{json}");
+                assert_eq!(report.reason.as_deref(), Some("too_big"), "{json}");
+                assert!(shows("answer", &told), "{text}");
+            } else {
+                assert_eq!((report.answer, report.reason), (None, None), "{json}");
+                assert!(shows("if too big", &told), "{text}");
+            }
+            assert!(text.contains(&report.text), "{text}");
+        }
+    }
 }

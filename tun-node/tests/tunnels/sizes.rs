@@ -134,6 +134,66 @@ fn tcp_that_neither_asks_nor_is_clamped_gets_through() {
 }
 
 #[test]
+fn rows_of_datagrams_that_nobody_may_refuse_get_through() {
+    let Some(mut row) = Row::new() else { return };
+    for over in [4, 6] {
+        for encap in ["vxlan", "ipip", "fou"] {
+            start(&mut row, over, encap, "");
+            let total = row.total(1);
+            datagrams(&row);
+            let after = row.total(1);
+            let cut = after.encap.fragmented - total.encap.fragmented;
+            let uncut = after.device.read_super - total.device.read_super;
+            println!(
+                "{encap} over IPv{over}: {cut} packets cut, {uncut} of them rows of datagrams"
+            );
+            assert!(cut > 0);
+            assert_eq!(after.encap.drops.get("too_big"), None, "{:?}", after.encap);
+            row.stop();
+        }
+    }
+}
+
+/// Sends datagrams that are just too big, in rows of one call each (`UDP_SEGMENT`), with DF clear;
+/// each must arrive as it was.
+fn datagrams(row: &Row) {
+    const EACH: usize = 1472;
+    let payload = |number: usize| -> Vec<u8> {
+        let octets = (0..EACH).map(|n| (n * 31 + number * 7 + n / 253).to_le_bytes()[0]);
+        octets.collect()
+    };
+    let receiver = row.spawn(2, move || {
+        let socket = std::net::UdpSocket::bind("10.244.2.1:5003").unwrap();
+        let limit = Some(Duration::from_secs(20));
+        socket.set_read_timeout(limit).unwrap();
+        socket
+    });
+    let socket = receiver.join().unwrap();
+    let sender = row.spawn(1, || {
+        let socket = std::net::UdpSocket::bind("10.244.1.1:0").unwrap();
+        socket.connect("10.244.2.1:5003").unwrap();
+        set_dont_discover(&socket);
+        sockopt::set(socket.as_fd(), IntOption::UDP_SEGMENT, 1472).unwrap();
+        socket
+    });
+    let sender = sender.join().unwrap();
+    let mut buffer = [0; 2000];
+    for (turn, count) in [2, 5, 20, 40].into_iter().enumerate() {
+        let first = turn * 100;
+        let mut data: Vec<u8> = (first..first + count).flat_map(payload).collect();
+        // A shorter last one.
+        data.truncate(data.len() - 700);
+        sender.send(&data).unwrap();
+        let mut missing: std::collections::BTreeSet<Vec<u8>> =
+            data.chunks(EACH).map(<[u8]>::to_vec).collect();
+        while !missing.is_empty() {
+            let octets = socket.recv(&mut buffer).expect("every datagram");
+            assert!(missing.remove(&buffer[..octets]), "another one");
+        }
+    }
+}
+
+#[test]
 fn a_sender_behind_the_node_is_told_by_an_address_that_the_kernel_takes() {
     let Some(mut row) = Row::new() else { return };
     start(&mut row, 4, "vxlan", "");
@@ -252,7 +312,7 @@ fn stream_without_discovery(row: &Row) -> (usize, u16) {
 }
 
 /// DF stays clear, and what routers say is not listened to.
-fn set_dont_discover(socket: &Socket) {
+fn set_dont_discover(socket: &impl AsFd) {
     let option = IntOption::mtu_discover(Family::Ipv4);
     sockopt::set(socket.as_fd(), option, libc::IP_PMTUDISC_DONT).unwrap();
 }
