@@ -707,6 +707,8 @@ mod tests {
                 mtu: 0,
                 addresses: Vec::new(),
                 mode: String::new(),
+                queue_packets: None,
+                queue_drops: None,
             },
             underlay: Vec::new(),
             receives: Vec::new(),
@@ -714,6 +716,9 @@ mod tests {
             routes: 0,
             peers: 0,
             workers: 1,
+            workers_epoch: 0,
+            receive_buffer: None,
+            send_buffer: None,
             rootless: false,
             metrics: None,
         };

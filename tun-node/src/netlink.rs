@@ -156,6 +156,27 @@ impl Netlink {
         Ok(read_link(&message))
     }
 
+    /// Packets that each queue of a link holds, and packets that were dropped for want of room
+    /// since it was made.
+    ///
+    /// # Errors
+    ///
+    /// As [`link`](Self::link).
+    pub fn queue(&mut self, name: &str) -> Result<(u64, u64), NetlinkError> {
+        let request = self.handle.link().get().match_name(name.to_owned());
+        let found = self.first(request.execute());
+        let message = named("looking for link", name, found)?;
+        let (mut packets, mut drops) = (0, 0);
+        for attribute in &message.attributes {
+            if let LinkAttribute::TxQueueLen(length) = attribute {
+                packets = u64::from(*length);
+            } else if let LinkAttribute::Stats64(stats) = attribute {
+                drops = stats.tx_dropped;
+            }
+        }
+        Ok((packets, drops))
+    }
+
     /// The index of a link.
     ///
     /// # Errors

@@ -8,6 +8,12 @@
 //!                                              └── signals    SIGTERM, SIGINT, SIGHUP
 //! ```
 //!
+//! `[worker] count` says how many workers there are. Each has a queue of the device and sockets of
+//! its own, and they share nothing but the tables. The kernel gives a packet of the device to the
+//! queue that its flow's answers were last written to, and to one that follows from its hash while
+//! there are none; a datagram to the worker that its source says ([`crate::udp::share`]). A device
+//! that has one queue has one worker.
+//!
 //! The main thread asks every worker four times a second whether it is there. One that has not
 //! answered for 1.5 s, has panicked or failed ends the process, within 2 s of the fault, with exit
 //! code [`EXIT_INTERNAL`] and one line that says why: a node whose data path is dead must not look
@@ -45,8 +51,10 @@ use crate::metrics::{MetricsError, MetricsServer};
 use crate::paths::{PathsInlet, PathsParts};
 use crate::plane::{PlaneError, PlaneInlet, PlaneParts};
 use crate::rootless::{self, Launch, Rootless};
+use crate::sys;
 use crate::tun::Tun;
-use crate::worker::{Command, WorkerError, WorkerHandle, WorkerParts};
+use crate::udp::share::Share;
+use crate::worker::{Command, OpenWorker, WorkerError, WorkerHandle, WorkerParts};
 use device::Undo;
 
 pub use device::DeviceError;
@@ -100,24 +108,30 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let (failed, failures) = crossbeam_channel::bounded(1);
     let mut host = None;
     let ends_with_command = !options.command.is_empty();
-    let (tun, mut child, undo): (Tun, Option<Rootless>, Undo) = if options.rootless {
+    let cpus = sys::schedule::cpus().unwrap_or_default();
+    let count = config.worker.count.on(cpus.len());
+    let (queues, mut child, undo): (Vec<Tun>, Option<Rootless>, Undo) = if options.rootless {
         let launch = Launch::this_program(options.command);
-        let (rootless, tun) = device::open_rootless(&config, &reader.tables(), &launch)?;
-        (tun, Some(rootless), Undo::default())
+        let (rootless, queues) = device::open_rootless(&config, count, &reader.tables(), &launch)?;
+        (queues, Some(rootless), Undo::default())
     } else {
-        let opened = device::open(&config)?;
-        (opened.tun, None, opened.undo)
+        let opened = device::open(&config, count)?;
+        (opened.queues, None, opened.undo)
     };
-    let (alive, ended) = crossbeam_channel::bounded(0);
+    let (ending, ended) = crossbeam_channel::bounded(1);
     let parts = WorkerParts {
-        number: 0,
+        share: Share::ALONE,
+        cpu: None,
         config: &config,
         tables: reader.clone(),
         seed: random(),
         paths: inlet.sender(),
     };
     // Before the kernel's routes, which may be many and may be there already.
-    state.add_worker(WorkerHandle::start(parts, tun, alive)?);
+    for worker in open_workers(&parts, queues, &cpus)? {
+        state.add_worker(worker.start(ending.clone())?);
+    }
+    drop(ending);
     if !options.rootless {
         let parts = HostParts {
             config: config.clone(),
@@ -191,6 +205,29 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     drop(undo);
     drop(signals);
     Ok(code)
+}
+
+/// Opens a worker for each queue of the device.
+fn open_workers(
+    usual: &WorkerParts<'_>,
+    queues: Vec<Tun>,
+    cpus: &[usize],
+) -> Result<Vec<OpenWorker>, WorkerError> {
+    let workers = u16::try_from(queues.len()).unwrap_or(u16::MAX);
+    let pins = usual.config.worker.pin;
+    let pinned = cpus.iter().copied().cycle().map(|cpu| pins.then_some(cpu));
+    // Where the CPUs are unknown, nobody is pinned.
+    let cpus = pinned.chain(std::iter::repeat(None));
+    let opened = (0..workers).zip(queues).zip(cpus);
+    let opened = opened.map(|((number, queue), cpu)| {
+        let parts = WorkerParts {
+            share: Share { number, workers },
+            cpu,
+            ..usual.clone()
+        };
+        OpenWorker::open(parts, queue)
+    });
+    opened.collect()
 }
 
 /// The exit code of a node whose inside failed: a worker hung, panicked or lost its device.
@@ -287,10 +324,10 @@ impl Supervisor<'_> {
                 recv(failures) -> sentence => match sentence {
                     // The device goes with a worker that has ended, who knows why.
                     Ok(sentence) => match ended.recv_timeout(TICK) {
-                        Err(RecvTimeoutError::Disconnected) => {
+                        Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                             return End::Worker(self.how_worker_ended());
                         }
-                        Ok(()) | Err(RecvTimeoutError::Timeout) => return End::Worker(sentence),
+                        Err(RecvTimeoutError::Timeout) => return End::Worker(sentence),
                     },
                     // Nobody watches the host.
                     Err(_) => failures = &unheard,
@@ -374,14 +411,22 @@ impl Supervisor<'_> {
 
     fn probe_is_fresh(&self) -> bool {
         let workers = self.heartbeats.iter().map(|heartbeat| &heartbeat.worker);
+        let workers = workers.filter(|worker| worker.probes());
         let mut probes = workers.map(|worker| worker.last_probe());
         probes.all(|passed| passed.is_some_and(|at| at.elapsed() < state::PROBE_FRESH / 2))
     }
 
+    /// What those workers that have ended say of it. The others go on until the process ends.
     fn how_worker_ended(&mut self) -> String {
         self.heartbeats.clear();
+        let workers = self.state.take_workers();
+        // A thread that says that it ends is not yet one that has ended.
+        let deadline = Instant::now() + END_TIMEOUT;
+        while Instant::now() < deadline && !workers.iter().any(|worker| worker.has_ended()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut sentences = Vec::new();
-        for worker in self.state.take_workers() {
+        for worker in workers.into_iter().filter(|worker| worker.has_ended()) {
             let number = worker.number();
             match Arc::into_inner(worker).map(WorkerHandle::join) {
                 Some(Ok(())) => {}
@@ -434,10 +479,13 @@ fn finish(state: &NodeState, child: Option<&mut Rootless>, code: u8) -> u8 {
         let _ = child.signal(Signal::SIGTERM);
     }
     let mut code = code;
-    for worker in state.take_workers() {
-        let number = worker.number();
+    let workers = state.take_workers();
+    for worker in &workers {
         let _ = worker.command(Command::Stop);
-        let deadline = Instant::now() + END_TIMEOUT;
+    }
+    let deadline = Instant::now() + END_TIMEOUT;
+    for worker in workers {
+        let number = worker.number();
         while !worker.has_ended() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }

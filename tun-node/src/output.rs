@@ -74,7 +74,24 @@ pub fn status(report: &StatusReport) -> String {
         "routes",
         format!("{} (generation {})", report.routes, report.epoch),
     );
-    row("workers", report.workers.to_string());
+    let workers = match report.workers_epoch < report.epoch {
+        true => format!("{} (generation {})", report.workers, report.workers_epoch),
+        false => report.workers.to_string(),
+    };
+    row("workers", workers);
+    if let (Some(receive), Some(send)) = (report.receive_buffer, report.send_buffer) {
+        row(
+            "buffers",
+            format!("{receive} octets to receive, {send} to send"),
+        );
+    }
+    if let (Some(packets), Some(drops)) = (device.queue_packets, device.queue_drops) {
+        let drops = match drops {
+            0 => String::new(),
+            drops => format!(", {drops} dropped"),
+        };
+        row("queue", format!("{packets} packets{drops}"));
+    }
     if report.rootless {
         row("rootless", "yes".to_owned());
     }

@@ -219,6 +219,24 @@ impl RawIp {
         })
     }
 
+    /// The receive buffer as the kernel accounts it, octets.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn receive_buffer_octets(&self) -> io::Result<usize> {
+        self.socket.recv_buffer_size()
+    }
+
+    /// The send buffer as the kernel accounts it, octets.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn send_buffer_octets(&self) -> io::Result<usize> {
+        self.socket.send_buffer_size()
+    }
+
     /// The underlay address that it is bound to.
     #[must_use]
     pub const fn local_addr(&self) -> IpAddr {

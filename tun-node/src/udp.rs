@@ -36,6 +36,8 @@ pub use crate::sys::mmsg::{
 };
 use crate::sys::sockopt::{self, IntOption};
 
+pub mod share;
+
 /// Who decides about the size of outer packets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum PathMtu {
@@ -317,12 +319,29 @@ impl TransmitPool {
     /// [`UdpError`] when a socket cannot be made for another reason, or no port
     /// is left.
     pub fn bind(config: &UdpConfig, count: usize, seed: u64) -> Result<Self, UdpError> {
+        Self::bind_first(config, count, seed, |_| true)
+    }
+
+    /// As [`bind`](Self::bind), with a first socket whose port `may_be_first`.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_first(
+        config: &UdpConfig,
+        count: usize,
+        seed: u64,
+        may_be_first: impl Fn(u16) -> bool,
+    ) -> Result<Self, UdpError> {
         let count = count.clamp(1, POOL_MAX);
         let mut sockets = Vec::with_capacity(count);
         let mut last = None;
         for port in port_order(seed) {
             if sockets.len() == count {
                 break;
+            }
+            if sockets.is_empty() && !may_be_first(port) {
+                continue;
             }
             let bind = SocketAddr::new(config.bind.ip(), port);
             let config = UdpConfig {

@@ -21,22 +21,23 @@
 //!
 //! May touch the device, the sockets, the engine. Not the sources of routes, files or HTTP.
 
+mod busy;
+mod handle;
 mod probe;
 mod underlay;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, TryRecvError};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use warren_core::batch::Batch;
-use warren_core::engine::{Engine, EngineConfig, Explanation};
-use warren_core::packet::FlowKey;
+use warren_core::engine::{Engine, EngineConfig};
 use warren_core::tables::TableError;
 use warren_core::units::Time;
 use warren_core::verdict::{Direction, DropReason, Tally, Verdict};
@@ -47,17 +48,22 @@ use crate::ctl::message::Fault;
 use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::paths::PathsSender;
 use crate::rib::TablesReader;
-use crate::sys;
 use crate::tun::Tun;
+use crate::udp::share::Share;
+use busy::BusyPoll;
+use handle::Shared;
+pub use handle::{Buffers, Command, OpenWorker, WorkerHandle};
 use probe::Prober;
 use underlay::Underlay;
 pub use underlay::UnderlayError;
 
 /// What a worker is made of, apart from its device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct WorkerParts<'c> {
-    /// Its number, from 0.
-    pub number: u32,
+    /// Its number among the node's workers.
+    pub share: Share,
+    /// The CPU that it is to keep to.
+    pub cpu: Option<usize>,
     /// The node's configuration.
     pub config: &'c Config,
     /// Where its tables come from.
@@ -66,44 +72,6 @@ pub struct WorkerParts<'c> {
     pub seed: u64,
     /// Who measures the paths.
     pub paths: PathsSender,
-}
-
-/// A question or an order to a worker; answered between two batches.
-#[derive(Debug)]
-pub enum Command {
-    /// "Are you there?"
-    Ping(Sender<()>),
-    /// "What have you counted?"
-    Report(Sender<WorkerReport>),
-    /// "What would happen to this packet?"
-    Explain {
-        /// Which way it goes.
-        direction: Direction,
-        /// The packet's flow.
-        flow: FlowKey,
-        /// Octets of the packet.
-        octets: u16,
-        /// Where the answer goes.
-        answer: Sender<Explanation>,
-    },
-    /// "Send a probe through the data path." Its passing shows in [`WorkerHandle::last_probe`].
-    Probe {
-        /// Makes its token unguessable.
-        seed: u64,
-    },
-    /// "Receive what this configuration says, besides what is received." The device has its MTU.
-    Receive {
-        /// The configuration.
-        config: Arc<Config>,
-        /// What went wrong.
-        answer: Sender<Result<(), String>>,
-    },
-    /// "Give this ICMP message to the device."
-    Inject(Vec<u8>),
-    /// "End."
-    Stop,
-    /// "Misbehave", for tests.
-    Fault(Fault),
 }
 
 /// Why a worker could not be made, or ended.
@@ -128,139 +96,6 @@ pub enum WorkerError {
     Probe(TableError),
 }
 
-/// A running worker, seen from other threads.
-#[derive(Debug)]
-pub struct WorkerHandle {
-    number: u32,
-    commands: Sender<Command>,
-    waker: Waker,
-    shared: Arc<Shared>,
-    thread: JoinHandle<Result<(), WorkerError>>,
-}
-
-impl WorkerHandle {
-    /// Opens the sockets of a worker and starts its thread, which owns `device` from then on.
-    ///
-    /// `ended` is dropped when the thread ends, however it does.
-    ///
-    /// # Errors
-    ///
-    /// [`WorkerError`].
-    pub fn start(
-        parts: WorkerParts<'_>,
-        device: Tun,
-        ended: Sender<()>,
-    ) -> Result<Self, WorkerError> {
-        let number = parts.number;
-        let (sender, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);
-        let shared = Arc::new(Shared::default());
-        let worker = Worker::new(parts, device, receiver, Arc::clone(&shared))?;
-        let waker = Waker::new(worker.poll.registry(), WAKER).map_err(event_loop("waker"))?;
-        let thread = thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                let _ended = ended;
-                if let Err(error) = sys::schedule::set_slice(SLICE) {
-                    tracing::debug!("slices of a worker: {error}");
-                }
-                worker.run()
-            })
-            .map_err(event_loop("thread"))?;
-        Ok(Self {
-            number,
-            commands: sender,
-            waker,
-            shared,
-            thread,
-        })
-    }
-
-    /// Its number.
-    #[must_use]
-    pub const fn number(&self) -> u32 {
-        self.number
-    }
-
-    /// Gives it a command, without waiting; `false` when it does not take any: it has ended, or
-    /// has not looked for a while.
-    pub fn command(&self, command: Command) -> bool {
-        self.commands.try_send(command).is_ok() && self.waker.wake().is_ok()
-    }
-
-    /// Asks it something and waits for the answer for as long as `timeout`.
-    pub fn ask<A>(
-        &self,
-        question: impl FnOnce(Sender<A>) -> Command,
-        timeout: Duration,
-    ) -> Option<A> {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
-        self.command(question(sender)).then_some(())?;
-        receiver.recv_timeout(timeout).ok()
-    }
-
-    /// When a probe last passed; `None` when none has yet.
-    #[must_use]
-    pub fn last_probe(&self) -> Option<Instant> {
-        match self.shared.last_probe_ms.load(Ordering::Relaxed) {
-            0 => None,
-            ms => Some(self.shared.start + Duration::from_millis(ms)),
-        }
-    }
-
-    /// Packets that were in a routing loop, up to the last turn.
-    #[must_use]
-    pub fn loops(&self) -> u64 {
-        self.shared.loops.load(Ordering::Relaxed)
-    }
-
-    /// Whether its thread has ended.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Waits for the thread to end and says how it did.
-    ///
-    /// # Errors
-    ///
-    /// Its error, or the message of its panic, as a sentence.
-    pub fn join(self) -> Result<(), String> {
-        match self.thread.join() {
-            Ok(outcome) => outcome.map_err(|error| error.to_string()),
-            Err(panic) => {
-                let message = panic
-                    .downcast_ref::<&str>()
-                    .map(|message| (*message).to_owned())
-                    .or_else(|| panic.downcast_ref::<String>().cloned());
-                Err(format!(
-                    "it panicked: {}",
-                    message.as_deref().unwrap_or("without a message")
-                ))
-            }
-        }
-    }
-}
-
-/// What the worker tells without being asked.
-#[derive(Debug)]
-struct Shared {
-    start: Instant,
-    /// Milliseconds from `start` to the last probe that passed; 0 for none.
-    last_probe_ms: AtomicU64,
-    /// Packets dropped because they went round in a loop.
-    loops: AtomicU64,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            start: Instant::now(),
-            last_probe_ms: AtomicU64::new(0),
-            loops: AtomicU64::new(0),
-        }
-    }
-}
-
 /// The worker itself; lives on its thread.
 #[derive(Debug)]
 struct Worker {
@@ -278,7 +113,7 @@ struct Worker {
     encap_batch: Batch,
     decap_batch: Batch,
     batch_frames: usize,
-    busy_poll: Duration,
+    busy_poll: BusyPoll,
     prober: Option<Prober>,
     paths: PathsSender,
     turns: u64,
@@ -299,13 +134,16 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Result<Self, WorkerError> {
         let WorkerParts {
-            number,
+            share,
+            cpu: _,
             config,
             tables,
             seed,
             paths,
         } = parts;
-        let underlay = Underlay::open(config, seed)?;
+        // Each has ports of its own to send from.
+        let pool_seed = seed.rotate_left(u32::from(share.number));
+        let underlay = Underlay::open(config, share, pool_seed)?;
         let poll = Poll::new().map_err(event_loop("poll"))?;
         let register = |fd, token| {
             poll.registry()
@@ -322,19 +160,29 @@ impl Worker {
         };
         let batch_frames = usize::from(config.worker.batch);
         let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
+        let usual = EngineConfig::default();
+        let part_of = |rate: u32| rate.div_ceil(u32::from(share.workers));
         let engine_config = EngineConfig {
             clamp_mss: config.device.clamp_mss,
+            // What the node may send of its own is for all workers together.
+            icmp_per_second: part_of(usual.icmp_per_second),
+            icmp_burst: part_of(usual.icmp_burst),
             // The device leads into this host's own IP layer.
             icmp_from_destination: true,
             seed,
-            ..EngineConfig::default()
+            ..usual
         };
+        let tables_at_start = tables.tables();
+        shared
+            .epoch
+            .store(tables_at_start.epoch().0, Ordering::Relaxed);
+        let busy_poll = Duration::from_micros(config.worker.busy_poll_us.into());
         Ok(Self {
-            number,
+            number: u32::from(share.number),
             poll,
             commands,
             shared,
-            engine: Engine::new(engine_config, tables.tables()),
+            engine: Engine::new(engine_config, tables_at_start),
             tables,
             device,
             device_readable: true,
@@ -344,7 +192,7 @@ impl Worker {
             encap_batch: Batch::with_largest(batch_frames, FRAME_OCTETS_MAX, ENCAP_LARGEST),
             decap_batch: Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, underlay::RECEIVES),
             batch_frames,
-            busy_poll: Duration::from_micros(config.worker.busy_poll_us.into()),
+            busy_poll: BusyPoll::new(busy_poll, Instant::now()),
             prober,
             paths,
             turns: 0,
@@ -353,14 +201,12 @@ impl Worker {
 
     fn run(mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(EVENTS_MAX);
-        let mut last_busy = Instant::now();
         loop {
             let is_busy = self.device_readable || self.underlay.is_readable();
-            if is_busy && !self.busy_poll.is_zero() {
-                last_busy = Instant::now();
-            }
-            let polls =
-                is_busy || (!self.busy_poll.is_zero() && last_busy.elapsed() < self.busy_poll);
+            let polls = match self.busy_poll.is_off() {
+                true => is_busy,
+                false => self.busy_poll.looks_on(is_busy, Instant::now()),
+            };
             let timeout = polls.then_some(Duration::ZERO);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
@@ -449,6 +295,7 @@ impl Worker {
     fn turn(&mut self) -> Result<(), WorkerError> {
         self.turns += 1;
         if let Some(tables) = self.tables.newer_than(self.engine.tables().epoch()) {
+            self.shared.epoch.store(tables.epoch().0, Ordering::Relaxed);
             self.engine.set_tables(tables);
         }
         if self.device_readable {
@@ -636,15 +483,8 @@ const WAKER: Token = Token(0);
 const DEVICE: Token = Token(1);
 const FIRST_SOCKET: Token = Token(2);
 
-/// The slice that a worker asks the scheduler for, the shortest there is: a worker that has
-/// packets is to run soon, before its queues are full, and does little at a time.
-const SLICE: Duration = Duration::from_micros(100);
-
 /// Events taken at once; the sources are fewer.
 const EVENTS_MAX: usize = 64;
-
-/// Commands that may wait. The supervisor asks twice a second.
-const COMMANDS_MAX: usize = 64;
 
 /// The largest frame: an IP packet of 65,535 octets with its virtio header, or with its shim.
 const FRAME_OCTETS_MAX: usize = 65_535 + 22;

@@ -24,8 +24,9 @@ use tun_node::counters::{Balance, SocketReport, WorkerReport};
 const TRANSFER_OCTETS: usize = 8_000_000;
 
 /// The options of a worker, and what must then be seen of each node's counters.
-const FALLBACKS: [(&str, &str); 6] = [
+const FALLBACKS: [(&str, &str); 8] = [
     ("everything", ""),
+    ("two workers", "count = 2"),
     ("no GSO", "gso = false"),
     ("no GRO", "gro = false"),
     ("no USO", "uso = false"),
@@ -33,6 +34,10 @@ const FALLBACKS: [(&str, &str); 6] = [
     (
         "nothing",
         "gso = false\ngro = false\nuso = false\nvnet-header = false",
+    ),
+    (
+        "two workers and nothing else",
+        "count = 2\ngso = false\ngro = false\nuso = false\nvnet-header = false",
     ),
 ];
 

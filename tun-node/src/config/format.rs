@@ -21,8 +21,10 @@ use super::{DeviceMode, Dscp, LogLevel, PeerMode, RouteAction, VtepMac, underlay
 mod dscp;
 mod sources;
 mod ways;
+mod worker;
 
 pub(super) use ways::ProbingDraft;
+pub(super) use worker::WorkerDraft;
 
 /// The whole file; `None` or empty where nothing usable was written.
 #[derive(Debug, Default)]
@@ -117,19 +119,6 @@ pub(super) struct RouteDraft {
     pub(super) prefix: Option<At<IpNet>>,
     pub(super) via: Vec<At<String>>,
     pub(super) action: Option<At<RouteAction>>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct WorkerDraft {
-    pub(super) source_ports: Option<At<u16>>,
-    pub(super) batch: Option<At<u16>>,
-    pub(super) receive_buffer_octets: Option<At<u32>>,
-    pub(super) send_buffer_octets: Option<At<u32>>,
-    pub(super) gso: Option<At<bool>>,
-    pub(super) gro: Option<At<bool>>,
-    pub(super) uso: Option<At<bool>>,
-    pub(super) vnet_header: Option<At<bool>>,
-    pub(super) busy_poll_us: Option<At<u32>>,
 }
 
 /// Reads the tree of a whole file.
@@ -247,7 +236,7 @@ fn single(name: &str, table: &Section<'_, '_>, draft: &mut Draft, problems: &mut
             table.refuse_unknown(&["level"], problems);
             draft.log_level = table.choice("level", &LogLevel::NAMES, problems);
         }
-        "worker" => draft.worker = worker(table, problems),
+        "worker" => draft.worker = worker::worker(table, problems),
         "probing" => draft.probing = ways::probing(table, problems),
         "etcd" => draft.etcd = sources::etcd(table, problems),
         "kubernetes" => draft.kubernetes = sources::kubernetes(table, problems),
@@ -484,34 +473,6 @@ fn route(table: &Section<'_, '_>, problems: &mut Problems) -> RouteDraft {
         prefix: table.parsed("prefix", problems, value::prefix),
         via: via.unwrap_or_default(),
         action: table.choice("action", &RouteAction::NAMES, problems),
-    }
-}
-
-fn worker(table: &Section<'_, '_>, problems: &mut Problems) -> WorkerDraft {
-    table.refuse_unknown(
-        &[
-            "source-ports",
-            "batch",
-            "receive-buffer",
-            "send-buffer",
-            "gso",
-            "gro",
-            "uso",
-            "vnet-header",
-            "busy-poll-us",
-        ],
-        problems,
-    );
-    WorkerDraft {
-        source_ports: table.number("source-ports", 1..=1024, problems),
-        batch: table.number("batch", 1..=1024, problems),
-        receive_buffer_octets: table.number("receive-buffer", BUFFER_OCTETS, problems),
-        send_buffer_octets: table.number("send-buffer", BUFFER_OCTETS, problems),
-        gso: table.boolean("gso", problems),
-        gro: table.boolean("gro", problems),
-        uso: table.boolean("uso", problems),
-        vnet_header: table.boolean("vnet-header", problems),
-        busy_poll_us: table.number("busy-poll-us", 0..=1_000_000, problems),
     }
 }
 
@@ -801,4 +762,3 @@ const CLAIMING: [&str; 2] = ["etcd", "kubernetes"];
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The lowest number taken for an MTU at all; the real limits follow from the families in use.
 const MTU_MIN: u16 = 576;
-const BUFFER_OCTETS: std::ops::RangeInclusive<u32> = 4096..=1 << 30;

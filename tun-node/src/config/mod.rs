@@ -397,6 +397,11 @@ pub enum LogLevel {
 /// Sizes of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
+    /// How many workers there are, each a thread with a queue of the device and sockets of its own.
+    pub count: WorkerCount,
+    /// Whether each worker keeps to one CPU: the first one to the first that the process may use,
+    /// and so on, round and round.
+    pub pin: bool,
     /// Distinct outer UDP source ports, 1..=1024; each flow keeps to one.
     pub source_ports: u16,
     /// Frames handled in one turn, 1..=1024.
@@ -416,6 +421,41 @@ pub struct Worker {
     /// Microseconds that a worker goes on looking for packets before it sleeps; 0 for none.
     pub busy_poll_us: u32,
 }
+
+/// How many workers a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerCount {
+    /// So many, 1 to [`MAX`](Self::MAX).
+    Fixed(u16),
+    /// One for every two CPUs that the process may use, at least one and at most eight: whoever
+    /// sends and receives the packets needs CPUs too.
+    Auto,
+}
+
+impl WorkerCount {
+    /// The most workers: the queues of a device are 256, the counters of each are kept for ever.
+    pub const MAX: u16 = 64;
+
+    /// The number on a machine where the process may use `cpus`.
+    #[must_use]
+    pub fn on(self, cpus: usize) -> u16 {
+        match self {
+            Self::Fixed(count) => count.clamp(1, Self::MAX),
+            Self::Auto => u16::try_from(cpus / 2)
+                .unwrap_or(AUTO_MAX)
+                .clamp(1, AUTO_MAX),
+        }
+    }
+}
+
+impl Default for WorkerCount {
+    fn default() -> Self {
+        Self::Fixed(1)
+    }
+}
+
+/// The most that "auto" makes; who wants more has measured that it helps.
+const AUTO_MAX: u16 = 8;
 
 /// How the paths to the peers are watched: how often a probe is sent in every encapsulation of a
 /// peer, and what follows from its answers.

@@ -35,7 +35,7 @@ pub enum Request {
         /// The encapsulation; none for the configured order.
         encapsulation: Option<String>,
     },
-    /// Makes a worker misbehave, for tests: [`Response::Done`], or no answer at all. Refused by
+    /// Makes the last worker misbehave, for tests: [`Response::Done`], or no answer at all. Refused by
     /// a node that was built without fault injection.
     Fault(Fault),
     /// The state of each source: [`Response::Sources`].
@@ -153,6 +153,13 @@ pub struct StatusReport {
     pub peers: u32,
     /// Worker threads.
     pub workers: u32,
+    /// The generation of the tables that all workers work with, or a later one.
+    pub workers_epoch: u64,
+    /// Octets of the smallest receive buffer among the underlay sockets, as the kernel accounts
+    /// them: twice what was asked for, or less where its limits are in the way.
+    pub receive_buffer: Option<u64>,
+    /// The same of the send buffers.
+    pub send_buffer: Option<u64>,
     /// Whether the device is in a namespace of an ordinary user.
     pub rootless: bool,
     /// The address of the metrics page.
@@ -170,6 +177,10 @@ pub struct DeviceStatus {
     pub addresses: Vec<String>,
     /// `create`, `persistent` or `attach`.
     pub mode: String,
+    /// Packets that each queue to a worker holds; none where the device is in another namespace.
+    pub queue_packets: Option<u64>,
+    /// Packets that the kernel dropped because such a queue was full, since the device was made.
+    pub queue_drops: Option<u64>,
 }
 
 /// A route.

@@ -23,7 +23,8 @@ use crate::tun::{DeviceName, InvalidDeviceName, Offload, Tun, TunConfig, TunErro
 /// An open device and what is to be undone when it is closed.
 #[derive(Debug)]
 pub(super) struct Device {
-    pub(super) tun: Tun,
+    /// Its queues, one for each worker.
+    pub(super) queues: Vec<Tun>,
     pub(super) undo: Undo,
 }
 
@@ -58,13 +59,15 @@ pub enum DeviceError {
     },
 }
 
-/// Opens the device in this namespace and configures it; [`crate::hostroutes`] routes to it.
-pub(super) fn open(config: &Config) -> Result<Device, DeviceError> {
+/// Opens the device in this namespace with `count` queues and configures it;
+/// [`crate::hostroutes`] routes to it. A device that was made with one queue, and stays, has one.
+pub(super) fn open(config: &Config, count: u16) -> Result<Device, DeviceError> {
     let name: DeviceName = config.device.name.parse()?;
     let mut wanted = TunConfig::new(name);
     wanted.mtu = Some(config.device.mtu.octets());
     wanted.addresses.clone_from(&config.device.addresses);
     (wanted.vnet_header, wanted.offload) = offloads(config);
+    wanted.multi_queue = count > 1;
     let mut undo = Undo::default();
     let tun = match config.device.mode {
         DeviceMode::Create => Tun::create(&wanted)?,
@@ -105,15 +108,30 @@ pub(super) fn open(config: &Config) -> Result<Device, DeviceError> {
         }
         Err(error) => return Err(error),
     }
-    Ok(Device { tun, undo })
+    let queues = open_queues(tun, count)?;
+    Ok(Device { queues, undo })
 }
 
-/// Opens the device in a namespace of its own, where COMMAND will run.
+/// Opens what `first` lacks of `count` queues.
+fn open_queues(first: Tun, count: u16) -> Result<Vec<Tun>, TunError> {
+    if count > 1 && !first.is_multi_queue() {
+        warn!(
+            device = %first.name(),
+            "it was made with one queue: one worker, instead of {count}, carries its packets"
+        );
+        return Ok(vec![first]);
+    }
+    let others: Result<Vec<Tun>, TunError> = (1..count).map(|_| first.queue()).collect();
+    Ok(std::iter::once(first).chain(others?).collect())
+}
+
+/// Opens the device with `count` queues in a namespace of its own, where COMMAND will run.
 pub(super) fn open_rootless(
     config: &Config,
+    count: u16,
     tables: &Tables,
     launch: &Launch,
-) -> Result<(Rootless, Tun), DeviceError> {
+) -> Result<(Rootless, Vec<Tun>), DeviceError> {
     if config.device.mode != DeviceMode::Create {
         return Err(DeviceError::RootlessMode {
             mode: config.device.mode,
@@ -125,15 +143,15 @@ pub(super) fn open_rootless(
         mtu: config.device.mtu.octets(),
         addresses: config.device.addresses.clone(),
         routes: device_routes(config.device.mtu, tables),
-        queues: 1,
+        queues: count,
         vnet_header,
     };
     let mut rootless = Rootless::start(&spec, offload, launch)?;
-    let tun = rootless
-        .take_tuns()
-        .pop()
-        .ok_or(RootlessError::ChildEnded)?;
-    Ok((rootless, tun))
+    let queues = rootless.take_tuns();
+    if queues.is_empty() {
+        return Err(RootlessError::ChildEnded.into());
+    }
+    Ok((rootless, queues))
 }
 
 /// The peers that the underlay's own link leads to; asked only where the configuration does.

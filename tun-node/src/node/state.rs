@@ -19,10 +19,11 @@ use crate::ctl::server::Handler;
 use crate::ctl::sources::SourcesReport;
 use crate::explain;
 use crate::hostroutes::HostReport;
+use crate::netlink::Netlink;
 use crate::paths::PathsSender;
 use crate::plane::{AlarmsReader, PlaneSender};
 use crate::rib::{SourceKind, TablesReader};
-use crate::worker::{Command, WorkerHandle};
+use crate::worker::{Buffers, Command, WorkerHandle};
 
 /// A running node, as its control socket and its metrics page see it.
 #[derive(Debug)]
@@ -130,6 +131,9 @@ impl NodeState {
             if worker.ask(Command::Ping, PING_TIMEOUT).is_none() {
                 return Err(format!("worker {number} does not answer"));
             }
+            if !worker.probes() {
+                continue;
+            }
             let Some(passed) = worker.last_probe() else {
                 return Err(format!(
                     "no probe has passed the data path of worker {number} yet"
@@ -201,6 +205,13 @@ impl NodeState {
         if receive.ipip {
             receives.push("ipip".to_owned());
         }
+        let queue = self.device_queue(&config.device.name);
+        let workers = self.workers();
+        let epochs = workers.iter().map(|worker| worker.epoch());
+        let smallest = |of: fn(Buffers) -> Option<usize>| {
+            let octets = workers.iter().filter_map(|worker| of(worker.buffers()));
+            octets.min().and_then(|octets| u64::try_from(octets).ok())
+        };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         StatusReport {
             node: config.node.name.clone(),
@@ -220,16 +231,29 @@ impl NodeState {
                     .map(ToString::to_string)
                     .collect(),
                 mode: config.device.mode.to_string(),
+                queue_packets: queue.map(|(packets, _)| packets),
+                queue_drops: queue.map(|(_, drops)| drops),
             },
             underlay: config.local().underlay,
             receives,
             epoch: self.tables.tables().epoch().0,
             routes: count(routes),
             peers: count(peers),
-            workers: count(self.workers().len()),
+            workers: count(workers.len()),
+            workers_epoch: epochs.min().unwrap_or_default(),
+            receive_buffer: smallest(|buffers| buffers.receive_octets),
+            send_buffer: smallest(|buffers| buffers.send_octets),
             rootless: self.rootless,
             metrics: config.metrics_listen.map(|listen| listen.to_string()),
         }
+    }
+
+    /// Room and drops of the device's queues; `None` where it is in another namespace.
+    fn device_queue(&self, name: &str) -> Option<(u64, u64)> {
+        if self.rootless {
+            return None;
+        }
+        Netlink::open().ok()?.queue(name).ok()
     }
 
     fn routes(&self, first: u32) -> Response {
@@ -316,8 +340,9 @@ impl NodeState {
         if !cfg!(any(debug_assertions, feature = "fault-injection")) {
             return Err("this node was built without fault injection".to_owned());
         }
+        // One that is not the first: the harder case, where there are several.
         let workers = self.workers();
-        let worker = workers.first().ok_or("the node is starting or ending")?;
+        let worker = workers.last().ok_or("the node is starting or ending")?;
         if worker.command(Command::Fault(fault)) {
             Ok(Response::Done)
         } else {

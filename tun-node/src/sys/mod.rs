@@ -15,7 +15,7 @@
 //! | [`errqueue`] | `recvmsg` with `MSG_ERRQUEUE`                                 |
 //! | [`fdpass`]   | one descriptor over a Unix socket (`SCM_RIGHTS`)              |
 //! | [`process`]  | `prctl`, `pidfd_open`, capabilities, descriptor inheritance   |
-//! | [`schedule`] | `sched_getattr` `sched_setattr`                               |
+//! | [`schedule`] | `sched_getattr` `sched_setattr` `sched_setaffinity`           |
 //! | [`address`]  | socket addresses as the kernel lays them out (no call)        |
 //! | [`control`]  | control messages as the kernel lays them out (no call)        |
 //!

@@ -1,4 +1,5 @@
-//! How the kernel schedules the calling thread: `sched_getattr(2)`, `sched_setattr(2)`.
+//! How the kernel schedules the calling thread: `sched_getattr(2)`, `sched_setattr(2)`,
+//! `sched_setaffinity(2)`.
 
 use std::io::Result;
 use std::time::Duration;
@@ -41,6 +42,31 @@ pub fn set_slice(slice: Duration) -> Result<()> {
     returned(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0_u32) })
 }
 
+/// The CPUs that the calling thread may run on, in order.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn cpus() -> Result<Vec<usize>> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+    let all = 0..nix::sched::CpuSet::count();
+    Ok(all.filter(|cpu| set.is_set(*cpu) == Ok(true)).collect())
+}
+
+/// Keeps the calling thread on one CPU.
+///
+/// # Errors
+///
+/// `EINVAL` for a CPU that the thread may not use.
+pub fn pin(cpu: usize) -> Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpu)?;
+    Ok(nix::sched::sched_setaffinity(
+        nix::unistd::Pid::from_raw(0),
+        &set,
+    )?)
+}
+
 fn returned(value: libc::c_long) -> Result<()> {
     done(libc::c_int::try_from(value).unwrap_or(0))
 }
@@ -48,6 +74,18 @@ fn returned(value: libc::c_long) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pinned_thread_has_one_cpu_and_the_others_all() {
+        let before = cpus().unwrap();
+        let last = *before.last().unwrap();
+        let pinned = std::thread::spawn(move || {
+            pin(last).unwrap();
+            cpus().unwrap()
+        });
+        assert_eq!(pinned.join().unwrap(), [last]);
+        assert_eq!(cpus().unwrap(), before);
+    }
 
     #[test]
     fn a_thread_may_ask_for_short_slices() {

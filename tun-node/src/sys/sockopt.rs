@@ -1,4 +1,5 @@
-//! Socket options that hold an integer, and the filter that drops everything.
+//! Socket options that hold an integer, and programs of classic BPF: the filter that drops
+//! everything, and the choice between sockets that share a port.
 //!
 //! [`IntOption`] can only be one of its constants, so a safe caller cannot hand
 //! the kernel an option whose value is a pointer.
@@ -65,17 +66,40 @@ pub fn attach_drop_all(socket: BorrowedFd<'_>) -> Result<()> {
         jf: 0,
         k: 0,
     }];
+    attach(socket, libc::SO_ATTACH_FILTER, &mut program)
+}
+
+/// Attaches the program that chooses between the sockets of a port that share it
+/// (`SO_ATTACH_REUSEPORT_CBPF`, kernel 4.5): it returns the number of the socket, in the
+/// order in which they were bound. For a number that no socket has, the kernel chooses.
+///
+/// # Errors
+///
+/// The kernel's: `EINVAL` for a program that it refuses.
+pub fn attach_reuseport_choice(
+    socket: BorrowedFd<'_>,
+    program: &mut [libc::sock_filter],
+) -> Result<()> {
+    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+fn attach(
+    socket: BorrowedFd<'_>,
+    option: libc::c_int,
+    program: &mut [libc::sock_filter],
+) -> Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| std::io::ErrorKind::InvalidInput)?;
     let filter = libc::sock_fprog {
-        len: 1,
+        len,
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: SO_ATTACH_FILTER reads one `sock_fprog` and the `len` instructions
+    // SAFETY: both options read one `sock_fprog` and the `len` instructions
     // that it points to; both live through the call and are copied by it.
     done(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
+            option,
             (&raw const filter).cast(),
             FILTER_OCTETS,
         )

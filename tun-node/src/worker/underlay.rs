@@ -2,7 +2,9 @@
 //! its verdicts.
 //!
 //! Receiving: one UDP socket for each underlay address and encapsulation port, and one raw socket for
-//! each underlay address and protocol (4 and 41) where IP in IP is received or sent. Sending: the
+//! each underlay address and protocol (4 and 41) where IP in IP is received or sent. Of several
+//! workers each has sockets of its own on the same UDP ports ([`share`](crate::udp::share)); the raw
+//! sockets of all but the first only send, for the kernel would give each a copy. Sending: the
 //! raw sockets, and for UDP a pool of sockets for each underlay address, each on a source port of
 //! its own, because the kernel writes the source port and the port is what spreads flows. Which one
 //! is decided by the port that the engine computed from the flow.
@@ -21,28 +23,33 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use warren_core::batch::{Batch, Link, Transport};
-use warren_core::encap::Encapsulation;
 use warren_core::gso::{Offload, SegmentKind};
 use warren_core::units::Family;
 use warren_core::verdict::{DropReason, Tally, Verdict};
 use warren_core::wire::ip_protocol;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::counters::{SocketReport, UnderlayCounters};
 use crate::datapath::train::Trains;
-use crate::raw::{Inner, RawConfig, RawIp};
-use crate::udp::{self, PathMtu, ReceiveRing, SocketCounters, TransmitPool, Udp, UdpConfig};
+use crate::raw::{Inner, RawIp};
+use crate::udp::share::Share;
+use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp};
 
 mod error;
 mod follow;
+mod wanted;
+mod ways;
 
 pub use error::UnderlayError;
+use wanted::{raw_config, sends_by_udp, udp_config, udp_ports, uses_ipip};
+use ways::{Way, Ways};
 
 /// All underlay sockets of one worker.
 #[derive(Debug)]
 pub(super) struct Underlay {
     receivers: Vec<Receiver>,
     ways: Ways,
+    share: Share,
     receive_ring: ReceiveRing,
     send: Sender,
     counters: CountersByKind,
@@ -50,15 +57,17 @@ pub(super) struct Underlay {
 
 impl Underlay {
     /// Opens the sockets that `config` asks for. `seed` spreads the source ports of the pools.
+    /// To be called by the workers in the order of their numbers.
     ///
     /// # Errors
     ///
     /// [`UnderlayError`]: an address is not this host's, a port is taken, a capability is missing.
-    pub(super) fn open(config: &Config, seed: u64) -> Result<Self, UnderlayError> {
+    pub(super) fn open(config: &Config, share: Share, seed: u64) -> Result<Self, UnderlayError> {
         let frames = usize::from(config.worker.batch);
         let mut underlay = Self {
             receivers: Vec::new(),
             ways: Ways::default(),
+            share,
             receive_ring: ReceiveRing::new(RECEIVES.min(frames)),
             send: Sender::new(frames, false),
             counters: CountersByKind::default(),
@@ -90,8 +99,8 @@ impl Underlay {
                 if self.receivers.iter().any(|there| there.is_udp_at(bind)) {
                     continue;
                 }
-                let socket =
-                    Udp::bind(&udp_config(config, bind)).map_err(UnderlayError::udp(bind))?;
+                let socket = self.share.bind(&udp_config(config, bind));
+                let socket = socket.map_err(UnderlayError::udp(bind))?;
                 self.receivers.push(Receiver::new(Socket::Udp(socket)));
             }
             if sends_by_udp(config)
@@ -99,13 +108,24 @@ impl Underlay {
             {
                 let bind = SocketAddr::new(address, 0);
                 let count = usize::from(config.worker.source_ports);
-                let opened = TransmitPool::bind(&udp_config(config, bind), count, seed);
+                // Probes leave by the first, and are to come back to this worker.
+                let opened =
+                    TransmitPool::bind_first(&udp_config(config, bind), count, seed, |port| {
+                        self.share.receives_from(address, port)
+                    });
                 *pool = Some(opened.map_err(UnderlayError::udp(bind))?);
             }
             let has_raw = self.receivers.iter().any(|there| there.is_raw_at(address));
             if uses_ipip(config) && !has_raw {
                 for inner in [Inner::Ipv4, Inner::Ipv6] {
-                    let raw = RawIp::open(&raw_config(config, address, inner))?;
+                    let mut raw = raw_config(config, address, inner);
+                    if self.share.number > 0 {
+                        raw.receive_buffer_octets = 0;
+                    }
+                    let raw = RawIp::open(&raw)?;
+                    if self.share.number > 0 {
+                        raw.receive_nothing()?;
+                    }
                     self.receivers.push(Receiver::new(Socket::Raw(raw)));
                 }
             }
@@ -248,9 +268,12 @@ impl Underlay {
         let Some(frame) = probe.frame(0).filter(|f| f.verdict == Verdict::Transmit) else {
             return;
         };
-        let Some(way) = self.ways.find(&self.receivers, frame.link) else {
+        let Some(mut way) = self.ways.find(&self.receivers, frame.link) else {
             return;
         };
+        if matches!(way.kind, Kind::Udp4 | Kind::Udp6) {
+            way.index = 0;
+        }
         self.send.pending.push((way, 0));
         let mut uncounted = UnderlayCounters::default();
         self.send
@@ -267,10 +290,31 @@ impl Underlay {
             .collect()
     }
 
-    /// Where this node receives: each address with its transport, remote port 0.
+    /// Where this worker receives: each address with its transport, remote port 0.
     pub(super) fn targets(&self) -> impl Iterator<Item = (IpAddr, Transport)> {
+        let is_first = self.share.number == 0;
         let receivers = self.receivers.iter();
+        let receivers =
+            receivers.filter(move |one| is_first || matches!(one.socket, Socket::Udp(_)));
         receivers.map(|receiver| (receiver.local.ip(), receiver.transport(0)))
+    }
+
+    /// The smallest buffers among the sockets, as the kernel accounts them, in octets: of those that
+    /// receive, and of those that send.
+    pub(super) fn buffers(&self) -> (Option<usize>, Option<usize>) {
+        let pools = self.ways.pools.iter().flatten();
+        let senders = pools.flat_map(TransmitPool::sockets);
+        let senders = senders.filter_map(|udp| udp.send_buffer_octets().ok());
+        let receivers = self.receivers.iter().filter_map(|one| match &one.socket {
+            Socket::Udp(udp) => udp.receive_buffer_octets().ok(),
+            Socket::Raw(raw) if self.share.number == 0 => raw.receive_buffer_octets().ok(),
+            Socket::Raw(_) => None,
+        });
+        let raw_senders = self.receivers.iter().filter_map(|one| match &one.socket {
+            Socket::Udp(_) => None,
+            Socket::Raw(raw) => raw.send_buffer_octets().ok(),
+        });
+        (receivers.min(), senders.chain(raw_senders).min())
     }
 
     fn has(&self, kind: Kind) -> bool {
@@ -439,123 +483,6 @@ impl Overflows {
     }
 }
 
-/// Where frames leave.
-#[derive(Debug, Default)]
-struct Ways {
-    /// The UDP pools by family, IPv4 first.
-    pools: [Option<TransmitPool>; 2],
-    /// UDP sockets for outer packets that may be fragmented, by family.
-    fragmenting: [Option<TransmitPool>; 2],
-    /// Raw sockets for outer packets that may be fragmented.
-    fragmenting_raw: Vec<RawIp>,
-}
-
-/// The socket by which a frame leaves.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Way {
-    kind: Kind,
-    /// The socket's number: in the pool, or among the receivers; or among those that fragment.
-    index: usize,
-    /// Whether the outer packet may be fragmented.
-    fragments: bool,
-}
-
-impl Ways {
-    /// Opens the sockets for what may be fragmented, beside those for what may not.
-    fn open_fragmenting(&mut self, config: &Config, seed: u64) -> Result<(), UnderlayError> {
-        let underlay = [Family::V4, Family::V6].map(|family| config.node.underlay(family));
-        let addresses = underlay.into_iter().zip(&mut self.fragmenting);
-        for (address, fragmenting) in addresses {
-            let Some(address) = address else { continue };
-            if sends_by_udp(config) && fragmenting.is_none() {
-                let bind = SocketAddr::new(address, 0);
-                let mut udp = udp_config(config, bind);
-                udp.path_mtu = PathMtu::Fragment;
-                let opened = TransmitPool::bind(&udp, 1, seed.rotate_left(32));
-                *fragmenting = Some(opened.map_err(UnderlayError::udp(bind))?);
-            }
-            let mut raws = self.fragmenting_raw.iter();
-            if uses_ipip(config) && raws.all(|raw| raw.local_addr() != address) {
-                for inner in [Inner::Ipv4, Inner::Ipv6] {
-                    let mut raw = raw_config(config, address, inner);
-                    raw.path_mtu = PathMtu::Fragment;
-                    raw.receive_buffer_octets = 0;
-                    let raw = RawIp::open(&raw)?;
-                    raw.receive_nothing()?;
-                    self.fragmenting_raw.push(raw);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn find(&self, receivers: &[Receiver], link: &Link) -> Option<Way> {
-        let kind = Kind::of(link);
-        let fragments = !link.dont_fragment;
-        let index = match link.transport {
-            Transport::Udp { .. } if fragments => 0,
-            Transport::Ip { protocol } if fragments => {
-                self.fragmenting_raw.iter().position(|raw| {
-                    raw.local_addr() == link.local && raw.inner().protocol() == protocol
-                })?
-            }
-            Transport::Udp { local_port, .. } => {
-                let pool = self.pool(kind)?;
-                // The engine's port is 14 bits of the flow's hash; the pool wants 32.
-                pool.index(u32::from(local_port & 0x3fff) << 18)
-            }
-            Transport::Ip { protocol } => receivers.iter().position(|receiver| {
-                receiver.local.ip() == link.local
-                    && matches!(&receiver.socket, Socket::Raw(raw) if raw.inner().protocol() == protocol)
-            })?,
-        };
-        Some(Way {
-            kind,
-            index,
-            fragments,
-        })
-    }
-
-    /// The sockets of a way: one of the two.
-    fn sockets<'s>(
-        &'s self,
-        way: Way,
-        receivers: &'s [Receiver],
-    ) -> (Option<&'s Udp>, Option<&'s RawIp>) {
-        let pools = if way.fragments {
-            &self.fragmenting
-        } else {
-            &self.pools
-        };
-        let [v4, v6] = pools;
-        let pool = match way.kind {
-            Kind::Udp4 => v4,
-            Kind::Udp6 => v6,
-            Kind::Ip4 | Kind::Ip6 if way.fragments => {
-                return (None, self.fragmenting_raw.get(way.index));
-            }
-            Kind::Ip4 | Kind::Ip6 => {
-                let raw = match receivers.get(way.index).map(|receiver| &receiver.socket) {
-                    Some(Socket::Raw(raw)) => Some(raw),
-                    Some(Socket::Udp(_)) | None => None,
-                };
-                return (None, raw);
-            }
-        };
-        let udp = pool.as_ref().and_then(|pool| pool.sockets().get(way.index));
-        (udp, None)
-    }
-
-    const fn pool(&self, kind: Kind) -> Option<&TransmitPool> {
-        let [v4, v6] = &self.pools;
-        match kind {
-            Kind::Udp4 => v4.as_ref(),
-            Kind::Udp6 => v6.as_ref(),
-            Kind::Ip4 | Kind::Ip6 => None,
-        }
-    }
-}
-
 /// What sending needs besides sockets; made once.
 #[derive(Debug)]
 struct Sender {
@@ -683,59 +610,6 @@ fn uncut_packet(first: &[u8], octets: usize) -> Option<SegmentKind> {
             _ => None,
         }
     })
-}
-
-/// The UDP ports that the node receives on, each once.
-fn udp_ports(config: &Config) -> Vec<u16> {
-    let receive = &config.receive;
-    let mut ports: Vec<u16> = [
-        &receive.vxlan,
-        &receive.vxlan_gpe,
-        &receive.geneve,
-        &receive.fou_gue,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
-    .collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-fn sends_by_udp(config: &Config) -> bool {
-    !udp_ports(config).is_empty() || config.peers.iter().any(|peer| !is_ipip(peer))
-}
-
-fn uses_ipip(config: &Config) -> bool {
-    config.receive.ipip || config.peers.iter().any(is_ipip)
-}
-
-const fn is_ipip(peer: &config::Peer) -> bool {
-    matches!(peer.encapsulation, Encapsulation::Ipip)
-}
-
-fn udp_config(config: &Config, bind: SocketAddr) -> UdpConfig {
-    let mut udp = UdpConfig::new(bind);
-    udp.gro = config.worker.gro;
-    if let Some(octets) = config.worker.receive_buffer_octets {
-        udp.receive_buffer_octets = octets;
-    }
-    if let Some(octets) = config.worker.send_buffer_octets {
-        udp.send_buffer_octets = octets;
-    }
-    udp
-}
-
-fn raw_config(config: &Config, bind: IpAddr, inner: Inner) -> RawConfig {
-    let mut raw = RawConfig::new(bind, inner);
-    if let Some(octets) = config.worker.receive_buffer_octets {
-        raw.receive_buffer_octets = octets;
-    }
-    if let Some(octets) = config.worker.send_buffer_octets {
-        raw.send_buffer_octets = octets;
-    }
-    raw
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ impl Underlay {
         let mut fresh = Self {
             receivers: Vec::new(),
             ways: Ways::default(),
+            share: self.share,
             receive_ring: ReceiveRing::new(1),
             send: Sender::new(1, false),
             counters: CountersByKind::default(),

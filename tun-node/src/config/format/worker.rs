@@ -1,0 +1,69 @@
+//! The section `[worker]`.
+
+use toml::de::DeValue;
+
+use super::{At, Problems, Section};
+use crate::config::WorkerCount;
+
+#[derive(Debug, Default)]
+pub(in crate::config) struct WorkerDraft {
+    pub(in crate::config) count: Option<At<WorkerCount>>,
+    pub(in crate::config) pin: Option<At<bool>>,
+    pub(in crate::config) source_ports: Option<At<u16>>,
+    pub(in crate::config) batch: Option<At<u16>>,
+    pub(in crate::config) receive_buffer_octets: Option<At<u32>>,
+    pub(in crate::config) send_buffer_octets: Option<At<u32>>,
+    pub(in crate::config) gso: Option<At<bool>>,
+    pub(in crate::config) gro: Option<At<bool>>,
+    pub(in crate::config) uso: Option<At<bool>>,
+    pub(in crate::config) vnet_header: Option<At<bool>>,
+    pub(in crate::config) busy_poll_us: Option<At<u32>>,
+}
+
+/// Reads `[worker]`.
+pub(super) fn worker(table: &Section<'_, '_>, problems: &mut Problems) -> WorkerDraft {
+    table.refuse_unknown(
+        &[
+            "count",
+            "pin",
+            "source-ports",
+            "batch",
+            "receive-buffer",
+            "send-buffer",
+            "gso",
+            "gro",
+            "uso",
+            "vnet-header",
+            "busy-poll-us",
+        ],
+        problems,
+    );
+    WorkerDraft {
+        count: count(table, problems),
+        pin: table.boolean("pin", problems),
+        source_ports: table.number("source-ports", 1..=1024, problems),
+        batch: table.number("batch", 1..=1024, problems),
+        receive_buffer_octets: table.number("receive-buffer", BUFFER_OCTETS, problems),
+        send_buffer_octets: table.number("send-buffer", BUFFER_OCTETS, problems),
+        gso: table.boolean("gso", problems),
+        gro: table.boolean("gro", problems),
+        uso: table.boolean("uso", problems),
+        vnet_header: table.boolean("vnet-header", problems),
+        busy_poll_us: table.number("busy-poll-us", 0..=1_000_000, problems),
+    }
+}
+
+/// A number, or the word "auto".
+fn count(table: &Section<'_, '_>, problems: &mut Problems) -> Option<At<WorkerCount>> {
+    let (content, _) = table.get("count")?;
+    if let DeValue::String(_) = content {
+        return table.choice("count", &[("auto", WorkerCount::Auto)], problems);
+    }
+    let count = table.number("count", 1..=WorkerCount::MAX, problems)?;
+    Some(At {
+        value: WorkerCount::Fixed(count.value),
+        at: count.at,
+    })
+}
+
+const BUFFER_OCTETS: std::ops::RangeInclusive<u32> = 4096..=1 << 30;

@@ -1,0 +1,133 @@
+//! By which socket of a worker a frame leaves.
+
+use std::net::SocketAddr;
+
+use warren_core::batch::{Link, Transport};
+use warren_core::units::Family;
+
+use super::wanted::{raw_config, sends_by_udp, udp_config, uses_ipip};
+use super::{Kind, Receiver, Socket, UnderlayError};
+use crate::config::Config;
+use crate::raw::{Inner, RawIp};
+use crate::udp::{PathMtu, TransmitPool, Udp};
+
+/// Where frames leave.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    /// The UDP pools by family, IPv4 first.
+    pub(super) pools: [Option<TransmitPool>; 2],
+    /// UDP sockets for outer packets that may be fragmented, by family.
+    pub(super) fragmenting: [Option<TransmitPool>; 2],
+    /// Raw sockets for outer packets that may be fragmented.
+    pub(super) fragmenting_raw: Vec<RawIp>,
+}
+
+/// The socket by which a frame leaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Way {
+    pub(super) kind: Kind,
+    /// The socket's number: in the pool, or among the receivers; or among those that fragment.
+    pub(super) index: usize,
+    /// Whether the outer packet may be fragmented.
+    pub(super) fragments: bool,
+}
+
+impl Ways {
+    /// Opens the sockets for what may be fragmented, beside those for what may not.
+    pub(super) fn open_fragmenting(
+        &mut self,
+        config: &Config,
+        seed: u64,
+    ) -> Result<(), UnderlayError> {
+        let underlay = [Family::V4, Family::V6].map(|family| config.node.underlay(family));
+        let addresses = underlay.into_iter().zip(&mut self.fragmenting);
+        for (address, fragmenting) in addresses {
+            let Some(address) = address else { continue };
+            if sends_by_udp(config) && fragmenting.is_none() {
+                let bind = SocketAddr::new(address, 0);
+                let mut udp = udp_config(config, bind);
+                udp.path_mtu = PathMtu::Fragment;
+                let opened = TransmitPool::bind(&udp, 1, seed.rotate_left(32));
+                *fragmenting = Some(opened.map_err(UnderlayError::udp(bind))?);
+            }
+            let mut raws = self.fragmenting_raw.iter();
+            if uses_ipip(config) && raws.all(|raw| raw.local_addr() != address) {
+                for inner in [Inner::Ipv4, Inner::Ipv6] {
+                    let mut raw = raw_config(config, address, inner);
+                    raw.path_mtu = PathMtu::Fragment;
+                    raw.receive_buffer_octets = 0;
+                    let raw = RawIp::open(&raw)?;
+                    raw.receive_nothing()?;
+                    self.fragmenting_raw.push(raw);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn find(&self, receivers: &[Receiver], link: &Link) -> Option<Way> {
+        let kind = Kind::of(link);
+        let fragments = !link.dont_fragment;
+        let index = match link.transport {
+            Transport::Udp { .. } if fragments => 0,
+            Transport::Ip { protocol } if fragments => {
+                self.fragmenting_raw.iter().position(|raw| {
+                    raw.local_addr() == link.local && raw.inner().protocol() == protocol
+                })?
+            }
+            Transport::Udp { local_port, .. } => {
+                let pool = self.pool(kind)?;
+                // The engine's port is 14 bits of the flow's hash; the pool wants 32.
+                pool.index(u32::from(local_port & 0x3fff) << 18)
+            }
+            Transport::Ip { protocol } => receivers.iter().position(|receiver| {
+                receiver.local.ip() == link.local
+                    && matches!(&receiver.socket, Socket::Raw(raw) if raw.inner().protocol() == protocol)
+            })?,
+        };
+        Some(Way {
+            kind,
+            index,
+            fragments,
+        })
+    }
+
+    /// The sockets of a way: one of the two.
+    pub(super) fn sockets<'s>(
+        &'s self,
+        way: Way,
+        receivers: &'s [Receiver],
+    ) -> (Option<&'s Udp>, Option<&'s RawIp>) {
+        let pools = if way.fragments {
+            &self.fragmenting
+        } else {
+            &self.pools
+        };
+        let [v4, v6] = pools;
+        let pool = match way.kind {
+            Kind::Udp4 => v4,
+            Kind::Udp6 => v6,
+            Kind::Ip4 | Kind::Ip6 if way.fragments => {
+                return (None, self.fragmenting_raw.get(way.index));
+            }
+            Kind::Ip4 | Kind::Ip6 => {
+                let raw = match receivers.get(way.index).map(|receiver| &receiver.socket) {
+                    Some(Socket::Raw(raw)) => Some(raw),
+                    Some(Socket::Udp(_)) | None => None,
+                };
+                return (None, raw);
+            }
+        };
+        let udp = pool.as_ref().and_then(|pool| pool.sockets().get(way.index));
+        (udp, None)
+    }
+
+    const fn pool(&self, kind: Kind) -> Option<&TransmitPool> {
+        let [v4, v6] = &self.pools;
+        match kind {
+            Kind::Udp4 => v4.as_ref(),
+            Kind::Udp6 => v6.as_ref(),
+            Kind::Ip4 | Kind::Ip6 => None,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! A node with several workers, between real devices: flows keep their order and their worker,
+//! totals add up, what fails in one worker ends the node, full buffers are counted.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy spares test functions, not their helpers"
+)]
+
+mod common;
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use common::{Lab, Node, Underlay, wait_until};
+use nix::sys::signal::Signal;
+use tun_node::counters::{Balance, WorkerReport};
+use tun_node::ctl::message::{CountersReport, Fault, Request};
+use tun_node::node::EXIT_INTERNAL;
+
+const TWO: &str = "[worker]\ncount = 2\n";
+
+#[test]
+fn flows_keep_their_order_and_both_workers_have_some() {
+    let Some(lab) = Lab::new() else { return };
+    for underlay in Underlay::BOTH {
+        // A thread that moves to another CPU may overtake its own packets on a veth.
+        let pinned = format!("{TWO}pin = true\n");
+        let nodes = [1, 2].map(|node| lab.start(node, "vxlan", underlay, &pinned));
+        let before = nodes.each_ref().map(Node::counters);
+        assert_eq!(before[0].workers.len(), 2);
+        let received = load(&lab, "10.244.2.1");
+        // Some thousands: enough to see that they passed, whatever a busy machine loses.
+        assert!(received > FLOWS * 10, "{received}");
+        let after = nodes.each_ref().map(Node::counters);
+        for worker in 0..2 {
+            let read = |report: &CountersReport| report.workers[worker].device.read.packets;
+            assert!(read(&after[0]) > read(&before[0]) + 100, "worker {worker}");
+            let written = |report: &CountersReport| report.workers[worker].device.written.packets;
+            assert!(
+                written(&after[1]) > written(&before[1]) + 100,
+                "worker {worker}"
+            );
+        }
+        for report in &after {
+            assert_balanced(&report.total);
+            report.workers.iter().for_each(assert_balanced);
+            assert_eq!(report.total, WorkerReport::total(&report.workers));
+        }
+        nodes.into_iter().for_each(Node::stop);
+    }
+}
+
+#[test]
+fn every_encapsulation_passes_with_two_workers() {
+    let Some(lab) = Lab::new() else { return };
+    let before = [lab.traces(1), lab.traces(2)];
+    for encap in ["vxlan", "fou", "geneve", "ipip"] {
+        let nodes = [1, 2].map(|node| lab.start(node, encap, Underlay::V4, TWO));
+        for size in [0, 1400] {
+            for _ in 0..5 {
+                ping(&lab, 1, "10.244.2.1", size);
+                ping(&lab, 2, "fd00:10:244:1::1", size);
+            }
+        }
+        for node in &nodes {
+            let report = node.counters();
+            assert_balanced(&report.total);
+            assert_eq!(report.total.decap.dropped, 0, "{encap}");
+            if encap == "ipip" {
+                let received = |worker: &WorkerReport| worker.decap.received.packets;
+                assert_eq!(
+                    received(&report.workers[1]),
+                    0,
+                    "the first receives for all"
+                );
+            }
+        }
+        nodes.into_iter().for_each(Node::stop);
+        assert_eq!([lab.traces(1), lab.traces(2)], before, "{encap}");
+    }
+}
+
+#[test]
+fn every_worker_takes_new_tables() {
+    let Some(lab) = Lab::new() else { return };
+    let config = lab.config(1, "vxlan", Underlay::V4, TWO);
+    let node = lab.spawn(1, &config);
+    node.wait_ready();
+    let first = node.status().expect("it answers").epoch;
+    let text = fs::read_to_string(&config).expect("it was written");
+    let route = "[[routes]]\nprefix = \"10.250.0.0/16\"\naction = \"blackhole\"\n";
+    fs::write(&config, format!("{text}\n{route}")).expect("written");
+    node.signal(Signal::SIGHUP);
+    // No packet passes: a worker looks for them by itself.
+    wait_until("all workers have the new tables", || {
+        let status = node.status()?;
+        (status.epoch > first && status.workers_epoch == status.epoch).then_some(())
+    })
+    .expect("they have them");
+    let report = node.counters();
+    assert!(report.workers.iter().all(|worker| worker.epoch > first));
+    node.stop();
+}
+
+#[test]
+fn a_second_worker_that_hangs_or_panics_ends_the_node_within_two_seconds() {
+    let Some(lab) = Lab::new() else { return };
+    for (fault, sentence) in [
+        (Fault::Hang, "worker 1 has not answered"),
+        (Fault::Panic, "worker 1 ended: it panicked"),
+    ] {
+        let mut node = lab.start(1, "vxlan", Underlay::V4, TWO);
+        node.ask(&Request::Fault(fault)).expect("an answer");
+        let (status, took) = node.wait();
+        assert!(took < Duration::from_secs(2), "{fault:?} took {took:?}");
+        assert_eq!(status.code(), Some(i32::from(EXIT_INTERNAL)));
+        assert!(node.log().contains(sentence), "{}", node.log());
+    }
+}
+
+#[test]
+fn a_device_with_one_queue_has_one_worker_and_one_with_several_as_many_as_asked_for() {
+    let Some(lab) = Lab::new() else { return };
+    for (kind, workers) in [("", 1), ("multi_queue", 2)] {
+        lab.ip(1, &format!("tuntap add dev warren0 mode tun {kind}"));
+        for mode in ["attach", "persistent"] {
+            let path = lab.config(1, "vxlan", Underlay::V4, TWO);
+            let text = fs::read_to_string(&path).expect("it was written");
+            let text = text.replace("[device]", &format!("[device]\nmode = \"{mode}\""));
+            fs::write(&path, text).expect("written");
+            let one = lab.spawn(1, &path);
+            one.wait_ready();
+            let two = lab.start(2, "vxlan", Underlay::V4, "");
+            ping(&lab, 1, "10.244.2.1", 56);
+            assert_eq!(one.status().map(|status| status.workers), Some(workers));
+            one.stop();
+            two.stop();
+        }
+        lab.ip(1, "link del warren0");
+    }
+}
+
+#[test]
+fn what_is_asked_for_is_made() {
+    let Some(lab) = Lab::new() else { return };
+    let worker = "[worker]\ncount = 2\npin = true\nbusy-poll-us = 50\n\
+                  receive-buffer = 100000\nsend-buffer = 200000\n";
+    let one = lab.start(1, "vxlan", Underlay::V4, worker);
+    let two = lab.start(2, "vxlan", Underlay::V4, "[worker]\ncount = \"auto\"\n");
+    ping(&lab, 1, "10.244.2.1", 56);
+    let status = one.status().expect("it answers");
+    assert_eq!(
+        (status.receive_buffer, status.send_buffer),
+        (Some(200_000), Some(400_000))
+    );
+    assert_eq!(status.device.queue_packets, Some(4000));
+    let cpus = |number: u32| -> String {
+        let folder = format!("/proc/{}/task", one.id());
+        let mut tasks = fs::read_dir(folder)
+            .unwrap()
+            .map(|task| task.unwrap().path());
+        let name = format!("worker-{number}\n");
+        let task = tasks.find(|task| fs::read_to_string(task.join("comm")).unwrap() == name);
+        let text = fs::read_to_string(task.unwrap().join("status")).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("Cpus_allowed_list:"));
+        line.unwrap().to_owned()
+    };
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    if all > 1 {
+        assert_ne!(cpus(0), cpus(1), "each has a CPU of its own");
+    }
+    assert!(!cpus(0).contains(['-', ',']), "{}", cpus(0));
+    one.stop();
+    two.stop();
+}
+
+#[test]
+fn what_a_full_device_queue_loses_is_counted() {
+    let Some(lab) = Lab::new() else { return };
+    for worker in ["", TWO] {
+        let one = lab.start(1, "vxlan", Underlay::V4, worker);
+        let before = one.counters().total.device.read.packets;
+        one.signal(Signal::SIGSTOP);
+        lab.within(1, || {
+            let socket = UdpSocket::bind("10.244.1.1:0").expect("a port");
+            for _ in 0..SENT_TO_A_STOPPED_NODE {
+                socket
+                    .send_to(&[0; 64], "10.244.2.1:9")
+                    .expect("the device takes or drops it");
+            }
+        });
+        one.signal(Signal::SIGCONT);
+        let last = |drops| {
+            SENT_TO_A_STOPPED_NODE <= drops + one.counters().total.device.read.packets - before
+        };
+        let drops = wait_until("every packet is accounted for", || {
+            let drops = one.status()?.device.queue_drops?;
+            last(drops).then_some(drops)
+        });
+        let drops = drops.expect("they are");
+        assert!(drops >= SENT_TO_A_STOPPED_NODE / 4, "{drops}");
+        assert_balanced(&one.counters().total);
+        one.stop();
+    }
+}
+
+#[test]
+fn a_full_send_buffer_is_counted_and_holds_the_other_direction_up_for_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    for worker in [
+        "[worker]\nsend-buffer = 4096\n",
+        "[worker]\ncount = 2\nsend-buffer = 4096\n",
+    ] {
+        let one = lab.start(1, "vxlan", Underlay::V4, worker);
+        let two = lab.start(2, "vxlan", Underlay::V4, "");
+        ping(&lab, 1, "10.244.2.1", 56);
+        // What leaves node 1 waits for the answer to an ARP request, and is charged to the socket.
+        let mac = String::from_utf8(lab.exec(1, &["cat", "/sys/class/net/wire/address"]).stdout);
+        let mac = mac.expect("text");
+        lab.ip(
+            2,
+            &format!(
+                "neigh replace 192.0.2.1 lladdr {} dev wire nud permanent",
+                mac.trim()
+            ),
+        );
+        let ignore = |how: &str| {
+            let set = format!("net.ipv4.conf.all.arp_ignore={how}");
+            assert!(lab.exec(2, &["sysctl", "-q", "-w", &set]).status.success());
+        };
+        ignore("8");
+        lab.ip(1, "neigh flush dev wire");
+        let receiver = lab.within(1, || UdpSocket::bind("10.244.1.1:0").expect("a port"));
+        receiver
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a timeout");
+        let target = receiver.local_addr().expect("it is bound");
+        let sender = lab.within(2, || UdpSocket::bind("10.244.2.1:0").expect("a port"));
+        let stuck = lab.within(1, || UdpSocket::bind("10.244.1.1:0").expect("a port"));
+        let mut drops = 0;
+        for number in 0..100_u8 {
+            for _ in 0..50 {
+                stuck
+                    .send_to(&[0; 1000], "10.244.2.1:9")
+                    .expect("the device takes it");
+            }
+            sender.send_to(&[number], target).expect("sent");
+            let mut octet = [0];
+            receiver
+                .recv(&mut octet)
+                .expect("the other direction goes on");
+            assert_eq!(octet, [number]);
+            drops = full(&one.counters().total);
+        }
+        assert!(drops > 0, "{:#?}", one.counters().total.sockets);
+        assert_balanced(&one.counters().total);
+        ignore("0");
+        lab.ip(1, "neigh flush dev wire");
+        ping(&lab, 1, "10.244.2.1", 56);
+        lab.ip(2, "neigh del 192.0.2.1 dev wire");
+        one.stop();
+        two.stop();
+    }
+}
+
+/// One echo at a time: of several, `ping` waits for the last only as long as the others took.
+fn ping(lab: &Lab, node: u8, to: &str, octets: u32) {
+    lab.ping(node, to, 1, octets);
+}
+
+/// Frames that were dropped because a send buffer was full.
+fn full(total: &WorkerReport) -> u64 {
+    let drops = total.sockets.iter().map(|socket| &socket.send_drops);
+    drops.filter_map(|drops| drops.get("buffer_full")).sum()
+}
+
+/// Sends numbered datagrams from node 1 by many flows at once, and returns how many arrived at node
+/// 2; those of a flow must arrive in their order, each at most once.
+fn load(lab: &Lab, to: &str) -> u64 {
+    let receiver = lab.within(2, || UdpSocket::bind((to, 0)).expect("a port"));
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(3)))
+        .expect("a timeout");
+    let target: SocketAddr = receiver.local_addr().expect("it is bound");
+    let senders: Vec<UdpSocket> = lab.within(1, || {
+        let flows = (0..FLOWS).map(|_| UdpSocket::bind("10.244.1.1:0").expect("a port"));
+        flows.collect()
+    });
+    std::thread::scope(|scope| {
+        for senders in senders.chunks(senders.len() / 2) {
+            scope.spawn(move || {
+                let deadline = Instant::now() + LOAD;
+                for number in 0_u64.. {
+                    if Instant::now() > deadline {
+                        break;
+                    }
+                    for (flow, sender) in senders.iter().enumerate() {
+                        // Of different sizes, so that trains end anywhere.
+                        let mut payload = [0; 600];
+                        payload[..8].copy_from_slice(&number.to_be_bytes());
+                        let size = 8 + usize::try_from(number * 7 % 592).expect("small").max(flow);
+                        let _ = sender.send_to(&payload[..size], target);
+                    }
+                }
+            });
+        }
+        let mut last = std::collections::HashMap::new();
+        let (mut arrived, mut room) = (0, [0; 600]);
+        while let Ok((octets, from)) = receiver.recv_from(&mut room) {
+            assert!(octets >= 8);
+            let number = u64::from_be_bytes(room[..8].try_into().expect("8 octets"));
+            let before = last.insert(from, number);
+            assert!(
+                before.is_none_or(|before| before < number),
+                "{from}: {number} after {before:?}"
+            );
+            arrived += 1;
+        }
+        assert_eq!(last.len(), senders.len(), "flows that arrived");
+        arrived
+    })
+}
+
+fn assert_balanced(report: &WorkerReport) {
+    let Balance {
+        received,
+        left,
+        dropped,
+    } = report.balance();
+    assert_eq!(received, left + dropped, "{report:#?}");
+}
+
+const FLOWS: u64 = 32;
+const LOAD: Duration = Duration::from_secs(2);
+
+/// More than two queues of 4000 packets hold.
+const SENT_TO_A_STOPPED_NODE: u64 = 20_000;
