@@ -71,6 +71,14 @@ impl Lab {
                 &format!("addr add 2001:db8:99::{node}/64 dev wire nodad"),
             );
         }
+        for node in [1, 2] {
+            // The kernel's own routes come when both ends are up, which takes a moment.
+            let own = format!("local 2001:db8:99::{node} ");
+            wait_until("the address to be in use", || {
+                let routes = lab.ip(node, "-6 route show table local");
+                routes.contains(&own).then_some(())
+            });
+        }
         Some(lab)
     }
 
