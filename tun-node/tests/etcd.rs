@@ -26,7 +26,7 @@ use tun_node::rib::SourceKind;
 use tun_node::source::SourceNotice;
 use tun_node::source::etcd::{Command, OwnNode};
 
-const SHORT: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_secs(20);
 
 /// A lease as a flannel node would write it.
 fn lease(number: u16) -> (Vec<u8>, Vec<u8>) {
@@ -66,7 +66,8 @@ fn three_nodes_find_each_other() {
         etcd.delete(PREFIX, "/coreos.com/network0");
         etcd.put_config(config);
         let mut nodes: Vec<Node> = (1..=3).map(|n| Node::of(&etcd, n)).collect();
-        let took = all_know(&mut nodes, 3 * prefixes, SHORT).expect("in 5 s");
+        let took = all_know(&mut nodes, 3 * prefixes, SHORT).expect("found each other");
+        assert!(took < Duration::from_secs(5), "{took:?}");
         eprintln!("3 nodes, {prefixes} families: all routes after {took:?}");
         let network = NetConf::parse(config.as_bytes()).unwrap();
         let values = etcd.values();
@@ -115,21 +116,24 @@ fn changes_are_seen_at_once() {
     etcd.put_all(&leases(1000..1100));
     let mut node = Node::of(&etcd, 1);
     node.wait_for(SHORT, |node| node.remote() == 100).unwrap();
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     for number in 2000..2020 {
         let (key, value) = lease(number);
         let start = Instant::now();
         etcd.put(&key, &value);
         node.wait_for(SHORT, |node| node.remote() == 101).unwrap();
-        slowest = slowest.max(start.elapsed());
+        times.push(start.elapsed());
         let key = String::from_utf8(key).unwrap();
         let start = Instant::now();
         etcd.delete(&key, &format!("{key}\0"));
         node.wait_for(SHORT, |node| node.remote() == 100).unwrap();
-        slowest = slowest.max(start.elapsed());
+        times.push(start.elapsed());
     }
-    eprintln!("slowest of 40 changes, writing included: {slowest:?}");
-    assert!(slowest < Duration::from_millis(500));
+    times.sort_unstable();
+    let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!("40 changes, writing included: half within {median:?}, all within {slowest:?}");
+    // One of them may have waited for its processor; half of them have not.
+    assert!(median < Duration::from_millis(200) && slowest < Duration::from_secs(2));
 }
 
 #[test]
@@ -344,7 +348,7 @@ fn hostile_keys_are_quarantined_and_harm_nothing() {
         etcd.put(&kv.0, &kv.1);
     }
     let all = |node: &Node| node.remote() == 10 && node.status().quarantined == 60;
-    let seen = node.wait_for(Duration::from_secs(20), all);
+    let seen = node.wait_for(Duration::from_secs(60), all);
     let list = |node: &Node| {
         let all = node.table.quarantine();
         all.map(|q| format!("{} {}", q.key, q.refusal))

@@ -35,7 +35,7 @@ use serde_json::json;
 use server::{Server, TOKEN};
 use tun_node::source::{SourceCommand, SourceNotice};
 
-const SHORT: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_secs(20);
 
 fn server() -> Server {
     Server::start(Role::of_manifest())
@@ -152,19 +152,22 @@ fn changes_are_seen_at_once_and_one_at_a_time() {
     let server = cluster();
     let mut node = Node::of(&server, 1, NETWORK);
     all_know(std::slice::from_mut(&mut node), 51);
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     for number in 200..220 {
         let start = Instant::now();
         server.put(flannel(number));
         node.wait_for(SHORT, |node| node.remote() == 51).unwrap();
-        slowest = slowest.max(start.elapsed());
+        times.push(start.elapsed());
         let start = Instant::now();
         server.delete(&format!("n{number}"));
         node.wait_for(SHORT, |node| node.remote() == 50).unwrap();
-        slowest = slowest.max(start.elapsed());
+        times.push(start.elapsed());
     }
-    eprintln!("slowest of 40 changes: {slowest:?}");
-    assert!(slowest < Duration::from_millis(500));
+    times.sort_unstable();
+    let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!("40 changes: half within {median:?}, all within {slowest:?}");
+    // One of them may have waited for its processor; half of them have not.
+    assert!(median < Duration::from_millis(200) && slowest < Duration::from_secs(2));
     assert_eq!((node.fulls, node.withdrawn()), (1, 20));
 }
 

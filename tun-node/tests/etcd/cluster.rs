@@ -173,11 +173,14 @@ impl Etcd {
             "http://{}:{}/v3/{method}",
             self.host, self.members[at].client
         );
+        let question = body.to_string();
+        // A value of 10 MiB takes a busy machine a while.
+        let limit = Duration::from_secs(5 + question.len() as u64 / 200_000);
         let http = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(5)))
+            .timeout_global(Some(limit))
             .build()
             .new_agent();
-        let sent = http.post(url).send(body.to_string().as_bytes());
+        let sent = http.post(url).send(question.as_bytes());
         let body = sent
             .ok()?
             .body_mut()

@@ -19,7 +19,7 @@ use super::node::{DUAL, Node, flannel, object};
 use super::traffic::{self, NODES};
 use super::until;
 
-const SHORT: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_secs(20);
 
 /// A real API server over a real etcd; killed and removed when dropped.
 struct Real {
