@@ -27,6 +27,7 @@
 //! ([`crate::plane`]) when they change.
 
 pub mod etcd;
+mod http;
 pub mod kube;
 mod renew;
 mod start;

@@ -23,6 +23,7 @@ use super::wire::{
     WatchResponse, base64, range_end,
 };
 use crate::flannel::printable;
+use crate::source::http::{Timeouts, configs};
 use crate::source::renew::Renewed;
 
 /// Where the cluster is and who asks.
@@ -579,25 +580,7 @@ fn not_understood(method: &str, why: &str) -> Failure {
 impl Agents {
     fn new(pems: &Pems) -> Result<Self, ClusterError> {
         let tls = pems.tls()?;
-        let config = || {
-            ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .proxy(None)
-                .max_redirects(0)
-                .no_delay(true)
-                .user_agent("warren")
-                .tls_config(tls.clone())
-                .timeout_resolve(Some(REQUEST_TIMEOUT))
-                .timeout_connect(Some(REQUEST_TIMEOUT))
-                .timeout_send_request(Some(REQUEST_TIMEOUT))
-                .timeout_send_body(Some(REQUEST_TIMEOUT))
-                .timeout_recv_response(Some(REQUEST_TIMEOUT))
-        };
-        let http = config().timeout_recv_body(Some(BODY_TIMEOUT)).build();
-        let stream = config()
-            .timeout_per_read(Some(STREAM_IDLE))
-            .max_idle_connections(0)
-            .build();
+        let (http, stream) = configs(&tls, TIMEOUTS);
         Ok(Self {
             http: http.new_agent(),
             stream: stream.new_agent(),
@@ -667,12 +650,13 @@ impl Pem {
     }
 }
 
-/// How long each step of a request may take; a black hole is noticed by the ping that it swallows.
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(1200);
-/// How long an answer may take from its first octet to its last.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a watch may be silent before it is opened again where it was.
-const STREAM_IDLE: Duration = Duration::from_secs(30);
+/// A black hole is noticed by the ping that it swallows; a silent watch is opened again where it
+/// was.
+const TIMEOUTS: Timeouts = Timeouts {
+    step: Duration::from_millis(1200),
+    body: Duration::from_secs(10),
+    silence: Duration::from_secs(30),
+};
 /// Keys asked for at once, where their values are small.
 const PAGE_KEYS: usize = 1000;
 /// Keys that are read at most; as many as the table takes.

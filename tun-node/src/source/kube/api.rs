@@ -28,6 +28,7 @@ use super::wire::{
     NodeList, Status, WatchLine, WireNode, annotations_patch, condition_patch, rfc3339,
 };
 use crate::flannel::printable;
+use crate::source::http::{Timeouts, configs};
 use crate::source::renew::Renewed;
 
 /// A client, shared by the thread that asks and the thread that watches. Each request is made
@@ -105,25 +106,7 @@ impl From<CallError> for Failure {
 impl Client {
     fn new(access: &Access, node: &str, prefix: &str) -> Result<Self, AccessError> {
         let tls = tls(access)?;
-        let config = || {
-            ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .proxy(None)
-                .max_redirects(0)
-                .no_delay(true)
-                .user_agent("warren")
-                .tls_config(tls.clone())
-                .timeout_resolve(Some(REQUEST_TIMEOUT))
-                .timeout_connect(Some(REQUEST_TIMEOUT))
-                .timeout_send_request(Some(REQUEST_TIMEOUT))
-                .timeout_send_body(Some(REQUEST_TIMEOUT))
-                .timeout_recv_response(Some(REQUEST_TIMEOUT))
-        };
-        let http = config().timeout_recv_body(Some(BODY_TIMEOUT)).build();
-        let stream = config()
-            .timeout_per_read(Some(STREAM_IDLE))
-            .max_idle_connections(0)
-            .build();
+        let (http, stream) = configs(&tls, TIMEOUTS);
         Ok(Self {
             server: access.server.clone(),
             token: access.token.clone(),
@@ -435,14 +418,13 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<Certificate<'static>>, Acc
     Ok(found)
 }
 
-/// How long each step of a request may take. With the pause between pings, a black hole is
-/// noticed within 8 s + 4 s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long an answer may take from its first octet to its last.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a watch may be silent before it is opened again where it was; bookmarks come about
-/// every minute.
-const STREAM_IDLE: Duration = Duration::from_secs(150);
+/// With the pause between pings, a black hole is noticed within 8 s + 4 s. A silent watch is opened
+/// again where it was; bookmarks come about every minute.
+const TIMEOUTS: Timeouts = Timeouts {
+    step: Duration::from_secs(4),
+    body: Duration::from_secs(30),
+    silence: Duration::from_secs(150),
+};
 /// How long a server is asked to keep a watch, in seconds.
 const WATCH_S: u32 = 600;
 /// Nodes asked for at once.
