@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::topology::{End, Net, Running, shell};
+use crate::load::Measure;
+use crate::peer::Peer;
+use crate::topology::{End, Net, Running};
 
 /// One way from A to B.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,10 +21,10 @@ pub(crate) enum Contender {
         encapsulation: String,
         options: Vec<String>,
     },
-    /// wireguard-go.
-    WireguardGo,
-    /// OpenVPN with a static key and no cipher.
-    OpenVpn,
+    /// The least that a process can do: see [`forwarder`](crate::forwarder).
+    Forwarder,
+    /// Another user-space tunnel.
+    Peer(Peer),
 }
 
 const ENCAPSULATIONS: [&str; 5] = ["vxlan", "fou", "gue", "geneve", "ipip"];
@@ -33,13 +34,15 @@ impl Contender {
         match word {
             "none" => Some(Self::None),
             "kernel" => Some(Self::Kernel),
-            "wireguard-go" => Some(Self::WireguardGo),
-            "openvpn" => Some(Self::OpenVpn),
+            "forwarder" => Some(Self::Forwarder),
             "warren" => Some(Self::Warren {
                 encapsulation: "vxlan".into(),
                 options: Vec::new(),
             }),
             _ => {
+                if let Some(peer) = Peer::ALL.into_iter().find(|peer| peer.word() == word) {
+                    return Some(Self::Peer(peer));
+                }
                 let rest = word.strip_prefix("warren-")?;
                 if ENCAPSULATIONS.contains(&rest) {
                     return Some(Self::Warren {
@@ -56,8 +59,8 @@ impl Contender {
         }
     }
 
-    /// Those that can run on this machine.
-    pub(crate) fn installed() -> Vec<Self> {
+    /// All that a run without a choice measures.
+    pub(crate) fn all() -> Vec<Self> {
         let mut all = vec![Self::None, Self::Kernel];
         all.extend(
             [
@@ -66,18 +69,50 @@ impl Contender {
                 "warren-gue",
                 "warren-geneve",
                 "warren-ipip",
+                "forwarder",
             ]
             .iter()
             .filter_map(|word| Self::parse(word)),
         );
-        let present = |program: &str| shell(&format!("which {program}")).is_ok();
-        if present("wireguard-go") && present("wg") {
-            all.push(Self::WireguardGo);
-        }
-        if present("openvpn") {
-            all.push(Self::OpenVpn);
-        }
+        all.extend(Peer::ALL.map(Self::Peer));
         all
+    }
+
+    /// What is missing on this machine to run it.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        match self {
+            Self::Peer(peer) => peer.missing(),
+            Self::None | Self::Kernel | Self::Warren { .. } | Self::Forwarder => None,
+        }
+    }
+
+    /// Whether a run without a choice of measures takes all of them, at their full length; of the
+    /// others it takes what they are there to be compared in.
+    pub(crate) fn is_main(&self) -> bool {
+        match self {
+            Self::None | Self::Kernel => true,
+            Self::Warren {
+                encapsulation,
+                options,
+            } => encapsulation == "vxlan" && options.is_empty(),
+            Self::Forwarder | Self::Peer(_) => false,
+        }
+    }
+
+    /// The measures of a run without a choice.
+    pub(crate) fn usual_measures(&self) -> &'static [Measure] {
+        match self {
+            Self::None | Self::Kernel => &Measure::ALL[..7],
+            Self::Warren { .. } if self.is_main() => &Measure::ALL,
+            Self::Warren { .. } => &[Measure::Tcp1, Measure::Udp64],
+            Self::Forwarder => &[Measure::RoundTrip],
+            Self::Peer(_) => &[
+                Measure::Tcp1,
+                Measure::Udp64,
+                Measure::RoundTrip,
+                Measure::Loaded,
+            ],
+        }
     }
 
     /// Starts both ends and waits until a ping crosses.
@@ -94,11 +129,18 @@ impl Contender {
                 encapsulation,
                 options,
             } => warren(net, mtu, encapsulation, options, &mut tunnel)?,
-            Self::WireguardGo => wireguard_go(net, mtu, &mut tunnel)?,
-            Self::OpenVpn => openvpn(net, mtu, &mut tunnel)?,
+            Self::Forwarder => forwarder(net, mtu, &mut tunnel)?,
+            Self::Peer(peer) => peer.start(net, mtu, &mut tunnel)?,
         }
         let started = Instant::now();
         loop {
+            if let Some(place) = tunnel.programs.iter_mut().position(Running::has_ended) {
+                let why = tunnel.programs.swap_remove(place).finish();
+                return Err(format!(
+                    "it has ended by itself: {}",
+                    why.unwrap_or_else(|e| e)
+                ));
+            }
             let pinged = net.run(
                 End::A,
                 &format!("ping -c 1 -W 1 {}", tunnel.address(End::B)),
@@ -122,8 +164,8 @@ impl fmt::Display for Contender {
                 options,
             } if options.is_empty() => write!(f, "warren {encapsulation}"),
             Self::Warren { options, .. } => write!(f, "warren {}", options.join("+")),
-            Self::WireguardGo => f.write_str("wireguard-go"),
-            Self::OpenVpn => f.write_str("openvpn plain"),
+            Self::Forwarder => f.write_str("bare forwarder"),
+            Self::Peer(peer) => f.write_str(peer.name()),
         }
     }
 }
@@ -131,9 +173,9 @@ impl fmt::Display for Contender {
 /// A running contender.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    addresses: [String; 2],
-    programs: Vec<Running>,
-    folder: Folder,
+    pub(crate) addresses: [String; 2],
+    pub(crate) programs: Vec<Running>,
+    pub(crate) folder: Folder,
 }
 
 impl Tunnel {
@@ -258,6 +300,22 @@ fn warren(
     Ok(())
 }
 
+fn forwarder(net: &Net, mtu: u16, tunnel: &mut Tunnel) -> Result<(), String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    for end in End::BOTH {
+        let address = format!("10.99.{}.1/16", end.number());
+        let (local, remote) = (net.underlay(end), net.underlay(end.other()));
+        let mtu = (mtu - 28).to_string();
+        let running = net.spawn(
+            end,
+            &own.display().to_string(),
+            &["forward", &address, &mtu, &local, &remote],
+        )?;
+        tunnel.programs.push(running);
+    }
+    Ok(())
+}
+
 fn worker_option(option: &str) -> Result<String, String> {
     Ok(match option {
         "no-gso" => "gso = false\n".into(),
@@ -290,101 +348,9 @@ pub(crate) fn run_node(config: &str) -> Result<(), String> {
     }
 }
 
-fn wireguard_go(net: &Net, mtu: u16, tunnel: &mut Tunnel) -> Result<(), String> {
-    let id = std::process::id();
-    let folder = &tunnel.folder.0;
-    let mut public = Vec::new();
-    for end in End::BOTH {
-        let key = shell("wg genkey")?;
-        let path = folder.join(format!("key{}", end.number()));
-        std::fs::write(&path, &key).map_err(|error| error.to_string())?;
-        let output = Command::new("sh")
-            .args(["-c", &format!("wg pubkey <{}", path.display())])
-            .output()
-            .map_err(|error| error.to_string())?;
-        public.push(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    for end in End::BOTH {
-        let (n, other) = (end.number(), end.other().number());
-        let name = format!("wg{}{n}", id % 10_000);
-        let program = net.spawn(end, "wireguard-go", &["-f", &name])?;
-        tunnel.programs.push(program);
-        let socket = PathBuf::from(format!("/var/run/wireguard/{name}.sock"));
-        let started = Instant::now();
-        while !socket.exists() && started.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let key = folder.join(format!("key{n}"));
-        let peer = public
-            .get(usize::from(other) - 1)
-            .cloned()
-            .unwrap_or_default();
-        net.run(end, &format!("wg set {name} listen-port 51820 private-key {} peer {peer} endpoint {}:51820 allowed-ips 10.99.{other}.0/24", key.display(), net.underlay(end.other())))?;
-        net.run(end, &format!("ip addr add 10.99.{n}.1/24 dev {name}"))?;
-        net.run(end, &format!("ip link set {name} mtu {} up", mtu - 80))?;
-        net.run(end, &format!("ip route add 10.99.{other}.0/24 dev {name}"))?;
-    }
-    Ok(())
-}
-
-fn openvpn(net: &Net, mtu: u16, tunnel: &mut Tunnel) -> Result<(), String> {
-    let key = tunnel.folder.0.join("static.key");
-    shell(&format!("openvpn --genkey secret {}", key.display()))?;
-    let (key, tun_mtu) = (key.display().to_string(), (mtu - 60).to_string());
-    for end in End::BOTH {
-        let (mine, theirs) = (net.underlay(end), net.underlay(end.other()));
-        let (own, peer) = (
-            tunnel.address(end).to_owned(),
-            tunnel.address(end.other()).to_owned(),
-        );
-        let program = net.spawn(
-            end,
-            "openvpn",
-            &[
-                "--dev",
-                "ovpn0",
-                "--dev-type",
-                "tun",
-                "--proto",
-                "udp",
-                "--local",
-                &mine,
-                "--remote",
-                &theirs,
-                "--port",
-                "1194",
-                "--ifconfig",
-                &own,
-                &peer,
-                "--secret",
-                &key,
-                "--cipher",
-                "none",
-                "--auth",
-                "none",
-                "--allow-deprecated-insecure-static-crypto",
-                "--tun-mtu",
-                &tun_mtu,
-                "--fragment",
-                "0",
-                "--mssfix",
-                "0",
-                "--sndbuf",
-                "4194304",
-                "--rcvbuf",
-                "4194304",
-                "--txqueuelen",
-                "1000",
-            ],
-        )?;
-        tunnel.programs.push(program);
-    }
-    Ok(())
-}
-
 /// A folder that is removed when dropped.
 #[derive(Debug)]
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
     fn make() -> Result<Self, String> {

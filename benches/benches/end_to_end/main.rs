@@ -14,7 +14,9 @@
 //! `--svg FILE`.
 
 mod contender;
+mod forwarder;
 mod load;
+mod peer;
 mod plot;
 mod report;
 mod soak;
@@ -35,7 +37,8 @@ struct Plan {
     mtu: u16,
     wires: Vec<Wire>,
     contenders: Vec<Contender>,
-    measures: Vec<Measure>,
+    /// Those asked for, or the usual ones of each contender.
+    measures: Option<Vec<Measure>>,
     json: Option<String>,
     svg: Option<String>,
     soak_minutes: f64,
@@ -50,9 +53,10 @@ Usage: end_to_end [OPTIONS]
   --mtu N            MTU of the underlay (1500)
   --wire LIST        plain,wire: veth as it is; veth with its offloads off (plain,wire)
   --contenders LIST  none,kernel,warren,warren-fou,warren-gue,warren-geneve,warren-ipip,warren-OPTIONS,
-                     wireguard-go,openvpn (all that are installed); OPTIONS joined by '+':
-                     no-gso no-gro no-uso no-vnet spin, or a KEY=VALUE of [worker]
-  --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all)
+                     forwarder,wireguard-go,openvpn,tinc,fastd,nebula (all that are installed);
+                     OPTIONS joined by '+': no-gso no-gro no-uso no-vnet spin, or a KEY=VALUE of [worker]
+  --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all for none, kernel and warren;
+                     for the others, at half the length, those that they are there for)
   --json FILE        write every sample
   --svg FILE         write a plot of the medians
   --soak MINUTES     instead: Warren alone at half its highest rate, watching memory, descriptors
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["node", config] => contender::run_node(config),
+        ["forward", address, mtu, local, remote] => forwarder::run(address, mtu, local, remote),
         ["load", rest @ ..] => load::child(rest),
         ["--help" | "-h"] => {
             report::print(HELP);
@@ -106,9 +111,19 @@ fn run(plan: &Plan) -> Result<(), String> {
                         continue;
                     }
                 };
-                for &measure in &plan.measures {
-                    let length = Duration::from_secs_f64(plan.seconds);
-                    match load::measure(&net, &tunnel, measure, length) {
+                let (measures, length) = plan.measures_of(contender);
+                for &measure in measures {
+                    if measure == Measure::Idle && round > 0 {
+                        // Takes long and hardly differs from round to round.
+                        continue;
+                    }
+                    let near = samples.iter().rev().find(|sample: &&Sample| {
+                        sample.wire == wire
+                            && sample.measure == measure
+                            && sample.contender == contender.to_string()
+                    });
+                    let near = near.and_then(|sample| sample.value.first().copied());
+                    match load::measure(&net, &tunnel, measure, length, near) {
                         Ok(value) => samples.push(Sample {
                             wire,
                             round,
@@ -150,8 +165,8 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
         seconds: 2.0,
         mtu: 1500,
         wires: vec![Wire::Plain, Wire::Wire],
-        contenders: Contender::installed(),
-        measures: Measure::ALL.to_vec(),
+        contenders: Contender::all(),
+        measures: None,
         json: None,
         svg: None,
         soak_minutes: 0.0,
@@ -174,7 +189,7 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
             "--mtu" => plan.mtu = value.parse().map_err(|_| format!("{value} is no MTU"))?,
             "--wire" => plan.wires = list(value, Wire::parse)?,
             "--contenders" => plan.contenders = list(value, Contender::parse)?,
-            "--measures" => plan.measures = list(value, Measure::parse)?,
+            "--measures" => plan.measures = Some(list(value, Measure::parse)?),
             "--json" => plan.json = Some(value.into()),
             "--svg" => plan.svg = Some(value.into()),
             "--soak" => {
@@ -183,7 +198,33 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
             _ => return Err(format!("{option} is no option; see --help")),
         }
     }
+    plan.contenders.retain(|contender| {
+        let Some(program) = contender.missing() else {
+            return true;
+        };
+        report::progress(&format!(
+            "{contender}: left out, {program} is not installed"
+        ));
+        false
+    });
     Ok(plan)
+}
+
+impl Plan {
+    /// What of a contender is measured, and for how long each.
+    fn measures_of(&self, contender: &Contender) -> (&[Measure], Duration) {
+        let whole = Duration::from_secs_f64(self.seconds);
+        match &self.measures {
+            Some(measures) => (measures, whole),
+            None if contender.is_main() => (contender.usual_measures(), whole),
+            None => (contender.usual_measures(), whole / 2),
+        }
+    }
+
+    /// All that somebody is measured in.
+    fn all_measures(&self) -> &[Measure] {
+        self.measures.as_deref().unwrap_or(&Measure::ALL)
+    }
 }
 
 fn list<T>(value: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {

@@ -16,7 +16,7 @@ const HEAD_HEIGHT: usize = 34;
 pub(crate) fn svg(samples: &[Sample], plan: &Plan) -> String {
     let panel_height = HEAD_HEIGHT + plan.contenders.len() * BAR_HEIGHT + 12;
     let width = plan.wires.len() * PANEL_WIDTH;
-    let height = plan.measures.len() * panel_height + 24;
+    let height = plan.all_measures().len() * panel_height + 24;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -24,7 +24,7 @@ pub(crate) fn svg(samples: &[Sample], plan: &Plan) -> String {
          <text x=\"8\" y=\"16\">MTU {}, medians of {} rounds of {} s</text>\n",
         plan.mtu, plan.rounds, plan.seconds
     );
-    for (row, &measure) in plan.measures.iter().enumerate() {
+    for (row, &measure) in plan.all_measures().iter().enumerate() {
         for (column, &wire) in plan.wires.iter().enumerate() {
             let (x, y) = (column * PANEL_WIDTH, 24 + row * panel_height);
             let title = measure.figures().first().copied().unwrap_or_default();

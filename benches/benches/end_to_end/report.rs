@@ -51,43 +51,53 @@ pub(crate) fn table(samples: &[Sample], plan: &Plan) {
             "\n{wire} veth, MTU {}, medians of {} rounds, {} s each; in brackets: against the kernel's VXLAN\n",
             plan.mtu, plan.rounds, plan.seconds
         ));
-        let columns: Vec<_> = plan
-            .measures
-            .iter()
-            .flat_map(|measure| (0..measure.figures().len()).map(move |index| (*measure, index)))
-            .collect();
         let mut head = String::from("| contender |");
         let mut rule = String::from("|---|");
-        for (measure, index) in &columns {
-            let _ = write!(
-                head,
-                " {} |",
-                measure.figures().get(*index).copied().unwrap_or_default()
-            );
+        for (name, _) in plan.all_measures().iter().flat_map(|one| one.columns()) {
+            let _ = write!(head, " {name} |");
             rule.push_str("---|");
         }
         print(&head);
         print(&rule);
-        let figure = |contender: &str, column: &(Measure, usize)| {
-            figure(samples, wire, contender, column.0, column.1)
-        };
         for contender in &plan.contenders {
             let name = contender.to_string();
             let mut row = format!("| {name} |");
-            for column in &columns {
-                match (figure(&name, column), figure("kernel vxlan", column)) {
-                    (Some(value), Some(kernel)) if name != "kernel vxlan" && kernel > 0.0 => {
-                        let _ = write!(row, " {value:.2} ({:.2}) |", value / kernel);
-                    }
-                    (Some(value), _) => {
-                        let _ = write!(row, " {value:.2} |");
-                    }
-                    (None, _) => row.push_str(" - |"),
+            for &measure in plan.all_measures() {
+                for (_, indices) in measure.columns() {
+                    let figure = |contender: &str, index: usize| {
+                        figure(samples, wire, contender, measure, index)
+                    };
+                    let values: Vec<String> = indices
+                        .iter()
+                        .filter_map(|&index| figure(&name, index).map(rounded))
+                        .collect();
+                    let _ = match indices
+                        .first()
+                        .map(|&index| (figure(&name, index), figure("kernel vxlan", index)))
+                    {
+                        Some((Some(value), Some(kernel)))
+                            if name != "kernel vxlan" && kernel > 0.0 =>
+                        {
+                            write!(row, " {} ({:.2}) |", values.join(" / "), value / kernel)
+                        }
+                        Some((Some(_), _)) => write!(row, " {} |", values.join(" / ")),
+                        Some((None, _)) | None => write!(row, " |"),
+                    };
                 }
             }
             print(&row);
         }
     }
+}
+
+/// A figure with as many digits as a measurement of a second or two can have.
+fn rounded(value: f64) -> String {
+    let digits = match value {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$}")
 }
 
 /// Every sample as JSON.

@@ -24,7 +24,13 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     let contender = Contender::parse("warren").ok_or("no such contender")?;
     let net = Net::build(wire, plan.mtu)?;
     let tunnel = contender.start(&net, plan.mtu)?;
-    let highest = highest_rate(&net, &tunnel, 64, Duration::from_secs_f64(plan.seconds))?;
+    let highest = highest_rate(
+        &net,
+        &tunnel,
+        64,
+        Duration::from_secs_f64(plan.seconds),
+        None,
+    )?;
     let rate = highest.first().copied().unwrap_or_default() * 1e3 / 2.0;
     let length = Duration::from_secs_f64(plan.soak_minutes * 60.0);
     print(&format!(

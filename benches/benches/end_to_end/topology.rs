@@ -150,6 +150,12 @@ impl Running {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
+    }
+
     /// Waits for its end and gives what it printed.
     pub(crate) fn finish(mut self) -> Result<String, String> {
         let Some(child) = self.child.take() else {
