@@ -3,8 +3,8 @@
 //!
 //! `cargo bench -p warren-benches --bench engine`. `parse` is the walk over the inner headers alone, `shim` reading the
 //! encapsulation and that walk; `encap` and `decap` are the engine over a batch of 64 packets to and from random
-//! prefixes of the table: parse, lookups, every check, and the encapsulation or its removal. Filling the batch is not
-//! measured. Before each measurement the allocations of one batch are counted, and any ends the run.
+//! prefixes of the table: parse, lookups, every check, and the encapsulation or its removal. `flows` is the same by
+//! family, routes and remembered flows: 1024, or none. Filling the batch is not measured. Before each measurement the allocations of one batch are counted, and any ends the run.
 #![allow(
     missing_docs,
     clippy::print_stdout,
@@ -113,6 +113,46 @@ fn engine(c: &mut Criterion) {
     group.finish();
 }
 
+/// What remembering flows saves: with as many places as the batch has flows several times over, and
+/// with none, so that each packet takes the whole way.
+fn flows(c: &mut Criterion) {
+    let mut group = c.benchmark_group("flows");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let [vxlan, _] = encapsulations();
+    for (family_name, family) in FAMILIES {
+        for routes in ROUTES {
+            for flows in [1024, 0] {
+                let Overlay {
+                    mut sender,
+                    mut receiver,
+                    packets,
+                    carried,
+                } = Overlay::with_flows(vxlan, family, 64, routes, flows);
+                let of = |direction| format!("{direction}/{family_name}/{routes}/{flows}");
+                group.bench_function(of("encap"), |b| {
+                    measure(
+                        b,
+                        |batch| overlay::fill(batch, &packets),
+                        |batch| {
+                            sender.encap(batch, Time::ZERO);
+                        },
+                    );
+                });
+                group.bench_function(of("decap"), |b| {
+                    measure(
+                        b,
+                        |batch| overlay::fill_carried(batch, &carried),
+                        |batch| {
+                            receiver.decap(batch, Time::ZERO);
+                        },
+                    );
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
 /// Measures `work` over a batch that `fill` fills each time, unmeasured.
 fn measure(
     bencher: &mut criterion::Bencher<'_>,
@@ -139,5 +179,5 @@ fn assert_none_allocated(name: &str, work: impl FnOnce()) {
     assert_eq!(allocated, 0, "{name} allocates");
 }
 
-criterion_group!(benches, parse, engine);
+criterion_group!(benches, parse, engine, flows);
 criterion_main!(benches);

@@ -50,8 +50,29 @@ impl Overlay {
         packet_octets: usize,
         routes: usize,
     ) -> Self {
-        let mut sender = engine(0, encapsulation, family, routes);
-        let mut receiver = engine(1, encapsulation, family, routes);
+        let flows = EngineConfig::default().flows;
+        Self::with_flows(encapsulation, family, packet_octets, routes, flows)
+    }
+
+    /// As [`new`](Self::new), with engines that remember `flows` flows.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn with_flows(
+        encapsulation: Encapsulation,
+        family: Family,
+        packet_octets: usize,
+        routes: usize,
+        flows: usize,
+    ) -> Self {
+        let config = EngineConfig {
+            flows,
+            ..EngineConfig::default()
+        };
+        let engine = |me| Engine::new(config, tables(me, encapsulation, family, routes));
+        let (mut sender, mut receiver) = (engine(0), engine(1));
         let mut rng = Rng(1);
         let packets: Vec<Vec<u8>> = (0..BATCH)
             .map(|number| packet(family, packet_octets, number, rng.below(routes)))
@@ -111,14 +132,7 @@ pub fn encapsulations() -> [Encapsulation; 2] {
     [vxlan, Encapsulation::Fou { port: FOU_PORT }]
 }
 
-/// Node 0 or 1, which has a tunnel to the other one.
-fn engine(me: u8, encapsulation: Encapsulation, family: Family, routes: usize) -> Engine {
-    Engine::new(
-        EngineConfig::default(),
-        tables(me, encapsulation, family, routes),
-    )
-}
-
+/// Of node 0 or 1, which has a tunnel to the other one.
 fn tables(me: u8, encapsulation: Encapsulation, family: Family, routes: usize) -> Arc<Tables> {
     let other = 1 - me;
     let mut writer = TableWriter::new(Local {

@@ -267,6 +267,56 @@ fn a_full_send_buffer_is_counted_and_holds_the_other_direction_up_for_nothing() 
     }
 }
 
+#[test]
+fn a_full_receive_buffer_is_counted_and_holds_the_other_direction_up_for_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    for worker in [
+        "[worker]\nreceive-buffer = 4096\n",
+        "[worker]\ncount = 2\nreceive-buffer = 4096\n",
+    ] {
+        let one = lab.start(1, "vxlan", Underlay::V4, worker);
+        let two = lab.start(2, "vxlan", Underlay::V4, "");
+        let receiver = lab.within(2, || UdpSocket::bind("10.244.2.1:0").expect("a port"));
+        receiver
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a timeout");
+        let target = receiver.local_addr().expect("it is bound");
+        let sender = lab.within(1, || UdpSocket::bind("10.244.1.1:0").expect("a port"));
+        let flood = lab.within(2, || UdpSocket::bind("10.244.2.1:0").expect("a port"));
+        for number in 0..20_u8 {
+            // What comes while the node does not look is more than its buffer holds.
+            one.signal(Signal::SIGSTOP);
+            let before = two.counters().total.encap.forwarded.packets;
+            for _ in 0..200 {
+                let _ = flood.send_to(&[0; 1000], "10.244.1.1:9");
+            }
+            wait_until("the flood is under way", || {
+                (two.counters().total.encap.forwarded.packets >= before + 200).then_some(())
+            })
+            .expect("it is");
+            sender.send_to(&[number], target).expect("sent");
+            one.signal(Signal::SIGCONT);
+            let mut octet = [0];
+            receiver
+                .recv(&mut octet)
+                .expect("the other direction goes on");
+            assert_eq!(octet, [number]);
+        }
+        // The kernel tells what it dropped with the next datagram that it takes.
+        let counted = wait_until("what was dropped is counted", || {
+            flood.send_to(&[0; 8], "10.244.1.1:9").expect("sent");
+            let sockets = one.counters().total.sockets;
+            let counted: u64 = sockets.iter().map(|socket| socket.receive_overflows).sum();
+            (counted > 0).then_some(counted)
+        });
+        assert!(counted.is_some());
+        assert_balanced(&one.counters().total);
+        ping(&lab, 1, "10.244.2.1", 56);
+        one.stop();
+        two.stop();
+    }
+}
+
 /// One echo at a time: of several, `ping` waits for the last only as long as the others took.
 fn ping(lab: &Lab, node: u8, to: &str, octets: u32) {
     lab.ping(node, to, 1, octets);

@@ -118,12 +118,17 @@ pub(crate) fn measure(
         Measure::Tcp1Reverse => tcp(net, tunnel, 1, End::B, length),
         Measure::Udp64 => highest_rate(net, tunnel, 64, length, near),
         Measure::Udp1400 => highest_rate(net, tunnel, 1400, length, near),
-        Measure::RoundTrip => round_trip(net, tunnel, length),
+        Measure::RoundTrip => round_trip(net, tunnel, length / 2),
         Measure::Loaded => {
-            let (sink, source) =
-                start_tcp(net, tunnel, 1, End::A, length + Duration::from_millis(800))?;
+            let (sink, source) = start_tcp(
+                net,
+                tunnel,
+                1,
+                End::A,
+                length / 2 + Duration::from_millis(600),
+            )?;
             std::thread::sleep(Duration::from_millis(400));
-            let figures = round_trip(net, tunnel, length);
+            let figures = round_trip(net, tunnel, length / 2);
             drop((sink.finish(), source.finish()));
             figures
         }
@@ -208,9 +213,9 @@ pub(crate) fn highest_rate(
     let step = (length / 4).max(Duration::from_millis(400));
     let mut good = 0.0_f64;
     let mut bad = f64::INFINITY;
-    let (mut rate, growth) = match near.filter(|near| *near > 0.0) {
-        Some(near) => (near * 900.0, 1.12),
-        None => (40_000.0, 2.0),
+    let (mut rate, mut factor) = match near.filter(|near| *near > 0.0) {
+        Some(near) => (near * 950.0, 1.08_f64),
+        None => (100_000.0, 2.0),
     };
     for _ in 0..12 {
         let (sent, lost) = rate_step(net, tunnel, octets, rate, step)?;
@@ -225,13 +230,14 @@ pub(crate) fn highest_rate(
             break;
         }
         rate = if bad.is_infinite() {
-            rate * growth
+            rate * factor
         } else if good > 0.0 {
             f64::midpoint(good, bad)
         } else {
-            bad / growth
+            bad / factor
         };
-        if bad - good < bad * 0.04 {
+        factor = f64::min(factor * factor, 2.0);
+        if bad - good < bad * 0.05 {
             break;
         }
     }

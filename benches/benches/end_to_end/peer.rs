@@ -163,8 +163,6 @@ fn openvpn(net: &Net, mtu: u16, tunnel: &mut Tunnel) -> Result<(), String> {
             "none",
             "--tun-mtu",
             &tun_mtu,
-            "--fragment",
-            "0",
             "--mssfix",
             "0",
             "--sndbuf",

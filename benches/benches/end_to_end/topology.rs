@@ -167,10 +167,11 @@ impl Running {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
+        let said = [output.stdout, output.stderr].concat();
         Err(format!(
             "{}: {}",
             self.program,
-            String::from_utf8_lossy(&output.stderr).trim()
+            String::from_utf8_lossy(&said).trim()
         ))
     }
 }
