@@ -28,6 +28,7 @@
 
 pub mod etcd;
 mod http;
+mod keepalive;
 pub mod kube;
 mod renew;
 mod start;

@@ -19,7 +19,7 @@
 //! the etcd source has, and the types in `wire.rs`.
 //!
 //! A black hole is noticed in two ways: a server that does not answer by the ping every 8 s, which
-//! may take 4 s; a watch whose connection alone is gone by the probes of `keepalive.rs` after 14 s.
+//! may take 4 s; a watch whose connection alone is gone by the kernel's probes after 14 s.
 //! Whatever happens, routes stay until the API says otherwise.
 //!
 //! Tokens, certificate authorities and client certificates are read again before each request, and
@@ -28,7 +28,6 @@
 pub mod access;
 pub mod agent;
 mod api;
-mod keepalive;
 pub mod node;
 mod wire;
 

@@ -23,6 +23,8 @@ const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#
 const CONFIG_DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}"#;
 /// How long a request waits for its answer, as in the real client.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1200);
+/// How often a silent watch's connection is probed, as in the real client.
+const PROBE_EVERY_MS: u64 = 1000;
 
 /// Numbers that follow from a seed: splitmix64.
 #[derive(Debug)]
@@ -89,6 +91,9 @@ struct Watch {
     /// The revision up to which events were sent.
     sent: u64,
     open: bool,
+    /// The store forgot it while nothing passed: nothing comes any more, until a probe of the
+    /// connection is answered by a reset.
+    dead: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -431,6 +436,7 @@ impl World {
                     from,
                     sent: from - 1,
                     open: false,
+                    dead: false,
                 }
             });
             if let Some(watch) = node.watch {
@@ -543,6 +549,9 @@ impl World {
         let Some(watch) = node.watch.as_mut().filter(|watch| watch.number == number) else {
             return;
         };
+        if watch.dead {
+            return;
+        }
         if refused {
             let when = self.soon(1);
             let why = "connection refused";
@@ -600,13 +609,18 @@ impl World {
 
     fn end_watches(&mut self, why: &'static str) {
         for at in 0..self.nodes.len() {
-            let node = &self.nodes[at];
-            if let Some(watch) = node.watch
-                && node.reach == Reach::Whole
-            {
-                let (number, life) = (watch.number, node.life);
-                let when = self.soon(2);
-                self.push(when, at, life, What::WatchEnded { number, why });
+            let node = &mut self.nodes[at];
+            let Some(watch) = node.watch.as_mut() else {
+                continue;
+            };
+            match node.reach {
+                Reach::Whole => {
+                    let (number, life) = (watch.number, node.life);
+                    let when = self.soon(2);
+                    self.push(when, at, life, What::WatchEnded { number, why });
+                }
+                Reach::Hole => watch.dead |= watch.open,
+                Reach::Refused => {}
             }
         }
     }
