@@ -158,6 +158,10 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     /// Since when each subnet has been in the store with one value.
     since: BTreeMap<String, (Time, String)>,
+    /// Until when each subnet lost to another one.
+    lost: BTreeMap<String, Time>,
+    /// The subnets that last lost.
+    losers: BTreeSet<String>,
     /// When a key was taken away by one who may, or by its lease.
     taken: BTreeMap<String, Time>,
     dual: bool,
@@ -180,6 +184,8 @@ impl World {
             backups: Vec::new(),
             nodes: Vec::new(),
             since: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            losers: BTreeSet::new(),
             taken: BTreeMap::new(),
             dual,
             trace: DefaultHasher::new(),
@@ -529,6 +535,7 @@ impl World {
             }
             there
         });
+        self.note_losers();
         for at in 0..self.nodes.len() {
             if let Some(watch) = self.nodes[at].watch
                 && watch.open
