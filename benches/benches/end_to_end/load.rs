@@ -288,7 +288,10 @@ fn round_trip(net: &Net, tunnel: &Tunnel, length: Duration) -> Result<Vec<f64>, 
 
 pub(crate) fn numbers(line: &str) -> Result<Vec<f64>, String> {
     line.split_whitespace()
-        .map(|word| word.parse().map_err(|_| format!("{word} is no figure")))
+        .map(|word| {
+            let value = word.parse().ok().filter(|value: &f64| value.is_finite());
+            value.ok_or_else(|| format!("{word} is no figure"))
+        })
         .collect()
 }
 
