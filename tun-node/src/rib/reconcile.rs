@@ -437,7 +437,7 @@ impl Reconciler {
         let feigned = self.feigned(&content);
         let whose = match &content {
             Content::Own(_) => Whose::Own,
-            _ if feigned.is_some() => Whose::Feigned,
+            Content::Remote(_) if feigned.is_some() => Whose::Feigned,
             Content::Remote(_) | Content::Refused(_) => Whose::Another,
         };
         let source = self.sources.entry(kind).or_default();
@@ -722,7 +722,7 @@ fn checked(content: Content) -> Content {
             name: "no-routes",
             detail: "nothing is routed to it".to_owned(),
         }),
-        _ => content,
+        Content::Remote(_) | Content::Own(_) | Content::Refused(_) => content,
     }
 }
 
