@@ -33,7 +33,7 @@ pub use journal::{Journal, JournalEntry, What};
 pub use local::{LocalRoutes, StaticNext, StaticRoute, config_update};
 pub use recall::{Recall, RecallWay};
 pub use reconcile::Reconciler;
-pub use resolve::{LiveRoute, Offer, Order, RouteChange, Verdict};
+pub use resolve::{LiveRoute, Offer, Order, RouteChange, Verdict, Whose};
 pub use tables::{Effects, PeerChange, PeerSpec, Rib, RibError, Terms, Way};
 pub use update::{
     Change, Content, Continuity, Entry, Refusal, Remote, RemoteRoute, SourceKind, SourceUpdate,

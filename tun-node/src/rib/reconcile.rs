@@ -31,7 +31,7 @@ use warren_core::units::Time;
 
 use super::event::{Event, Identity, Outcome, Quarantined, Settings, SourceStatus, Why};
 use super::journal::{Journal, What};
-use super::resolve::{LiveRoute, Offer, Order, Resolver, RouteChange, Verdict};
+use super::resolve::{LiveRoute, Offer, Order, Resolver, RouteChange, Verdict, Whose};
 use super::update::{
     Change, Content, Continuity, Entry, Refusal, SourceKind, SourceUpdate, UpdateKind,
 };
@@ -51,7 +51,7 @@ pub struct Reconciler {
 #[derive(Debug, Default)]
 struct Source {
     slots: BTreeMap<Arc<str>, Slot>,
-    /// Those of the slots that nothing can be made of.
+    /// Those of the slots that nothing can be made of, and those that feign to be this node.
     refused: BTreeMap<Arc<str>, Refusal>,
     status: SourceStatus,
     /// Withdrawals of the last moments.
@@ -65,6 +65,7 @@ struct Slot {
     rank: u64,
     content: Content,
     keep: Keep,
+    whose: Whose,
     /// Its place in the resolver, if it is there.
     order: Option<Order>,
 }
@@ -202,7 +203,11 @@ impl Reconciler {
             })
         });
         // What is only remembered, or stands behind a preferred source, is not wrong.
-        let lost = self.resolver.rejected().filter(|order| !order.remembered);
+        let lost = self.resolver.rejected().filter(|order| {
+            let source = self.sources.get(&order.source);
+            let is_listed = source.is_some_and(|source| source.refused.contains_key(&order.key));
+            !order.remembered && !is_listed
+        });
         refused.chain(
             lost.filter_map(|order| match self.resolver.verdict(order)? {
                 Verdict::Rejected {
@@ -222,11 +227,11 @@ impl Reconciler {
     #[must_use]
     pub fn why(&self, prefix: IpNet) -> Vec<Why> {
         let mut all = Vec::new();
-        for slot in self
-            .sources
-            .values()
-            .flat_map(|source| source.slots.values())
-        {
+        let slots = self.sources.values().flat_map(|source| {
+            let slots = source.slots.iter();
+            slots.map(|(key, slot)| (slot, source.refused.get(key)))
+        });
+        for (slot, refusal) in slots {
             let (Some(order), Content::Remote(remote) | Content::Own(remote)) =
                 (&slot.order, &slot.content)
             else {
@@ -235,6 +240,10 @@ impl Reconciler {
             let Some(verdict) = self.resolver.verdict(order) else {
                 continue;
             };
+            let verdict = refusal.map_or(verdict, |refusal| Verdict::Rejected {
+                refusal: refusal.clone(),
+                shadowed: false,
+            });
             for route in &remote.routes {
                 if route.prefix.contains(&prefix) || prefix.contains(&route.prefix) {
                     all.push(Why {
@@ -424,11 +433,17 @@ impl Reconciler {
     /// Sets one slot to what is said of it.
     fn put(&mut self, kind: SourceKind, entry: Entry, keep: Keep, step: &mut Step) {
         let Entry { key, rank, content } = entry;
-        let content = self.checked(content);
+        let content = checked(content);
+        let feigned = self.feigned(&content);
+        let whose = match &content {
+            Content::Own(_) => Whose::Own,
+            Content::Remote(_) if feigned.is_some() => Whose::Feigned,
+            Content::Remote(_) | Content::Refused(_) => Whose::Another,
+        };
         let source = self.sources.entry(kind).or_default();
         if let Some(slot) = source.slots.get_mut(&key) {
             // Held by the guard against an unusable value that is still there.
-            let same = slot.rank == rank && slot.content == content;
+            let same = slot.rank == rank && slot.content == content && slot.whose == whose;
             if same && slot.keep == keep {
                 return;
             }
@@ -442,12 +457,16 @@ impl Reconciler {
             return;
         }
         self.drop_slot(kind, &key);
+        let refusal = match &content {
+            Content::Refused(refusal) => Some(refusal.clone()),
+            Content::Remote(_) | Content::Own(_) => feigned,
+        };
+        if let Some(refusal) = refusal {
+            let source = self.sources.entry(kind).or_default();
+            source.refused.insert(Arc::clone(&key), refusal);
+        }
         let order = match &content {
-            Content::Refused(refusal) => {
-                let source = self.sources.entry(kind).or_default();
-                source.refused.insert(Arc::clone(&key), refusal.clone());
-                None
-            }
+            Content::Refused(_) => None,
             Content::Remote(remote) | Content::Own(remote) => {
                 let order = Order {
                     remembered: keep != Keep::Said,
@@ -458,7 +477,7 @@ impl Reconciler {
                 };
                 let offer = Offer {
                     remote: Arc::clone(remote),
-                    own: matches!(content, Content::Own(_)),
+                    whose,
                 };
                 self.resolver.insert(order.clone(), offer);
                 Some(order)
@@ -468,6 +487,7 @@ impl Reconciler {
             rank,
             content,
             keep,
+            whose,
             order,
         };
         let source = self.sources.entry(kind).or_default();
@@ -498,7 +518,7 @@ impl Reconciler {
             order.remembered = remembered;
             let offer = Offer {
                 remote: Arc::clone(remote),
-                own: matches!(slot.content, Content::Own(_)),
+                whose: slot.whose,
             };
             self.resolver.insert(order.clone(), offer);
         }
@@ -616,26 +636,23 @@ impl Reconciler {
         }
     }
 
-    /// Refuses what this node knows to be false.
-    fn checked(&self, content: Content) -> Content {
-        let Content::Remote(remote) = &content else {
-            return content;
+    /// Why what another node says would make it this one, if it does.
+    fn feigned(&self, content: &Content) -> Option<Refusal> {
+        let Content::Remote(remote) = content else {
+            return None;
         };
-        let refused = |name, detail| Content::Refused(Refusal { name, detail });
-        if remote.routes.is_empty() {
-            return refused("no-routes", "nothing is routed to it".to_owned());
-        }
+        let refusal = |name, detail| Some(Refusal { name, detail });
         for route in &remote.routes {
             if self.identity.underlay.contains(&route.via.remote) {
-                return refused("own-address", route.via.remote.to_string());
+                return refusal("own-address", route.via.remote.to_string());
             }
             if let Some((mac, _)) = route.via.vtep()
                 && self.identity.vteps.contains(&mac)
             {
-                return refused("own-vtep-mac", mac.to_string());
+                return refusal("own-vtep-mac", mac.to_string());
             }
         }
-        content
+        None
     }
 
     /// Counts, and says what entered or left the quarantine.
@@ -695,6 +712,17 @@ impl Reconciler {
             journal.push(step.now, route.source, what, &subject, detail);
         }
         self.journal.end_step(step.now, last);
+    }
+}
+
+/// Refuses what nothing can be made of.
+fn checked(content: Content) -> Content {
+    match &content {
+        Content::Remote(remote) if remote.routes.is_empty() => Content::Refused(Refusal {
+            name: "no-routes",
+            detail: "nothing is routed to it".to_owned(),
+        }),
+        Content::Remote(_) | Content::Own(_) | Content::Refused(_) => content,
     }
 }
 

@@ -265,6 +265,30 @@ fn others_cannot_have_what_is_this_nodes() {
 }
 
 #[test]
+fn what_feigned_to_be_this_node_is_routed_when_this_node_is_another_one() {
+    let mut table = Reconciler::new(Settings::default(), Identity::default());
+    let own = |address: &str| {
+        Event::Identity(Identity {
+            underlay: vec![address.parse().unwrap()],
+            vteps: Vec::new(),
+        })
+    };
+    table.handle(own("192.0.0.1"), at(0));
+    table.handle(full(vec![entry(1, 0), entry(2, 0)]), at(1));
+    assert_eq!((table.quarantine().count(), table.routes().count()), (1, 1));
+    let outcome = table.handle(own("192.0.0.2"), at(2));
+    assert_eq!(outcome.routes.len(), 2, "{:?}", outcome.routes);
+    let refused: Vec<_> = table.quarantine().collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].refusal.name, "own-address");
+    let routes = table.routes().map(|route| route.via.unwrap().remote);
+    assert_eq!(
+        routes.collect::<Vec<_>>(),
+        ["192.0.0.1".parse::<IpAddr>().unwrap()]
+    );
+}
+
+#[test]
 fn source_that_is_lost_changes_nothing() {
     let mut table = with(0..5);
     let lost = Event::Update(SourceUpdate {

@@ -11,6 +11,10 @@
 //! - they name one underlay address with different encapsulations (another VTEP MAC, say);
 //! - they name one VTEP MAC at different underlay addresses of a family.
 //!
+//! What another node says that would make it this node ([`Whose::Feigned`]) is routed nowhere here,
+//! but wins and loses as it does on every other node: whom it beats there it beats here too. Only
+//! this node's own entries never lose to it.
+//!
 //! Most changes touch no conflict and cost a few look-ups. A change that does is decided by walking
 //! everything again; the tests hold the quick way against that walk.
 
@@ -45,8 +49,19 @@ pub struct Order {
 pub struct Offer {
     /// The node and its routes.
     pub remote: Arc<Remote>,
-    /// Whether it is this node.
-    pub own: bool,
+    /// Who that node is.
+    pub whose: Whose,
+}
+
+/// Who wants something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Whose {
+    /// Another node.
+    Another,
+    /// This node.
+    Own,
+    /// Another node that names an address of this one.
+    Feigned,
 }
 
 /// A route that is accepted.
@@ -122,6 +137,8 @@ enum Clash {
 impl Resolver {
     /// Adds an offer; there is none of this order.
     pub(super) fn insert(&mut self, order: Order, offer: Offer) {
+        // What this node is decides who feigns to be it.
+        self.stale |= offer.whose == Whose::Own && !self.accepted.feigned.is_empty();
         let lost_to = if self.stale {
             None
         } else {
@@ -167,7 +184,9 @@ impl Resolver {
             }
             None => {
                 self.accepted_no_more(order, &candidate.offer);
-                self.stale = self.blamed.contains_key(order);
+                let is_own = candidate.offer.whose == Whose::Own;
+                self.stale = self.blamed.contains_key(order)
+                    || (is_own && !self.accepted.feigned.is_empty());
             }
         }
     }
@@ -234,10 +253,12 @@ impl Resolver {
         })
     }
 
-    /// Whether an offer is accepted, without the reason.
+    /// Whether an offer is accepted and routed, without the reason.
     pub(super) fn is_accepted(&self, order: &Order) -> bool {
         let candidate = self.candidates.get(order);
-        candidate.is_some_and(|candidate| candidate.lost_to.is_none())
+        candidate.is_some_and(|candidate| {
+            candidate.lost_to.is_none() && candidate.offer.whose != Whose::Feigned
+        })
     }
 
     /// Decides everything again, in order.
@@ -346,9 +367,12 @@ impl Nest {
 struct Accepted {
     routes: BTreeMap<IpNet, LiveRoute>,
     prefixes: Nest,
-    /// Of each exclusive source, which has no nested ones.
+    /// Other nodes', of each exclusive source, which has no nested ones.
     exclusive: BTreeMap<(SourceKind, IpNet), Order>,
     own: Nest,
+    /// How this node's own entries describe it.
+    own_vias: BTreeMap<Order, Vec<Via>>,
+    feigned: BTreeSet<Order>,
     /// How many routes to other nodes each source has.
     remote: BTreeMap<SourceKind, usize>,
     underlay: HashMap<IpAddr, (Option<Encapsulation>, BTreeSet<Order>)>,
@@ -357,32 +381,44 @@ struct Accepted {
 
 impl Accepted {
     fn insert(&mut self, order: &Order, offer: &Offer) {
+        match offer.whose {
+            Whose::Another => {}
+            Whose::Own => {
+                let vias = offer.remote.routes.iter().map(|route| route.via);
+                self.own_vias.insert(order.clone(), vias.collect());
+            }
+            Whose::Feigned => {
+                self.feigned.insert(order.clone());
+            }
+        }
+        let is_own = offer.whose == Whose::Own;
         for route in &offer.remote.routes {
             let (prefix, via) = (route.prefix, route.via);
-            self.routes.insert(
-                prefix,
-                LiveRoute {
+            if offer.whose != Whose::Feigned {
+                self.routes.insert(
                     prefix,
-                    node: Arc::clone(&offer.remote.node),
-                    source: order.source,
-                    key: Arc::clone(&order.key),
-                    via: (!offer.own).then_some(via),
-                },
-            );
+                    LiveRoute {
+                        prefix,
+                        node: Arc::clone(&offer.remote.node),
+                        source: order.source,
+                        key: Arc::clone(&order.key),
+                        via: (!is_own).then_some(via),
+                    },
+                );
+            }
             self.prefixes.insert(prefix, order.clone());
+            if is_own {
+                self.own.insert(prefix, order.clone());
+                // Several sources describe this node, each in its way; others that name its
+                // addresses feign to be it.
+                continue;
+            }
             if order.source.is_exclusive() {
                 let key = (order.source, prefix);
                 self.exclusive.insert(key, order.clone());
             }
-            if offer.own {
-                self.own.insert(prefix, order.clone());
-            } else {
+            if offer.whose == Whose::Another {
                 *self.remote.entry(order.source).or_default() += 1;
-            }
-            if offer.own {
-                // Several sources describe this node, each in its way; others that name its
-                // addresses are refused by themselves.
-                continue;
             }
             let holders = self.underlay.entry(via.remote);
             let holders = holders.or_insert_with(|| (via.encapsulation, BTreeSet::new()));
@@ -397,6 +433,8 @@ impl Accepted {
 
     /// Takes an entry away; does nothing to what another holds.
     fn remove(&mut self, order: &Order, offer: &Offer) {
+        self.own_vias.remove(order);
+        self.feigned.remove(order);
         for route in &offer.remote.routes {
             let (prefix, via) = (route.prefix, route.via);
             if self.prefixes.get(&prefix) == Some(order) {
@@ -405,7 +443,7 @@ impl Accepted {
                 self.exclusive.remove(&(order.source, prefix));
                 self.own.remove(&prefix);
                 if let Some(count) = self.remote.get_mut(&order.source)
-                    && !offer.own
+                    && offer.whose == Whose::Another
                 {
                     *count -= 1;
                 }
@@ -436,8 +474,10 @@ impl Accepted {
                 clashes.push((found, Clash::Prefix(prefix)));
             }
             self.push_nested(order, offer, prefix, &mut clashes);
-            if offer.own {
-                continue;
+            match offer.whose {
+                Whose::Another => {}
+                Whose::Own => continue,
+                Whose::Feigned => self.push_own(order, via, &mut clashes),
             }
             if let Some((encapsulation, holders)) = self.underlay.get(&via.remote)
                 && *encapsulation != via.encapsulation
@@ -453,9 +493,32 @@ impl Accepted {
                 clashes.push((found, Clash::Vtep(mac)));
             }
         }
+        if offer.whose == Whose::Own {
+            clashes.retain(|(other, _)| !self.feigned.contains(other));
+        }
         // Of one winner's clashes the first found is named: the prefix before the addresses.
         let first = clashes.into_iter().min_by(|a, b| a.0.cmp(b.0));
         first.map(|(order, clash)| (order.clone(), clash))
+    }
+
+    /// Finds this node's own entries of the same source that stand before an offer and name the
+    /// address or the VTEP MAC that it names: as other nodes see the two.
+    fn push_own<'a>(&'a self, order: &Order, via: Via, clashes: &mut Vec<(&'a Order, Clash)>) {
+        let before = self.own_vias.range(..order);
+        for (own, vias) in before.filter(|(own, _)| own.source == order.source) {
+            for own_via in vias {
+                let one_address = own_via.remote == via.remote;
+                if one_address && own_via.encapsulation != via.encapsulation {
+                    clashes.push((own, Clash::Underlay(via.remote)));
+                }
+                if let Some((mac, family)) = via.vtep()
+                    && own_via.vtep() == Some((mac, family))
+                    && !one_address
+                {
+                    clashes.push((own, Clash::Vtep(mac)));
+                }
+            }
+        }
     }
 
     /// Finds the accepted prefixes that lie around or inside `prefix` where that is not allowed.
@@ -466,12 +529,13 @@ impl Accepted {
         prefix: IpNet,
         clashes: &mut Vec<(&'a Order, Clash)>,
     ) {
-        if offer.own || !order.source.is_local() {
+        let is_own = offer.whose == Whose::Own;
+        if is_own || !order.source.is_local() {
             for (other, found) in self.own.nested(prefix) {
                 clashes.push((found, Clash::Overlap(*other)));
             }
         }
-        if offer.own {
+        if is_own {
             let others = self.prefixes.nested(prefix);
             let theirs = others.filter(|(_, order)| !order.source.is_local());
             for (other, found) in theirs {

@@ -51,7 +51,7 @@ fn offer(prefix: &str, remote: &str, mac: u8) -> Offer {
             node: Arc::from(remote),
             routes: vec![RemoteRoute { prefix, via }],
         }),
-        own: false,
+        whose: Whose::Another,
     }
 }
 
@@ -77,7 +77,13 @@ fn slow(candidates: &BTreeMap<Order, Candidate>) -> BTreeSet<Order> {
             mine.iter().any(|a| {
                 theirs.iter().any(|b| {
                     let nested = a.prefix.contains(&b.prefix) || b.prefix.contains(&a.prefix);
-                    let (own, their_own) = (candidate.offer.own, taken.own);
+                    let (whose, theirs) = (candidate.offer.whose, taken.whose);
+                    if whose == Whose::Own && theirs == Whose::Feigned {
+                        return false;
+                    }
+                    let (own, their_own) = (whose == Whose::Own, theirs == Whose::Own);
+                    let is_feigned = whose == Whose::Feigned && order.source == other.source;
+                    let by_address = !(own || their_own) || (their_own && is_feigned);
                     let any_own = own || their_own;
                     // What this host's files say of another node may lie around what is its own.
                     let meant = (order.source.is_local() && !own)
@@ -88,8 +94,8 @@ fn slow(candidates: &BTreeMap<Order, Candidate>) -> BTreeSet<Order> {
                     let one_mac = a.via.vtep() == b.via.vtep() && a.via.vtep().is_some();
                     a.prefix == b.prefix
                         || (nested && strict)
-                        || (!any_own && one_address && a.via.encapsulation != b.via.encapsulation)
-                        || (!any_own && one_mac && !one_address)
+                        || (by_address && one_address && a.via.encapsulation != b.via.encapsulation)
+                        || (by_address && one_mac && !one_address)
                 })
             })
         };
@@ -99,6 +105,7 @@ fn slow(candidates: &BTreeMap<Order, Candidate>) -> BTreeSet<Order> {
     }
     accepted
         .into_iter()
+        .filter(|(_, offer)| offer.whose != Whose::Feigned)
         .map(|(order, _)| order.clone())
         .collect()
 }
@@ -139,7 +146,11 @@ fn quick_way_agrees_with_comparing_each_with_each() {
                     node as u8
                 };
                 let mut offer = offer(&net.to_string(), &format!("192.0.2.{}", 1 + node), mac);
-                offer.own = numbers.below(20) == 0;
+                offer.whose = match numbers.below(20) {
+                    0 => Whose::Own,
+                    1 | 2 => Whose::Feigned,
+                    _ => Whose::Another,
+                };
                 resolver.insert(order.clone(), offer);
                 keys.push(order);
             }
@@ -206,6 +217,43 @@ fn first_claim_wins_whatever_comes_first() {
             assert!(changes.iter().any(|change| change.after.is_some()));
             assert_eq!(names(&resolver), [("k002".to_owned(), None)]);
         }
+    }
+}
+
+/// Two that lie: one feigns to be this node, one names the same underlay address with the VTEP MAC
+/// of a third node. On other nodes the first lie beats the second; here too.
+#[test]
+fn who_feigns_to_be_this_node_beats_whom_it_beats_elsewhere() {
+    let mut feigned = offer("10.3.0.0/24", "192.0.2.7", 1);
+    feigned.whose = Whose::Feigned;
+    let all = [
+        (2, feigned),
+        (3, offer("10.4.0.0/24", "192.0.2.7", 8)),
+        (4, offer("10.8.0.0/24", "192.0.2.8", 8)),
+    ];
+    for turned in [false, true] {
+        let mut resolver = Resolver::default();
+        let mut own = offer("10.1.0.0/24", "192.0.2.1", 1);
+        own.whose = Whose::Own;
+        let mut entries: Vec<(u64, Offer)> = all.to_vec();
+        entries.push((9, own));
+        if turned {
+            entries.reverse();
+        }
+        for (rank, offer) in entries {
+            resolver.insert(order(SourceKind::Etcd, rank, rank), offer);
+            resolver.settle();
+        }
+        let routes = resolver.routes().map(|route| route.prefix.to_string());
+        assert_eq!(routes.collect::<Vec<_>>(), ["10.1.0.0/24", "10.8.0.0/24"]);
+        // This node claimed its address first: then the lie loses everywhere, and the next wins.
+        let mut own = offer("10.1.0.0/24", "192.0.2.1", 1);
+        own.whose = Whose::Own;
+        resolver.remove(&order(SourceKind::Etcd, 9, 9));
+        resolver.insert(order(SourceKind::Etcd, 1, 1), own);
+        resolver.settle();
+        let routes = resolver.routes().map(|route| route.prefix.to_string());
+        assert_eq!(routes.collect::<Vec<_>>(), ["10.1.0.0/24", "10.4.0.0/24"]);
     }
 }
 
