@@ -3,7 +3,7 @@
 //! ```text
 //!            root: 13 bits              one slot array (64 KiB), or a node while the table is small
 //!             |
-//!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes
+//!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes; small IPv4 tables: flat.rs too
 //!             |
 //!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
