@@ -577,7 +577,7 @@ impl Core {
             }
         }
         let (node, own) = (&self.config.node, addresses);
-        if let Ok(found) = underlay_of(&node.follows)
+        if let Ok(found) = underlay_of(&node.follows, &node.servers)
             && found.iter().any(|found| !own.contains(&Some(*found)))
         {
             self.plane.reload_soon();
