@@ -140,6 +140,11 @@ impl Arena {
         self.push(handle, class);
     }
 
+    /// Whether blocks for `one` and for `other` cells are of one size.
+    pub(super) fn same_size(one: usize, other: usize) -> bool {
+        class_above(one) == class_above(other)
+    }
+
     #[cfg(test)]
     pub(super) fn limit_segments(&mut self, max: usize) {
         self.max_segments = max;

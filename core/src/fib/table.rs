@@ -558,9 +558,19 @@ impl<A: Address> Fib<A> {
         Some((entry.with_child_of(Entry::child(handle, skip)), old))
     }
 
-    /// Writes the node at `handle` anew with what `splice` changes.
+    /// Changes the node at `handle` as `splice` says: where it is if no snapshot reaches it and it fits, anew otherwise.
     fn splice(&mut self, handle: u32, shape: Shape, splice: &Splice) -> u32 {
-        let extent = splice.extent(self.node(handle, shape));
+        let node = self.node(handle, shape);
+        let (before, extent) = (node.extent(), splice.extent(node));
+        if node.epoch() == self.epoch
+            && Arena::same_size(before.lookup, extent.lookup)
+            && Arena::same_size(before.routes, extent.routes)
+        {
+            splice.write_in_place(node);
+            self.live.lookup = self.live.lookup + extent.lookup - before.lookup;
+            self.live.routes = self.live.routes + extent.routes - before.routes;
+            return handle;
+        }
         let (copy, cold) = self.allocate(extent);
         splice.write(
             self.node(handle, shape),
