@@ -43,6 +43,8 @@ pub(super) const fn place(handle: u32) -> (usize, usize) {
 /// Cell `at` of `block`; 0 past its end.
 #[inline(always)]
 pub(super) fn load(block: &[AtomicU64], at: usize) -> u64 {
+    #[cfg(test)]
+    super::tests::hooks::reads();
     block.get(at).map_or(0, |cell| cell.load(Ordering::Relaxed))
 }
 
@@ -50,14 +52,30 @@ pub(super) fn load(block: &[AtomicU64], at: usize) -> u64 {
 #[inline]
 pub(super) fn store(block: &[AtomicU64], at: usize, value: u64) {
     if let Some(cell) = block.get(at) {
-        cell.store(value, Ordering::Relaxed);
+        put(cell, value);
     }
+}
+
+/// Writes one cell, which no snapshot may reach.
+#[inline(always)]
+pub(super) fn put(cell: &AtomicU64, value: u64) {
+    writes(1);
+    cell.store(value, Ordering::Relaxed);
+}
+
+/// Tells the tests that `cells` cells are written.
+#[inline(always)]
+pub(super) fn writes(cells: usize) {
+    #[cfg(test)]
+    super::tests::hooks::writes(cells);
+    #[cfg(not(test))]
+    let _ = cells;
 }
 
 /// Copies the first `count` cells of a block to another, which no snapshot may reach.
 pub(super) fn copy_cells(from: &[AtomicU64], to: &[AtomicU64], count: usize) {
     for (from, to) in from.iter().zip(to).take(count) {
-        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        put(to, from.load(Ordering::Relaxed));
     }
 }
 
@@ -164,6 +182,7 @@ impl Arena {
             MEDIUM_TABLE_CELLS.. => SEGMENT_CELLS,
         };
         let step = step.max(size);
+        writes(step + 2 * self.segments.len());
         let segment: Segment = (0..step).map(|_| AtomicU64::new(0)).collect();
         self.fresh = to_u32(self.segments.len()) << OFFSET_BITS;
         self.fresh_cells = step;

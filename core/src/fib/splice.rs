@@ -8,7 +8,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::arena::{copy_cells, load, store};
+use super::arena::{copy_cells, load, put, store};
 use super::node::{Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList};
 
 /// What one route's coming or going changes in a narrow node.
@@ -300,15 +300,15 @@ fn copy_lanes<const BITS: u32>(
     let shift = shift_of::<BITS>(first);
     let targets = to.get((target + head) / lanes..).unwrap_or_default();
     let sources = from.get(first / lanes..).unwrap_or_default();
-    let mut low = load(sources, 0);
-    for (at, target) in targets.iter().take(whole).enumerate() {
-        let high = if shift == 0 && at + 1 == whole {
-            0
-        } else {
-            load(sources, at + 1)
-        };
-        target.store(across(low, high, shift), Ordering::Relaxed);
-        low = high;
+    if shift == 0 {
+        copy_cells(sources, targets, whole);
+    } else {
+        for (pair, target) in sources.windows(2).zip(targets).take(whole) {
+            if let [low, high] = pair {
+                let [low, high] = [low, high].map(|cell| cell.load(Ordering::Relaxed));
+                put(target, across(low, high, shift));
+            }
+        }
     }
     for at in head + whole * lanes..count {
         set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
@@ -335,9 +335,11 @@ fn move_lanes<const BITS: u32>(cells: &[AtomicU64], source: usize, target: usize
     for at in (head + whole * lanes..count).rev() {
         set_lane::<BITS>(cells, target + at, lane::<BITS>(cells, source + at));
     }
-    for (at, target) in targets.iter().take(whole).enumerate().rev() {
-        let low = load(sources, at);
-        target.store(across(low, high, shift), Ordering::Relaxed);
+    let sources = sources.get(..whole).unwrap_or_default();
+    let targets = targets.get(..whole).unwrap_or_default();
+    for (source, target) in sources.iter().zip(targets).rev() {
+        let low = source.load(Ordering::Relaxed);
+        put(target, across(low, high, shift));
         high = low;
     }
     for at in (0..head).rev() {

@@ -22,7 +22,7 @@ use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use super::address::Address;
-use super::arena::{Arena, Segment, copy_cells, load, store};
+use super::arena::{Arena, Segment, copy_cells, load, store, writes};
 use super::draft::Draft;
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::reader::{FibReader, Root, Snapshot};
@@ -200,7 +200,7 @@ impl<A: Address> Fib<A> {
     /// Takes back the memory of replaced nodes that no reader can reach any more; [`reader`](Self::reader) does it too.
     pub fn reclaim(&mut self) {
         while let Some(oldest) = self.published.front_mut() {
-            if Arc::get_mut(&mut oldest.snapshot).is_none() {
+            if !is_unread(&mut oldest.snapshot) {
                 return;
             }
             if let Some(oldest) = self.published.pop_front() {
@@ -304,6 +304,12 @@ impl<A: Address> Fib<A> {
                 + self.draft.octets()
                 + size_of::<Self>(),
         }
+    }
+
+    /// Snapshots that are not taken back yet.
+    #[cfg(test)]
+    pub(super) fn unread(&self) -> usize {
+        self.published.len()
     }
 
     pub(super) fn view(&self) -> View<'_> {
@@ -616,6 +622,7 @@ impl<A: Address> Fib<A> {
             }
             WriterRoot::Slots { slots, .. } => {
                 if let Some(place) = slots.get_mut(slot) {
+                    writes(1);
                     *place = entry.0;
                 }
             }
@@ -634,6 +641,7 @@ impl<A: Address> Fib<A> {
             WriterRoot::Slots { slots, routes } => {
                 let route = RouteCell::new(slot, len, code);
                 let routes = Arc::make_mut(routes);
+                writes(routes.len());
                 let index = routes.lower_bound(route.key());
                 let old = match routes.get_mut(index) {
                     Some(old) if old.key() == route.key() => {
@@ -667,6 +675,7 @@ impl<A: Address> Fib<A> {
             WriterRoot::Slots { slots, routes } => {
                 let removed = routes.find(slot, len)?;
                 let routes = Arc::make_mut(routes);
+                writes(routes.len());
                 let index = routes.lower_bound(removed.key());
                 routes.remove(index);
                 let code = routes
@@ -687,6 +696,7 @@ impl<A: Address> Fib<A> {
         let shape = Shape::at(0, A::BITS);
         self.read_draft(handle, shape);
         let mut slots = Vec::with_capacity(shape.slots());
+        writes(shape.slots());
         self.draft
             .for_each_run(|count, entry| slots.resize(slots.len() + count, entry.0));
         self.release(handle, shape);
@@ -707,6 +717,15 @@ impl<A: Address> Fib<A> {
     }
 }
 
+/// Whether no reader has `snapshot` any more: what was replaced after it may then be written again.
+fn is_unread(snapshot: &mut Arc<Snapshot>) -> bool {
+    #[cfg(test)]
+    if super::tests::hooks::careless() {
+        return true;
+    }
+    Arc::get_mut(snapshot).is_some()
+}
+
 /// Gives the slots that `route` decides another next hop.
 fn recode(slots: &mut [u64], route: RouteCell, mut gaps: Gaps<'_, Vec<RouteCell>>, code: u16) {
     let last = route.last_slot(ROOT_STRIDE);
@@ -717,6 +736,7 @@ fn recode(slots: &mut [u64], route: RouteCell, mut gaps: Gaps<'_, Vec<RouteCell>
         .skip(route.slot())
     {
         if gaps.holds(slot) {
+            writes(1);
             *entry = Entry(*entry).with_code(code).0;
         }
     }

@@ -11,8 +11,11 @@ use super::table::WriterRoot;
 use super::{Fib, FibReader, NextHopId, SimdLevel};
 
 mod full;
+pub(super) mod hooks;
+mod publication;
 mod rng;
 mod small;
+mod work;
 
 use rng::Rng;
 
