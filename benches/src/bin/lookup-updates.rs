@@ -35,6 +35,37 @@ use warren_core::fib::Fib;
 fn main() {
     report::<Ipv4Addr>(&routes::full::<Ipv4Addr>());
     report::<Ipv6Addr>(&routes::full::<Ipv6Addr>());
+    many::<Ipv4Addr>(24, 10);
+    many::<Ipv6Addr>(64, 10);
+    many::<Ipv4Addr>(24, 100);
+    many::<Ipv6Addr>(64, 100);
+}
+
+/// Thousands of small tables at once, one for each VNI.
+fn many<A: Family>(len: u8, routes: u32) {
+    let start = Instant::now();
+    let tables: Vec<_> = (0..TABLES)
+        .map(|vni| {
+            let mut fib = Fib::<A>::new();
+            for n in 0..routes {
+                let key = 0x0a_u128 << 120 | u128::from(n) << (128 - u32::from(len));
+                fib.insert(A::join(key, len), id((vni + n) as u16 % 251))
+                    .expect("far below the limit");
+            }
+            let reader = fib.reader();
+            (fib, reader)
+        })
+        .collect();
+    let took = start.elapsed().as_secs_f64() * 1e3;
+    let octets: usize = tables
+        .iter()
+        .map(|(fib, _)| fib.memory().total_octets)
+        .sum();
+    println!(
+        "{TABLES} {} tables of {routes} routes, each published: {took:.1} ms, {} octets each",
+        A::NAME,
+        octets / TABLES as usize
+    );
 }
 
 fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
@@ -179,14 +210,14 @@ fn single<A: Family>(routes: &[(A::Prefix, u16)]) {
             fib.remove(prefix);
             changes.add(start.elapsed());
             let start = Instant::now();
-            held = fib.reader();
+            drop(std::mem::replace(&mut held, fib.reader()));
             publications.add(start.elapsed());
             let start = Instant::now();
             fib.insert(prefix, id(next_hop))
                 .expect("far below the limit");
             changes.add(start.elapsed());
             let start = Instant::now();
-            held = fib.reader();
+            drop(std::mem::replace(&mut held, fib.reader()));
             publications.add(start.elapsed());
         }
         drop(held);
@@ -354,6 +385,8 @@ fn beside_a_reader<A: Family>(
 }
 
 const ROUNDS: usize = 3;
+/// Small tables at once.
+const TABLES: u32 = 4_000;
 /// Rounds of single changes.
 const SINGLE_ROUNDS: usize = 5;
 /// Pairs of 10 ms with and without updates.

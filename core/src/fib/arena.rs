@@ -177,7 +177,7 @@ impl Arena {
 
     fn grow(&mut self, size: usize) {
         let step = match self.cells {
-            0..SMALL_TABLE_CELLS => SMALL_SEGMENT_CELLS,
+            0..SMALL_TABLE_CELLS => (self.cells / 4).min(SMALL_SEGMENT_CELLS),
             SMALL_TABLE_CELLS..MEDIUM_TABLE_CELLS => MEDIUM_SEGMENT_CELLS,
             MEDIUM_TABLE_CELLS.. => SEGMENT_CELLS,
         };
@@ -269,7 +269,8 @@ const MAX_SEGMENTS: usize = 1 << (32 - OFFSET_BITS);
 
 /// 128 KiB: setting one up takes about 20 microseconds, which is inside the bound of one update.
 const SEGMENT_CELLS: usize = 1 << OFFSET_BITS;
-/// Small tables grow by 4 KiB, so that a hundred routes do not pay for a thousand.
+/// Small tables grow by a quarter of what they have and by no more than 4 KiB, so that ten routes do not pay for a
+/// hundred, nor a hundred for a thousand.
 const SMALL_SEGMENT_CELLS: usize = 512;
 const SMALL_TABLE_CELLS: usize = 16 * SMALL_SEGMENT_CELLS;
 const MEDIUM_SEGMENT_CELLS: usize = 2048;

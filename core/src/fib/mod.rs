@@ -29,6 +29,7 @@ mod batch;
 mod build;
 mod draft;
 mod node;
+mod published;
 mod reader;
 #[allow(
     unsafe_code,

@@ -11,12 +11,11 @@
 //! A change writes new copies of the nodes from the one that holds the route up to the root, in cells that no snapshot
 //! reaches, and then the root's slot. [`Fib::reader`] publishes: it puts the root and the list of segments into a
 //! [`Snapshot`] behind an `Arc`. From then on the nodes that it reaches are at rest; nodes younger than the last
-//! snapshot are rewritten at will. A node that is replaced while snapshots may reach it waits with the newest of them;
-//! when that snapshot and all before it have no reader left, its cells are used again. Readers never free anything:
-//! the writer keeps a reference to each snapshot until it is the only one.
+//! snapshot are rewritten at will. A node that is replaced while snapshots may reach it waits until none of them has a
+//! reader left (`published.rs` keeps the books), then its cells are used again. Readers never free anything: the
+//! writer keeps a reference to each snapshot until it is the only one.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
@@ -25,6 +24,7 @@ use super::address::Address;
 use super::arena::{Arena, Segment, copy_cells, load, store, writes};
 use super::draft::Draft;
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
+use super::published::{Block, Blocks, Books};
 use super::reader::{FibReader, Root, Snapshot};
 use super::simd::{Level, SimdLevel};
 use super::splice::Splice;
@@ -45,8 +45,7 @@ pub struct Fib<A> {
     pub(super) routes: usize,
     /// Snapshots made so far: what a node's epoch is compared with.
     epoch: u64,
-    /// Published snapshots, oldest first, each with the nodes that were replaced while it was the newest.
-    published: VecDeque<Published>,
+    published: Books,
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
     level: Level,
@@ -63,13 +62,6 @@ pub(super) enum WriterRoot {
         slots: Box<[u64]>,
         routes: Arc<Vec<RouteCell>>,
     },
-}
-
-#[derive(Debug)]
-struct Published {
-    snapshot: Arc<Snapshot>,
-    /// Handles and cells of blocks of the first arena, and of cold blocks.
-    retired: [Vec<(u32, u32)>; 2],
 }
 
 impl<A: Address> Default for Fib<A> {
@@ -89,7 +81,7 @@ impl<A: Address> Fib<A> {
             draft: Draft::new(),
             routes: 0,
             epoch: 1,
-            published: VecDeque::new(),
+            published: Books::default(),
             live: Extent::default(),
             level: Level::new(SimdLevel::detect()),
             family: PhantomData,
@@ -189,29 +181,20 @@ impl<A: Address> Fib<A> {
             cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
         });
-        self.published.push_back(Published {
-            snapshot: Arc::clone(&snapshot),
-            retired: Default::default(),
-        });
+        self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;
         FibReader::new(snapshot, self.level)
     }
 
-    /// Takes back the memory of replaced nodes that no reader can reach any more; [`reader`](Self::reader) does it too.
+    /// Takes back memory of replaced nodes that no reader can reach any more; [`reader`](Self::reader) does it too.
+    ///
+    /// One call takes back twice what was replaced since the last publication and a few hundred nodes, not all that a
+    /// reader held for long may have left: the next calls take the rest.
     pub fn reclaim(&mut self) {
-        while let Some(oldest) = self.published.front_mut() {
-            if !is_unread(&mut oldest.snapshot) {
-                return;
-            }
-            if let Some(oldest) = self.published.pop_front() {
-                let [nodes, cold] = oldest.retired;
-                for (handle, cells) in nodes {
-                    self.arena.free(handle, cells as usize);
-                }
-                for (handle, cells) in cold {
-                    self.cold.free(handle, cells as usize);
-                }
-            }
+        self.published.look();
+        for Blocks { node, cold, .. } in self.published.share() {
+            self.arena.free(node.handle, node.cells as usize);
+            self.cold.free(cold.handle, cold.cells as usize);
         }
     }
 
@@ -285,31 +268,23 @@ impl<A: Address> Fib<A> {
                 routes.capacity() * size_of::<RouteCell>(),
             ),
         };
-        let retired: usize = self
-            .published
-            .iter()
-            .flat_map(|published| &published.retired)
-            .map(|retired| retired.capacity() * size_of::<(u32, u32)>())
-            .sum();
         FibMemory {
             lookup_octets: self.live.lookup * 8 + root + list,
             route_octets: self.live.routes * 8 + root_routes,
             total_octets: self.arena.octets()
                 + self.cold.octets()
-                + root * (1 + self.published.len())
+                + root * (1 + self.published.snapshots())
                 + root_routes
-                + self.published.capacity() * size_of::<Published>()
-                + self.published.len() * size_of::<Snapshot>()
-                + retired
+                + self.published.octets()
                 + self.draft.octets()
                 + size_of::<Self>(),
         }
     }
 
-    /// Snapshots that are not taken back yet.
+    /// Published snapshots that are not let go yet.
     #[cfg(test)]
-    pub(super) fn unread(&self) -> usize {
-        self.published.len()
+    pub(super) fn snapshots(&self) -> usize {
+        self.published.snapshots()
     }
 
     pub(super) fn view(&self) -> View<'_> {
@@ -359,23 +334,18 @@ impl<A: Address> Fib<A> {
     /// Lets a node's cells go: at once when no snapshot can reach them, later otherwise.
     pub(super) fn release(&mut self, handle: u32, shape: Shape) {
         let node = self.node(handle, shape);
-        let (extent, cold, private) = (
-            node.extent(),
-            node.cold_handle(),
-            node.epoch() == self.epoch,
-        );
+        let (extent, cold, epoch) = (node.extent(), node.cold_handle(), node.epoch());
         self.live.lookup -= extent.lookup;
         self.live.routes -= extent.routes;
-        match self.published.back_mut() {
-            Some(newest) if !private => {
-                let [nodes, colds] = &mut newest.retired;
-                nodes.push((handle, u32::try_from(extent.lookup).unwrap_or_default()));
-                colds.push((cold, u32::try_from(extent.routes).unwrap_or_default()));
-            }
-            Some(_) | None => {
-                self.arena.free(handle, extent.lookup);
-                self.cold.free(cold, extent.routes);
-            }
+        let [node, cold] =
+            [(handle, extent.lookup), (cold, extent.routes)].map(|(handle, cells)| Block {
+                handle,
+                cells: u32::try_from(cells).unwrap_or_default(),
+            });
+        if let Some(Blocks { node, cold, .. }) = self.published.retire(Blocks { node, cold, epoch })
+        {
+            self.arena.free(node.handle, node.cells as usize);
+            self.cold.free(cold.handle, cold.cells as usize);
         }
     }
 
@@ -715,15 +685,6 @@ impl<A: Address> Fib<A> {
         self.draft.routes.extend_from_slice(routes);
         self.root = WriterRoot::Node(self.write_draft());
     }
-}
-
-/// Whether no reader has `snapshot` any more: what was replaced after it may then be written again.
-fn is_unread(snapshot: &mut Arc<Snapshot>) -> bool {
-    #[cfg(test)]
-    if super::tests::hooks::careless() {
-        return true;
-    }
-    Arc::get_mut(snapshot).is_some()
 }
 
 /// Gives the slots that `route` decides another next hop.

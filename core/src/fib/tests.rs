@@ -12,6 +12,7 @@ use super::{Fib, FibReader, NextHopId, SimdLevel};
 
 mod full;
 pub(super) mod hooks;
+mod many;
 mod publication;
 mod rng;
 mod small;

@@ -60,7 +60,7 @@ fn touches() {
         return;
     }
     TOUCHED.set(TOUCHED.get() + 1);
-    if TOUCHED.get() % every == 0 {
+    if TOUCHED.get().is_multiple_of(every) {
         shuttle::thread::yield_now();
     }
 }

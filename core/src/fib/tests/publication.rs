@@ -99,7 +99,11 @@ fn play<A: Address>(orders: usize, every: usize, careless: bool) {
         }
         drop(published);
         fib.reclaim();
-        assert_eq!(fib.unread(), 0, "every snapshot is taken back in the end");
+        assert_eq!(
+            fib.snapshots(),
+            0,
+            "every snapshot is taken back in the end"
+        );
     });
 }
 
