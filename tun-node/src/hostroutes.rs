@@ -247,6 +247,8 @@ struct Core {
     /// What is to be looked at.
     look: Look,
     looked_at: Option<Instant>,
+    /// When the underlay is looked at once more.
+    again_at: Option<Instant>,
     retried_at: Instant,
     listed_at: Instant,
     /// Whether the last turn changed a route.
@@ -292,6 +294,7 @@ impl Core {
                 ..Look::default()
             },
             looked_at: None,
+            again_at: None,
             retried_at: Instant::now(),
             listed_at: Instant::now(),
             has_changed: false,
@@ -373,6 +376,10 @@ impl Core {
         for one in heard.drain(..) {
             self.handle(one);
         }
+        if self.again_at.is_some_and(|at| at <= Instant::now()) {
+            self.again_at = None;
+            self.look.underlay = true;
+        }
         let may_look = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_LEAST);
         if may_look && self.look.device {
             self.look.device = false;
@@ -436,9 +443,9 @@ impl Core {
             Heard::Link(link) if link.index == self.device => self.look.device = true,
             Heard::LinkGone(index) if index == self.device => self.look.device = true,
             // A link of that name or index may carry the underlay.
-            Heard::Link(_) | Heard::LinkGone(_) => self.look.underlay = true,
+            Heard::Link(_) | Heard::LinkGone(_) => self.look_twice_at_underlay(),
             Heard::Address { device, .. } if device == self.device => self.look.device = true,
-            Heard::Address { .. } => self.look.underlay = true,
+            Heard::Address { .. } => self.look_twice_at_underlay(),
             Heard::Route(event) => {
                 let is_ours = self.plan.handle_event(event);
                 if is_ours {
@@ -458,6 +465,13 @@ impl Core {
                 };
             }
         }
+    }
+
+    /// Has the underlay looked at now and a little later: the kernel tells of an address before
+    /// it adds or removes the local route, which is what is asked for.
+    fn look_twice_at_underlay(&mut self) {
+        self.look.underlay = true;
+        self.again_at = Some(Instant::now() + LOOK_AGAIN);
     }
 
     fn set_underlay(&mut self, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) {
@@ -563,7 +577,7 @@ impl Core {
             }
         }
         let (node, own) = (&self.config.node, addresses);
-        if let Ok(found) = underlay_of(&node.follows)
+        if let Ok(found) = underlay_of(&node.follows, &node.servers)
             && found.iter().any(|found| !own.contains(&Some(*found)))
         {
             self.plane.reload_soon();
@@ -725,6 +739,9 @@ const SOCKET: Token = Token(1);
 
 /// Between two looks at the kernel's state, so that a fight with somebody else costs little.
 const LOOK_LEAST: Duration = Duration::from_millis(50);
+
+/// From an event of the underlay to the second look at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// Between two listings of the whole table, which may be long.
 const LISTING_LEAST: Duration = Duration::from_millis(200);

@@ -26,8 +26,10 @@
 //! configuration's own peers and route files are no threads but read by the plane
 //! ([`crate::plane`]) when they change.
 
+mod driver;
 pub mod etcd;
 mod http;
+mod keepalive;
 pub mod kube;
 mod renew;
 mod start;

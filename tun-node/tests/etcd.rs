@@ -16,9 +16,11 @@ mod cluster;
 #[path = "support/tls.rs"]
 mod tls;
 
+use std::process::Command as Process;
 use std::time::{Duration, Instant};
 
 use cluster::{CONFIG, Etcd, Node, PREFIX, own};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use tun_node::flannel::NetConf;
 use tun_node::rib::Event;
@@ -221,6 +223,67 @@ fn black_hole_is_noticed_within_15_s() {
     etcd.put_all(&leases(10..11));
     let took = node.wait_for(SHORT, |node| node.remote() == 11).unwrap();
     eprintln!("and its end after {took:?}");
+}
+
+/// The member dies and starts again while nothing passes, between two pings: nobody tells the node
+/// that its watch is gone.
+#[test]
+fn a_watch_that_the_member_forgot_in_silence_is_opened_again() {
+    // In a network namespace, where an address can be taken away; the threads of the source and
+    // the member are started inside.
+    let isolated = std::thread::spawn(|| {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            eprintln!("skipped: a network namespace of the test's own needs root: {error}");
+            return;
+        }
+        forgotten_watches();
+    });
+    isolated.join().unwrap();
+}
+
+fn forgotten_watches() {
+    let ip = |arguments: &str| {
+        let mut ip = Process::new("ip");
+        let status = ip.args(arguments.split(' ')).status();
+        assert!(status.is_ok_and(|status| status.success()), "{arguments}");
+    };
+    std::fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "1").unwrap();
+    let sockets_that_end = || {
+        let sockets = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+        let states = sockets
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3));
+        states.into_iter().any(|state| state == "04")
+    };
+    ip("link set lo up");
+    ip("address add 192.0.2.77/32 dev lo");
+    let Some(mut etcd) = Etcd::start_at("192.0.2.77", 1, &[]) else {
+        return;
+    };
+    etcd.put_config(CONFIG);
+    // So many that a ping comes every 5 s.
+    etcd.put_all(&leases(0..1000));
+    let mut node = Node::of(&etcd, 1);
+    node.wait_for(SHORT, |node| node.remote() == 1000).unwrap();
+    for round in 0..3 {
+        // So that the connection is seldom in use.
+        node.run(Duration::from_millis(1500));
+        ip("address del 192.0.2.77/32 dev lo");
+        etcd.kill(0);
+        // As a machine that lost its power does: the kernel forgets the connections too.
+        while sockets_that_end() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        ip("address add 192.0.2.77/32 dev lo");
+        etcd.start_member(0);
+        etcd.wait_until_writable();
+        etcd.put_all(&leases(1000 + round..1001 + round));
+        let wanted = usize::from(1001 + round);
+        let took = node.wait_for(SHORT, |node| node.remote() == wanted);
+        eprintln!("change after the return: seen after {took:?}");
+        assert!(took.is_some_and(|took| took < Duration::from_secs(4)));
+        assert_eq!(node.withdrawn(), 0);
+    }
 }
 
 #[test]

@@ -127,6 +127,7 @@ fn build_node(draft: &Draft) -> Option<Node> {
         underlay_v4,
         underlay_v6,
         follows: node.follows.clone(),
+        servers: node.servers.clone(),
         vtep_mac: own_vtep_mac(draft)?,
         prefixes: node.prefixes.iter().map(|net| net.value).collect(),
     })

@@ -56,6 +56,7 @@ pub(super) struct NodeDraft {
     pub(super) name: Option<At<String>>,
     pub(super) underlay: Vec<At<IpAddr>>,
     pub(super) follows: Vec<String>,
+    pub(super) servers: Vec<String>,
     pub(super) vtep_mac: Option<At<VtepMac>>,
     pub(super) receive: Vec<At<Choice>>,
     pub(super) prefixes: Vec<At<IpNet>>,
@@ -158,7 +159,7 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
                 if let Some(table) = section(name, content, problems) {
                     if name == "node" {
                         let has_claims = CLAIMING.iter().any(|key| file.contains_key(*key));
-                        draft.node = node(&table, has_claims, problems);
+                        draft.node = node(&table, has_claims, underlay::servers(file), problems);
                         continue;
                     }
                     single(name, &table, &mut draft, problems);
@@ -177,6 +178,7 @@ pub(super) fn read(file: &DeTable<'_>, problems: &mut Problems) -> Draft {
                     table,
                 },
                 true,
+                underlay::servers(file),
                 problems,
             );
         } else {
@@ -284,7 +286,12 @@ pub(super) fn syntax_errors(errors: &[toml::de::Error], text: &str, problems: &m
     }
 }
 
-fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> NodeDraft {
+fn node(
+    table: &Section<'_, '_>,
+    has_claims: bool,
+    servers: Vec<String>,
+    problems: &mut Problems,
+) -> NodeDraft {
     table.refuse_unknown(
         &[
             "name",
@@ -302,9 +309,10 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
     if table.get("name").is_none() && !has_claims {
         table.missing("name", "write this node's own name", problems);
     }
-    let underlay = match table.list("underlay", problems, underlay::written) {
+    let written = |text: &str| underlay::written(text, &servers);
+    let underlay = match table.list("underlay", problems, written) {
         // Who names where the others are found has said enough.
-        None if has_claims => Some(underlay::by_default(table.at, problems)),
+        None if has_claims => Some(underlay::by_default(table.at, &servers, problems)),
         written => written,
     };
     if underlay.is_none() {
@@ -336,6 +344,7 @@ fn node(table: &Section<'_, '_>, has_claims: bool, problems: &mut Problems) -> N
         name,
         underlay,
         follows,
+        servers,
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         prefixes: prefixes.unwrap_or_default(),
         prefixes_refused,

@@ -214,6 +214,9 @@ pub struct Node {
     /// The names that the two addresses follow: interfaces, or `auto`. Empty where the addresses
     /// are written.
     pub follows: Vec<String>,
+    /// The members of `[etcd]` as `host:port`: the ways to them tell what `auto` means where there
+    /// is no default route.
+    pub servers: Vec<String>,
     /// The inner Ethernet address of its VTEP.
     pub vtep_mac: MacAddr,
     /// The overlay prefixes it owns, without host bits.

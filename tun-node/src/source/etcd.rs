@@ -7,11 +7,9 @@
 //!     └── watch thread ─────┘        └──────────┘─────────> node
 //! ```
 //!
-//! [`agent`] decides and has no socket; [`gateway`] has the sockets and decides nothing; this file
-//! carries between them. One thread asks, one request at a time, each with its time limit; a
-//! second one waits at the watch, which is opened again wherever the agent wants it. A thread of a
-//! watch that is no longer wanted ends when its connection says something, and after 30 s at the
-//! latest.
+//! [`agent`] decides and has no socket; [`gateway`] has the sockets and decides nothing;
+//! `driver.rs`, which the sources share, carries between them. The thread of a watch that is no
+//! longer wanted ends when its connection says something, and after 30 s at the latest.
 
 pub mod agent;
 mod claim;
@@ -22,19 +20,16 @@ mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use warren_core::units::Time;
 
+use super::driver::{Clock, Dialog, Mouth, Order, Running, WatcherOf};
 use super::{Outlet, Own, Source, SourceCommand, SourceNotice};
 
 pub use claim::OwnNode;
 
 use crate::flannel::{SubnetEnv, SubnetKey};
-use crate::rib::SourceKind;
+use crate::rib::{SourceKind, SourceUpdate};
 use agent::{Agent, AgentSettings, Input, Notice};
 use gateway::{Cluster, ClusterError, Gateway, StreamEnd};
 use store::{Header, WatchEvent};
@@ -64,8 +59,7 @@ pub enum Command {
 /// The source, running in its thread; ends when it is told to or is dropped.
 #[derive(Debug)]
 pub struct EtcdSource {
-    commands: Sender<Command>,
-    thread: Option<JoinHandle<()>>,
+    running: Running<Input>,
 }
 
 impl EtcdSource {
@@ -77,43 +71,28 @@ impl EtcdSource {
     /// no error: it will be asked until one does.
     pub fn start(settings: EtcdSettings, outlet: Outlet) -> Result<Self, ClusterError> {
         let gateway = Arc::new(Gateway::new(&settings.cluster, &settings.agent.prefix)?);
-        let (commands, orders) = crossbeam_channel::unbounded();
-        let agent = Agent::new(settings.agent, settings.own);
-        let thread = std::thread::Builder::new().name("etcd".to_owned());
-        let thread = thread.spawn(move || {
-            Driver {
-                agent,
-                gateway,
-                outlet,
-                start: Instant::now(),
-                watch: None,
-                watches: crossbeam_channel::bounded(WATCH_MESSAGES),
-                leave_by: None,
-            }
-            .run(&orders);
-        });
+        let dialog = EtcdDialog {
+            agent: Agent::new(settings.agent, settings.own),
+            gateway,
+            member: None,
+        };
         Ok(Self {
-            commands,
-            // Without a thread nothing is learned and nothing withdrawn; the caller sees no update.
-            thread: thread.ok(),
+            running: Running::start(dialog, outlet),
         })
     }
 
     /// Tells the source something.
     pub fn tell(&self, command: Command) {
-        // It ends by itself only after it was told to.
-        let _ = self.commands.send(command);
+        self.running.tell(match command {
+            Command::Own(own) => Order::Take(Input::Own(own)),
+            Command::Leave => Order::Leave(Input::Leave),
+            Command::Stop => Order::Stop,
+        });
     }
 
     /// Waits for its end, which [`Command::Leave`] or [`Command::Stop`] brings.
     pub fn join(mut self) {
-        self.wait();
-    }
-
-    fn wait(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.running.wait();
     }
 }
 
@@ -152,13 +131,6 @@ pub fn own_node(own: Own) -> Option<OwnNode> {
     })
 }
 
-impl Drop for EtcdSource {
-    fn drop(&mut self) {
-        self.tell(Command::Stop);
-        self.wait();
-    }
-}
-
 /// The subnet that an earlier `subnet.env` speaks of, if it can be read.
 #[must_use]
 pub fn previous_subnet(path: &Path) -> Option<SubnetKey> {
@@ -166,216 +138,109 @@ pub fn previous_subnet(path: &Path) -> Option<SubnetKey> {
     SubnetEnv::parse(&text).ok()?.subnet_key()
 }
 
-/// What carries between the agent and the world.
-struct Driver {
+/// The agent and the client that asks for it.
+struct EtcdDialog {
     agent: Agent,
     gateway: Arc<Gateway>,
-    outlet: Outlet,
-    start: Instant,
-    watch: Option<Watch>,
-    watches: (Sender<WatchMessage>, Receiver<WatchMessage>),
-    leave_by: Option<Instant>,
+    /// The member that was asked when the watch was opened.
+    member: Option<usize>,
 }
 
-/// The watch that is wanted.
-#[derive(Debug)]
-struct Watch {
-    from: u64,
-    /// The member that was asked when it was opened.
-    member: usize,
-    cancelled: Arc<AtomicBool>,
-}
+impl Dialog for EtcdDialog {
+    type Input = Input;
+    /// The revision to begin with.
+    type Wanted = u64;
 
-/// What a watch thread says.
-#[derive(Debug)]
-struct WatchMessage {
-    /// Whose it is: that of a watch that is no longer wanted is dropped.
-    cancelled: Arc<AtomicBool>,
-    input: Input,
-}
+    const NAME: &'static str = "etcd";
 
-impl Driver {
-    fn run(mut self, orders: &Receiver<Command>) {
-        loop {
-            match orders.try_recv() {
-                Ok(command) => {
-                    if !self.obey(command) {
-                        break;
-                    }
-                }
-                Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) => {}
-            }
-            while let Ok(message) = self.watches.1.try_recv() {
-                self.watched(message);
-            }
-            let now = self.now();
-            if let Some(request) = self.agent.poll_request(now) {
-                let answer = self.gateway.carry_out(&request);
-                let now = self.now();
-                self.agent.handle(Input::Answer(answer), now);
-            } else {
-                if !self.deliver() {
-                    break;
-                }
-                self.keep_watch();
-                let left = self.leave_by.is_some_and(|by| Instant::now() >= by);
-                if left || !self.wait(orders) {
-                    break;
-                }
-            }
-            if !self.deliver() {
-                break;
-            }
-            self.keep_watch();
-        }
-        if let Some(watch) = self.watch.take() {
-            watch.cancelled.store(true, Ordering::Relaxed);
-        }
+    fn handle(&mut self, input: Input, now: Time) {
+        self.agent.handle(input, now);
     }
 
-    /// Waits for something to happen; whether to go on.
-    fn wait(&mut self, orders: &Receiver<Command>) -> bool {
-        let due = self.agent.poll_timeout();
-        let wait = due.map_or(IDLE_MOST, |due| due.since(self.now()).min(IDLE_MOST));
-        let wait = match self.leave_by {
-            Some(by) => wait.min(by.saturating_duration_since(Instant::now())),
-            None => wait,
+    fn ask(&mut self, clock: Clock) -> bool {
+        let Some(request) = self.agent.poll_request(clock.now()) else {
+            return false;
         };
-        let watches = self.watches.1.clone();
-        crossbeam_channel::select! {
-            recv(orders) -> command => match command {
-                Ok(command) => self.obey(command),
-                Err(_) => false,
+        let answer = self.gateway.carry_out(&request);
+        self.agent.handle(Input::Answer(answer), clock.now());
+        true
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        self.agent.poll_timeout()
+    }
+
+    fn poll_update(&mut self) -> Option<SourceUpdate> {
+        self.agent.poll_update()
+    }
+
+    fn poll_notice(&mut self) -> Option<SourceNotice> {
+        let source = SourceKind::Etcd;
+        Some(match self.agent.poll_notice()? {
+            Notice::Claimed { subnet, network } => SourceNotice::Claimed {
+                source,
+                subnets: subnet.prefixes().collect(),
+                network,
             },
-            recv(watches) -> message => {
-                if let Ok(message) = message {
-                    self.watched(message);
-                }
-                true
-            }
-            default(wait) => true,
-        }
+            Notice::Alarm(text) => SourceNotice::Alarm { source, text },
+            Notice::Left => SourceNotice::Left { source },
+        })
     }
 
-    fn obey(&mut self, command: Command) -> bool {
-        let now = self.now();
-        match command {
-            Command::Stop => return false,
-            Command::Own(own) => self.agent.handle(Input::Own(own), now),
-            Command::Leave => {
-                self.leave_by = Some(Instant::now() + LEAVE_MOST);
-                self.agent.handle(Input::Leave, now);
-            }
-        }
-        true
-    }
-
-    fn watched(&mut self, message: WatchMessage) {
-        let current = self.watch.as_ref();
-        let current =
-            current.is_some_and(|watch| Arc::ptr_eq(&watch.cancelled, &message.cancelled));
-        if current {
-            let now = self.now();
-            self.agent.handle(message.input, now);
-        }
-    }
-
-    /// Hands over what the agent has to say; whether someone still listens.
-    fn deliver(&mut self) -> bool {
-        while let Some(update) = self.agent.poll_update() {
-            if !self.outlet.update(update) {
-                return false;
-            }
-        }
-        while let Some(notice) = self.agent.poll_notice() {
-            let source = SourceKind::Etcd;
-            let (notice, left) = match notice {
-                Notice::Claimed { subnet, network } => {
-                    let subnets = subnet.prefixes().collect();
-                    let claimed = SourceNotice::Claimed {
-                        source,
-                        subnets,
-                        network,
-                    };
-                    (claimed, false)
-                }
-                Notice::Alarm(text) => (SourceNotice::Alarm { source, text }, false),
-                Notice::Left => (SourceNotice::Left { source }, true),
-            };
-            if !self.outlet.notice(notice) || left {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Opens the watch that the agent wants and lets go of the one that it does not.
-    fn keep_watch(&mut self) {
-        if let Some(watch) = &self.watch
-            && watch.member != self.gateway.member()
-        {
+    fn wanted_watch(&mut self, now: Time) -> Option<u64> {
+        if self.member.is_some_and(|was| was != self.gateway.member()) {
             // Its member did not answer something else; a silent watch would not tell.
-            let now = self.now();
-            let why = "its member does not answer".to_owned();
-            self.agent.handle(Input::WatchEnded { why }, now);
+            self.member = None;
+            self.agent.handle(
+                Self::watch_broke("its member does not answer".to_owned()),
+                now,
+            );
         }
         let wanted = self.agent.wanted_watch();
-        if self.watch.as_ref().map(|watch| watch.from) == wanted {
-            return;
+        if wanted.is_none() {
+            self.member = None;
         }
-        if let Some(watch) = self.watch.take() {
-            watch.cancelled.store(true, Ordering::Relaxed);
-        }
-        let Some(from) = wanted else {
-            return;
-        };
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let watcher = Watcher {
-            gateway: Arc::clone(&self.gateway),
-            messages: self.watches.0.clone(),
-            cancelled: Arc::clone(&cancelled),
-            next: from,
-        };
-        self.watch = Some(Watch {
-            from,
-            member: self.gateway.member(),
-            cancelled,
-        });
-        let thread = std::thread::Builder::new().name("etcd-watch".to_owned());
-        if let Err(error) = thread.spawn(move || watcher.run()) {
-            let now = self.now();
-            let why = format!("no thread for it: {error}");
-            self.agent.handle(Input::WatchEnded { why }, now);
-        }
+        wanted
     }
 
-    fn now(&self) -> Time {
-        Time::ZERO.after(self.start.elapsed())
+    fn watcher(&mut self, from: u64) -> WatcherOf<Input> {
+        self.member = Some(self.gateway.member());
+        let gateway = Arc::clone(&self.gateway);
+        Box::new(move |mouth| {
+            let mut watcher = Watcher {
+                gateway,
+                mouth,
+                next: from,
+            };
+            watcher.run();
+        })
+    }
+
+    fn watch_broke(why: String) -> Input {
+        Input::WatchEnded { why }
     }
 }
 
-/// The thread that waits at a watch.
-struct Watcher {
+/// What waits at a watch.
+struct Watcher<'m> {
     gateway: Arc<Gateway>,
-    messages: Sender<WatchMessage>,
-    cancelled: Arc<AtomicBool>,
+    mouth: &'m Mouth<Input>,
     /// The revision to go on from.
     next: u64,
 }
 
-impl Watcher {
-    fn run(mut self) {
+impl Watcher<'_> {
+    fn run(&mut self) {
         let why = loop {
             match self.watch() {
                 StreamEnd::Idle => {}
                 StreamEnd::Broken(why) => break why,
             }
-            if self.cancelled.load(Ordering::Relaxed) {
+            if !self.mouth.is_wanted() {
                 return;
             }
         };
-        self.say(Input::WatchEnded { why });
+        self.mouth.say(Input::WatchEnded { why });
     }
 
     /// Reads one stream to its end.
@@ -394,7 +259,7 @@ impl Watcher {
                 }
                 Err(end) => return end,
             };
-            if self.cancelled.load(Ordering::Relaxed) {
+            if !self.mouth.is_wanted() {
                 return StreamEnd::Broken("not wanted".to_owned());
             }
             if message.canceled {
@@ -422,37 +287,12 @@ impl Watcher {
             let silent = (!message.created && last.is_none()).then_some(header.revision);
             self.next = self.next.max(last.or(silent).map_or(0, |seen| seen + 1));
             let events = std::mem::take(&mut events);
-            if !self.say(Input::Watched { header, events }) {
+            if !self.mouth.say(Input::Watched { header, events }) {
                 return StreamEnd::Broken("not wanted".to_owned());
-            }
-        }
-    }
-
-    fn say(&self, input: Input) -> bool {
-        let mut message = WatchMessage {
-            cancelled: Arc::clone(&self.cancelled),
-            input,
-        };
-        loop {
-            match self.messages.send_timeout(message, SEND_PATIENCE) {
-                Ok(()) => return true,
-                Err(crossbeam_channel::SendTimeoutError::Timeout(back)) => message = back,
-                Err(crossbeam_channel::SendTimeoutError::Disconnected(_)) => return false,
-            }
-            if self.cancelled.load(Ordering::Relaxed) {
-                return false;
             }
         }
     }
 }
 
-/// Messages of a watch that wait while a request is out.
-const WATCH_MESSAGES: usize = 64;
-/// How long the thread sleeps when nothing is due.
-const IDLE_MOST: Duration = Duration::from_secs(60);
-/// How long leaving may take.
-const LEAVE_MOST: Duration = Duration::from_secs(5);
-/// How often a watch thread that cannot hand over looks whether it is still wanted.
-const SEND_PATIENCE: Duration = Duration::from_millis(200);
 /// Events of one revision.
 const PIECES_EVENTS_MAX: usize = 1 << 20;

@@ -38,6 +38,7 @@ impl World {
             && *since <= installed
             && value.contains(&format!("\"{}\"", via.remote))
             && self.is_winner(&key)
+            && !self.may_have_lost(at, &key, installed)
         {
             return Err(format!(
                 "node {number} withdrew {route:?}, which did not change"
@@ -68,6 +69,25 @@ impl World {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the subnet lost to another one since then, in what the node has seen: two changes in
+    /// one instant are seen one after the other.
+    fn may_have_lost(&self, at: usize, key: &str, installed: Time) -> bool {
+        let until = self.lost.get(key);
+        until.is_some_and(|until| *until > installed && self.nodes[at].read <= *until)
+    }
+
+    /// Remembers which subnets lose to others before and after a change of the store.
+    pub(super) fn note_losers(&mut self) {
+        let winners = self.winners();
+        let winners: BTreeSet<&String> = winners.iter().map(|(key, _)| key).collect();
+        let keys = self.subnet_keys().into_iter();
+        let losers = keys.filter(|key| !winners.contains(key)).collect();
+        let before = std::mem::replace(&mut self.losers, losers);
+        for key in before.iter().chain(&self.losers) {
+            self.lost.insert(key.clone(), self.now);
+        }
     }
 
     pub(super) fn is_winner(&self, key: &str) -> bool {
@@ -107,10 +127,9 @@ impl World {
         all.sort_by(|a, b| (a.0, a.1, &a.2).cmp(&(b.0, b.1, &b.2)));
         let mut winners: Vec<(String, SubnetKey, LeaseAttrs)> = Vec::new();
         for (_, _, key, subnet, attrs) in all {
-            let mac = |attrs: &LeaseAttrs| format!("{:?}", attrs.backend);
             let clash = winners.iter().any(|(_, other, taken)| {
                 let one_address = taken.public_ip == attrs.public_ip;
-                let one_mac = mac(taken) == mac(&attrs);
+                let one_mac = taken.backend == attrs.backend;
                 other.overlaps(&subnet) || one_address != one_mac
             });
             if !clash {

@@ -151,8 +151,14 @@ impl World {
         if self.nodes[at].reach != Reach::Whole {
             self.nodes[at].reach = Reach::Whole;
             self.nodes[at].quiet_since = self.now;
-            if let Some(watch) = self.nodes[at].watch {
-                self.feed(at, watch.number);
+            if let Some(Watch { number, dead, .. }) = self.nodes[at].watch {
+                if dead {
+                    let (when, life) = (self.soon(PROBE_EVERY_MS), self.nodes[at].life);
+                    let why = "connection reset";
+                    self.push(when, at, life, What::WatchEnded { number, why });
+                } else {
+                    self.feed(at, number);
+                }
             }
         }
         Ok(())

@@ -23,6 +23,8 @@ const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#
 const CONFIG_DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}"#;
 /// How long a request waits for its answer, as in the real client.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1200);
+/// How often a silent watch's connection is probed, as in the real client.
+const PROBE_EVERY_MS: u64 = 1000;
 
 /// Numbers that follow from a seed: splitmix64.
 #[derive(Debug)]
@@ -89,6 +91,9 @@ struct Watch {
     /// The revision up to which events were sent.
     sent: u64,
     open: bool,
+    /// The store forgot it while nothing passed: nothing comes any more, until a probe of the
+    /// connection is answered by a reset.
+    dead: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -153,6 +158,10 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     /// Since when each subnet has been in the store with one value.
     since: BTreeMap<String, (Time, String)>,
+    /// Until when each subnet lost to another one.
+    lost: BTreeMap<String, Time>,
+    /// The subnets that last lost.
+    losers: BTreeSet<String>,
     /// When a key was taken away by one who may, or by its lease.
     taken: BTreeMap<String, Time>,
     dual: bool,
@@ -175,6 +184,8 @@ impl World {
             backups: Vec::new(),
             nodes: Vec::new(),
             since: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            losers: BTreeSet::new(),
             taken: BTreeMap::new(),
             dual,
             trace: DefaultHasher::new(),
@@ -431,6 +442,7 @@ impl World {
                     from,
                     sent: from - 1,
                     open: false,
+                    dead: false,
                 }
             });
             if let Some(watch) = node.watch {
@@ -523,6 +535,7 @@ impl World {
             }
             there
         });
+        self.note_losers();
         for at in 0..self.nodes.len() {
             if let Some(watch) = self.nodes[at].watch
                 && watch.open
@@ -543,6 +556,9 @@ impl World {
         let Some(watch) = node.watch.as_mut().filter(|watch| watch.number == number) else {
             return;
         };
+        if watch.dead {
+            return;
+        }
         if refused {
             let when = self.soon(1);
             let why = "connection refused";
@@ -600,13 +616,18 @@ impl World {
 
     fn end_watches(&mut self, why: &'static str) {
         for at in 0..self.nodes.len() {
-            let node = &self.nodes[at];
-            if let Some(watch) = node.watch
-                && node.reach == Reach::Whole
-            {
-                let (number, life) = (watch.number, node.life);
-                let when = self.soon(2);
-                self.push(when, at, life, What::WatchEnded { number, why });
+            let node = &mut self.nodes[at];
+            let Some(watch) = node.watch.as_mut() else {
+                continue;
+            };
+            match node.reach {
+                Reach::Whole => {
+                    let (number, life) = (watch.number, node.life);
+                    let when = self.soon(2);
+                    self.push(when, at, life, What::WatchEnded { number, why });
+                }
+                Reach::Hole => watch.dead |= watch.open,
+                Reach::Refused => {}
             }
         }
     }

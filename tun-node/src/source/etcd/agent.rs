@@ -22,7 +22,7 @@ use warren_core::encap::Encapsulation;
 use warren_core::units::{Mtu, Time};
 
 use super::claim::{Claim, OwnNode};
-use super::copy::{Part, Store, part, read_value};
+use super::copy::{Part, Store, part, read_value, shown};
 use super::store::{Answer, Condition, Failure, Header, Kv, Request, Value, WatchEvent};
 use crate::flannel::{
     Backend, Fault, LEASE_TTL_S, LeaseAttrs, LeaseBackend, LeaseRules, NetConf, Refused, SubnetKey,
@@ -41,7 +41,8 @@ pub struct AgentSettings {
     pub lease_ttl_s: i64,
     /// Whether nodes may be reached at loopback addresses.
     pub allow_loopback: bool,
-    /// How often the cluster is asked whether it is there.
+    /// How often the cluster is asked at least whether it is there. Where nodes are few, they ask
+    /// more often: so that all of them together ask 200 times a second, and none more than once.
     pub ping_every: Duration,
     /// How often the copy is held against the cluster's count.
     pub count_every: Duration,
@@ -280,7 +281,7 @@ impl Agent {
             return Some(Request::Count);
         }
         if now >= self.ping_at {
-            self.ping_at = now.after(self.settings.ping_every);
+            self.ping_at = now.after(self.ping_every());
             let key = match self.claim.held() {
                 Some(held) => held.under(&self.settings.prefix),
                 None => format!("{}/config", self.settings.prefix),
@@ -288,6 +289,14 @@ impl Agent {
             return Some(Request::Ping { key });
         }
         None
+    }
+
+    /// How long until the next ping: what goes on behind the watch (a store that was wiped while
+    /// nothing passed) shows by it alone.
+    fn ping_every(&self) -> Duration {
+        let nodes = u32::try_from(self.copy.holdings.len()).unwrap_or(u32::MAX);
+        let every = PING_SHARE.saturating_mul(nodes).max(PING_LEAST);
+        every.min(self.settings.ping_every)
     }
 
     fn answered(&mut self, answer: Result<Answer, Failure>, now: Time) {
@@ -299,7 +308,7 @@ impl Agent {
             Err(failure) => return self.failed(&request, failure, now),
         };
         self.backoff = BACKOFF_LEAST;
-        self.ping_at = now.after(self.settings.ping_every);
+        self.ping_at = now.after(self.ping_every());
         match (request, answer) {
             (Request::List, Answer::Listed { header, kvs }) => {
                 self.count_at = now.after(self.settings.count_every);
@@ -772,23 +781,11 @@ fn remote(key: &SubnetKey, attrs: &LeaseAttrs, network: &NetConf) -> Result<Remo
     })
 }
 
-/// A key's name as text, one for each name.
-fn shown(name: &[u8]) -> Arc<str> {
-    const OCTETS_MAX: usize = 256;
-    let head = name.get(..OCTETS_MAX).unwrap_or(name);
-    let mut text = head.escape_ascii().to_string();
-    if head.len() < name.len() {
-        // FNV-1a: not against malice, which gains nothing but to hide one of its own keys.
-        let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
-            (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
-        });
-        text.push_str(&format!("...{}:{hash:016x}", name.len()));
-    }
-    Arc::from(text)
-}
-
 /// How long to wait after a failure, doubled from one to the next.
 const BACKOFF_LEAST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
+/// The least time between two pings, and each node's share of the time between them.
+const PING_LEAST: Duration = Duration::from_secs(1);
+const PING_SHARE: Duration = Duration::from_millis(5);
 /// The least time between two lines for people.
 const ALARM_EVERY: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! The agent's copy of what is below the prefix.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::agent::AgentSettings;
 use super::claim::{Holding, Holdings};
@@ -153,4 +154,19 @@ pub(super) fn read_value(value: &Value, rules: &LeaseRules) -> Result<LeaseAttrs
             Err(Fault::TooLarge.with(format!("more than {VALUE_OCTETS_MAX} octets")))
         }
     }
+}
+
+/// A key's name as text, one for each name.
+pub(super) fn shown(name: &[u8]) -> Arc<str> {
+    const OCTETS_MAX: usize = 256;
+    let head = name.get(..OCTETS_MAX).unwrap_or(name);
+    let mut text = head.escape_ascii().to_string();
+    if head.len() < name.len() {
+        // FNV-1a: not against malice, which gains nothing but to hide one of its own keys.
+        let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+            (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
+        });
+        text.push_str(&format!("...{}:{hash:016x}", name.len()));
+    }
+    Arc::from(text)
 }

@@ -24,6 +24,7 @@ use super::wire::{
 };
 use crate::flannel::printable;
 use crate::source::http::{Timeouts, configs};
+use crate::source::keepalive::{self, Probes};
 use crate::source::renew::Renewed;
 
 /// Where the cluster is and who asks.
@@ -583,7 +584,7 @@ impl Agents {
         let (http, stream) = configs(&tls, TIMEOUTS);
         Ok(Self {
             http: http.new_agent(),
-            stream: stream.new_agent(),
+            stream: keepalive::agent(stream, PROBES),
         })
     }
 }
@@ -656,6 +657,13 @@ const TIMEOUTS: Timeouts = Timeouts {
     step: Duration::from_millis(1200),
     body: Duration::from_secs(10),
     silence: Duration::from_secs(30),
+};
+/// A member that was killed while nothing passed knows nothing of the watch and says so when it is
+/// probed: 1 s after the way is there again at the latest.
+const PROBES: Probes = Probes {
+    after: Duration::from_secs(1),
+    every: Duration::from_secs(1),
+    count: 12,
 };
 /// Keys asked for at once, where their values are small.
 const PAGE_KEYS: usize = 1000;

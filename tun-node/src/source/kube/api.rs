@@ -22,13 +22,13 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 
 use super::access::{Access, AccessError, Token};
 use super::agent::{Answer, Failure, Request, WatchEvent};
-use super::keepalive;
 use super::node::Node;
 use super::wire::{
     NodeList, Status, WatchLine, WireNode, annotations_patch, condition_patch, rfc3339,
 };
 use crate::flannel::printable;
 use crate::source::http::{Timeouts, configs};
+use crate::source::keepalive::{self, Probes};
 use crate::source::renew::Renewed;
 
 /// A client, shared by the thread that asks and the thread that watches. Each request is made
@@ -111,7 +111,7 @@ impl Client {
             server: access.server.clone(),
             token: access.token.clone(),
             http: http.new_agent(),
-            stream: keepalive::agent(stream),
+            stream: keepalive::agent(stream, PROBES),
             node: escaped(node),
             prefix: prefix.to_owned(),
         })
@@ -424,6 +424,12 @@ const TIMEOUTS: Timeouts = Timeouts {
     step: Duration::from_secs(4),
     body: Duration::from_secs(30),
     silence: Duration::from_secs(150),
+};
+/// Silence for 5 s, then 3 probes 3 s apart: a way that is gone is noticed after 14 s.
+const PROBES: Probes = Probes {
+    after: Duration::from_secs(5),
+    every: Duration::from_secs(3),
+    count: 3,
 };
 /// How long a server is asked to keep a watch, in seconds.
 const WATCH_S: u32 = 600;

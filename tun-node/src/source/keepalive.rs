@@ -19,14 +19,27 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error, Timeout};
 
+/// When a silent connection is probed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probes {
+    /// Silence before the first probe.
+    pub(super) after: Duration,
+    /// Between a probe that was not answered and the next.
+    pub(super) every: Duration,
+    /// As many without an answer end the connection.
+    pub(super) count: u32,
+}
+
 /// A client whose connections are probed.
-pub(super) fn agent(config: Config) -> Agent {
-    let connector = KeepaliveConnector.chain(RustlsConnector::default());
+pub(super) fn agent(config: Config, probes: Probes) -> Agent {
+    let connector = KeepaliveConnector { probes }.chain(RustlsConnector::default());
     Agent::with_parts(config, connector, DefaultResolver::default())
 }
 
 #[derive(Debug)]
-struct KeepaliveConnector;
+struct KeepaliveConnector {
+    probes: Probes,
+}
 
 impl Connector<()> for KeepaliveConnector {
     type Out = KeepaliveTransport;
@@ -40,7 +53,10 @@ impl Connector<()> for KeepaliveConnector {
         let mut last = Error::ConnectionFailed;
         for address in &details.addrs {
             match TcpStream::connect_timeout(address, limit) {
-                Ok(stream) => return KeepaliveTransport::new(stream, details).map(Some),
+                Ok(stream) => {
+                    let transport = KeepaliveTransport::new(stream, details, self.probes)?;
+                    return Ok(Some(transport));
+                }
                 Err(error) => last = error.into(),
             }
         }
@@ -54,12 +70,16 @@ struct KeepaliveTransport {
 }
 
 impl KeepaliveTransport {
-    fn new(stream: TcpStream, details: &ConnectionDetails<'_>) -> Result<Self, Error> {
+    fn new(
+        stream: TcpStream,
+        details: &ConnectionDetails<'_>,
+        probes: Probes,
+    ) -> Result<Self, Error> {
         stream.set_nodelay(true)?;
         let probes = TcpKeepalive::new()
-            .with_time(PROBE_AFTER)
-            .with_interval(PROBE_EVERY)
-            .with_retries(PROBES);
+            .with_time(probes.after)
+            .with_interval(probes.every)
+            .with_retries(probes.count);
         SockRef::from(&stream).set_tcp_keepalive(&probes)?;
         let config = details.config;
         let sizes = (config.input_buffer_size(), config.output_buffer_size());
@@ -123,7 +143,3 @@ fn timed_out(error: std::io::Error, reason: Timeout) -> Error {
 
 /// How long to try one address where no limit is left.
 const CONNECT: Duration = Duration::from_secs(4);
-/// Silence for 5 s, then 3 probes 3 s apart: a way that is gone is noticed after 14 s.
-const PROBE_AFTER: Duration = Duration::from_secs(5);
-const PROBE_EVERY: Duration = Duration::from_secs(3);
-const PROBES: u32 = 3;
