@@ -592,7 +592,6 @@ impl<A: Address> Fib<A> {
             }
             WriterRoot::Slots { slots, .. } => {
                 if let Some(place) = slots.get_mut(slot) {
-                    writes(1);
                     *place = entry.0;
                 }
             }
