@@ -108,7 +108,7 @@ fn hop(n: u16) -> NextHopId {
     NextHopId::new(n).expect("a small number")
 }
 
-/// Enough routes for a root slot by slot.
+/// Enough routes for a root slot by slot, and below few enough of its slots for flat chunks in IPv4.
 const CROWD: u16 = 540;
 /// Steps of one script.
 const STEPS: usize = 40;

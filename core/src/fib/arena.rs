@@ -234,6 +234,11 @@ const fn class_cells(class: usize) -> usize {
     }
 }
 
+/// The cells that a block of `cells` cells takes.
+pub(super) const fn allocated(cells: usize) -> usize {
+    class_cells(class_above(cells))
+}
+
 /// The smallest class that holds `cells` cells.
 const fn class_above(cells: usize) -> usize {
     if cells <= 16 {

@@ -154,6 +154,7 @@ impl<A: Address> Fib<A> {
     fn settle_root(&mut self) {
         if self.routes >= super::table::SLOTS_FROM {
             self.root_to_slots();
+            self.turn_all();
         }
     }
 }

@@ -28,6 +28,7 @@ mod arena;
 mod batch;
 mod build;
 mod draft;
+mod flat;
 mod node;
 mod published;
 mod reader;

@@ -38,13 +38,23 @@ use super::arena::{Segment, block, load, store};
 
 /// What a slot says: the next hop of the longest route of this node (0 when none), and the child below.
 ///
-/// Bits 0..16 next hop code, 16..24 octets that the child skips, 32..64 the child's handle (0 when none).
+/// Bits 0..16 next hop code, 16..24 octets that the child skips, 32..64 the child's handle (0 when none). Bit 24 of a
+/// root slot's entry says that the handle is a flat chunk's (`flat.rs`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Entry(pub(super) u64);
 
 impl Entry {
     pub(super) const fn child(handle: u32, skip: u8) -> Self {
         Self((handle as u64) << 32 | (skip as u64) << 16)
+    }
+
+    /// The flat chunk at `handle`.
+    pub(super) const fn flat(handle: u32) -> Self {
+        Self((handle as u64) << 32 | FLAT)
+    }
+
+    pub(super) const fn is_flat(self) -> bool {
+        self.0 & FLAT != 0
     }
 
     pub(super) const fn code(self) -> u16 {
@@ -453,6 +463,8 @@ impl<'a, R: RouteList> Gaps<'a, R> {
     }
 }
 
+/// The bit of an entry that says that its handle is a flat chunk's.
+const FLAT: u64 = 1 << 24;
 /// Bits that the root decides on: 8,192 slots, 64 KiB when they are laid out one by one.
 pub(super) const ROOT_STRIDE: u8 = 13;
 /// Bits that the second level decides on, so that it ends where most IPv4 routes do: at /24.

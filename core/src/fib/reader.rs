@@ -8,6 +8,7 @@ use core::marker::PhantomData;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::Segment;
+use super::flat::Flatness;
 use super::node::RouteCell;
 use super::simd::{Level, SimdLevel};
 use super::walk::{Covering, Routes, View};
@@ -31,6 +32,7 @@ pub(super) struct Snapshot {
     pub(super) segments: Arc<[Segment]>,
     pub(super) cold: Arc<[Segment]>,
     pub(super) routes: usize,
+    pub(super) flatness: Flatness,
 }
 
 /// The root of a snapshot: a node, or all slots and the routes that end in the root.
@@ -133,6 +135,7 @@ impl<A: Address> FibReader<A> {
             slots,
             routes,
             node,
+            flatness: self.snapshot.flatness,
             segments: &self.snapshot.segments,
             cold: &self.snapshot.cold,
         }

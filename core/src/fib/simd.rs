@@ -136,7 +136,7 @@ impl batch::Machine for Native {
         let (segment, offset) = arena::place(handle);
         // SAFETY: `lookup` and `lookup_one` follow handles that the writer put into the blocks of this very view, each
         // block whole within one segment of it: a root slot or an entry holds 0, the handle of the empty chunk in
-        // segment 0, or a block that `Arena::allocate` gave out.
+        // segment 0, or a block that `Arena::allocate` gave out: a node, a flat chunk, or the empty tail.
         let first = unsafe { segments.get_unchecked(segment).as_ptr().add(offset) };
         NativeBlock {
             first,
@@ -164,7 +164,8 @@ impl batch::Block for NativeBlock<'_> {
         #[cfg(debug_assertions)]
         assert!(at < self.cells, "cell {at} of {}", self.cells);
         // SAFETY: `at` is in the node's counts or run starts, whose number its shape tells, or is a leaf that
-        // `Draft::write` wrote into the same block and that counts and run starts lead to.
+        // `Draft::write` wrote into the same block and that counts and run starts lead to, or a slot of a flat chunk,
+        // which has all 2,048 of them; what is not a flat chunk is asked as one for cell 0 only, which all blocks have.
         unsafe { (*self.first.add(at)).load(Ordering::Relaxed) }
     }
 
@@ -186,5 +187,12 @@ impl batch::Block for NativeBlock<'_> {
             x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line);
             x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.wrapping_add(64));
         }
+    }
+
+    #[inline(always)]
+    fn prefetch_cell(self, at: usize) {
+        let line = self.first.wrapping_add(at).cast::<i8>();
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
     }
 }

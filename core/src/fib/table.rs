@@ -3,7 +3,7 @@
 //! ```text
 //!            root: 13 bits              one slot array (64 KiB), or a node while the table is small
 //!             |
-//!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes
+//!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes; small IPv4 tables: flat.rs too
 //!             |
 //!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
@@ -23,6 +23,7 @@ use core::marker::PhantomData;
 use super::address::Address;
 use super::arena::{Arena, Segment, copy_cells, load, store, writes};
 use super::draft::Draft;
+use super::flat::{Flats, node_entry};
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
 use super::reader::{FibReader, Root, Snapshot};
@@ -48,6 +49,7 @@ pub struct Fib<A> {
     published: Books,
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
+    pub(super) flats: Flats,
     level: Level,
     family: PhantomData<A>,
 }
@@ -83,13 +85,18 @@ impl<A: Address> Fib<A> {
             epoch: 1,
             published: Books::default(),
             live: Extent::default(),
+            flats: Flats::default(),
             level: Level::new(SimdLevel::detect()),
             family: PhantomData,
         };
         // Handle 0 means "no child". It is also the handle of an empty chunk, so that a batch can go through it
-        // without asking.
+        // without asking. The empty tail is for flat chunks.
         fib.draft.clear(Shape::at(ROOT_STRIDE, A::BITS), 0, 0);
         fib.write_draft();
+        if A::BITS == 32 {
+            fib.draft.clear(Shape::at(24, A::BITS), 0, 0);
+            fib.write_draft();
+        }
         fib.draft.clear(Shape::at(0, A::BITS), 0, 0);
         fib.root = WriterRoot::Node(fib.write_draft());
         fib
@@ -131,7 +138,7 @@ impl<A: Address> Fib<A> {
             let slot = Shape::at(0, A::BITS).slot(key);
             let entry = self.root_entry(slot);
             let (entry, old) = self.insert_below(entry, ROOT_STRIDE, key, len, code);
-            self.set_root_entry(slot, entry);
+            self.set_root_entry(slot, entry, chunk_slots::<A>(key, len));
             old
         };
         if old.is_none() {
@@ -151,7 +158,7 @@ impl<A: Address> Fib<A> {
             self.remove_from_root(slot, len)?
         } else {
             let (entry, old) = self.remove_below(self.root_entry(slot), ROOT_STRIDE, key, len)?;
-            self.set_root_entry(slot, entry);
+            self.set_root_entry(slot, entry, chunk_slots::<A>(key, len));
             old
         };
         self.routes -= 1;
@@ -180,6 +187,7 @@ impl<A: Address> Fib<A> {
             segments: Arc::clone(self.arena.segments()),
             cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
+            flatness: self.flats.flatness(),
         });
         self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;
@@ -269,7 +277,7 @@ impl<A: Address> Fib<A> {
             ),
         };
         FibMemory {
-            lookup_octets: self.live.lookup * 8 + root + list,
+            lookup_octets: self.live.lookup * 8 + self.flats.octets() + root + list,
             route_octets: self.live.routes * 8 + root_routes,
             total_octets: self.arena.octets()
                 + self.cold.octets()
@@ -296,12 +304,13 @@ impl<A: Address> Fib<A> {
             slots,
             routes,
             node,
+            flatness: self.flats.flatness(),
             segments: self.arena.segments(),
             cold: self.cold.segments(),
         }
     }
 
-    fn node(&self, handle: u32, shape: Shape) -> Node<'_> {
+    pub(super) fn node(&self, handle: u32, shape: Shape) -> Node<'_> {
         Node {
             cells: self.arena.block(handle),
             cold: self.cold.segments(),
@@ -347,6 +356,22 @@ impl<A: Address> Fib<A> {
             self.arena.free(node.handle, node.cells as usize);
             self.cold.free(cold.handle, cold.cells as usize);
         }
+    }
+
+    /// Lets a block of `cells` cells go that the newest snapshot may reach.
+    pub(super) fn retire(&mut self, handle: u32, cells: usize) {
+        match self.published.back_mut() {
+            Some(newest) => {
+                let [nodes, _] = &mut newest.retired;
+                nodes.push((handle, u32::try_from(cells).unwrap_or_default()));
+            }
+            None => self.arena.free(handle, cells),
+        }
+    }
+
+    /// The number of snapshots made so far, and 1.
+    pub(super) const fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Puts the draft where the node at `handle` was.
@@ -571,11 +596,15 @@ impl<A: Address> Fib<A> {
     fn root_entry(&self, slot: usize) -> Entry {
         match &self.root {
             WriterRoot::Node(handle) => self.node(*handle, Shape::at(0, A::BITS)).entry(slot),
-            WriterRoot::Slots { slots, .. } => Entry(slots.get(slot).copied().unwrap_or_default()),
+            WriterRoot::Slots { slots, .. } => {
+                let entry = Entry(slots.get(slot).copied().unwrap_or_default());
+                node_entry(self.arena.segments(), entry)
+            }
         }
     }
 
-    fn set_root_entry(&mut self, slot: usize, entry: Entry) {
+    /// `changed` are the slots of the chunk that may say something else than before, the first and the last.
+    fn set_root_entry(&mut self, slot: usize, entry: Entry, changed: (usize, usize)) {
         let shape = Shape::at(0, A::BITS);
         match &mut self.root {
             WriterRoot::Node(handle) => {
@@ -590,11 +619,7 @@ impl<A: Address> Fib<A> {
                 };
                 self.root = WriterRoot::Node(handle);
             }
-            WriterRoot::Slots { slots, .. } => {
-                if let Some(place) = slots.get_mut(slot) {
-                    *place = entry.0;
-                }
-            }
+            WriterRoot::Slots { .. } => self.set_root_slot(slot, entry, changed),
         }
     }
 
@@ -669,6 +694,10 @@ impl<A: Address> Fib<A> {
         self.draft
             .for_each_run(|count, entry| slots.resize(slots.len() + count, entry.0));
         self.release(handle, shape);
+        self.flats.chunks = slots
+            .iter()
+            .filter(|slot| Entry(**slot).has_child())
+            .count();
         self.root = WriterRoot::Slots {
             slots: slots.into(),
             routes: Arc::new(self.draft.routes.clone()),
@@ -676,6 +705,8 @@ impl<A: Address> Fib<A> {
     }
 
     fn root_to_node(&mut self) {
+        self.unflatten();
+        self.flats = Flats::default();
         let WriterRoot::Slots { slots, routes } = &self.root else {
             return;
         };
@@ -684,6 +715,14 @@ impl<A: Address> Fib<A> {
         self.draft.routes.extend_from_slice(routes);
         self.root = WriterRoot::Node(self.write_draft());
     }
+}
+
+/// The first and the last slot of its chunk that a route longer than [`ROOT_STRIDE`] can decide.
+fn chunk_slots<A: Address>(key: u128, len: u8) -> (usize, usize) {
+    let shape = Shape::at(ROOT_STRIDE, A::BITS);
+    let slot = shape.slot(key);
+    let unused = shape.end().saturating_sub(len);
+    (slot, slot | ((1 << unused) - 1))
 }
 
 /// Gives the slots that `route` decides another next hop.

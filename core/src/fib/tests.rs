@@ -10,6 +10,7 @@ use super::address::{Address, prefix_mask};
 use super::table::WriterRoot;
 use super::{Fib, FibReader, NextHopId, SimdLevel};
 
+mod flat;
 mod full;
 pub(super) mod hooks;
 mod many;

@@ -10,6 +10,7 @@ use core::marker::PhantomData;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::{Segment, block};
+use super::flat::{Flatness, node_entry};
 use super::node::{Entry, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::table::octets;
 
@@ -22,6 +23,8 @@ pub(super) struct View<'a> {
     pub(super) routes: &'a [RouteCell],
     /// The root's handle otherwise.
     pub(super) node: u32,
+    /// How many of the chunks below the slots are flat.
+    pub(super) flatness: Flatness,
     pub(super) segments: &'a [Segment],
     /// The segments of cold blocks.
     pub(super) cold: &'a [Segment],
@@ -186,7 +189,8 @@ impl<'a> View<'a> {
         if self.slots.is_empty() {
             return self.node(self.node, Shape::at(0, 128)).entry(slot);
         }
-        Entry(self.slots.get(slot).copied().unwrap_or_default())
+        let entry = Entry(self.slots.get(slot).copied().unwrap_or_default());
+        node_entry(self.segments, entry)
     }
 
     fn node(&self, handle: u32, shape: Shape) -> Node<'a> {
@@ -286,7 +290,7 @@ impl<A: Address> Routes<'_, A> {
         let child = if self.at_root_slots(frame) {
             let slots = self.view.slots.iter().enumerate().skip(slot);
             slots
-                .map(|(slot, entry)| (slot, Entry(*entry)))
+                .map(|(slot, entry)| (slot, node_entry(self.view.segments, Entry(*entry))))
                 .find(|(_, entry)| entry.has_child())
         } else {
             self.view.node(frame.handle, frame.shape).next_child(slot)

@@ -1,0 +1,241 @@
+//! Flat chunks: the second level of a small IPv4 table slot by slot, for lookups only.
+//!
+//! An overlay's table has its routes below few root slots, and more than half of its addresses end in a tail. There a
+//! chunk's 2,048 slots are laid out one by one, beside its node: a lookup finds what the chunk says in one load, goes
+//! through the tail without asking whether there is one, and so never takes a branch that cannot be foreseen.
+//!
+//! A flat chunk hangs between root slot and node: the root slot's entry has the flat bit and its handle, the flat
+//! chunk's first cell the node's. Whoever is not a lookup takes it away with [`node_entry`].
+//!
+//! | cells | content |
+//! |-------|---------|
+//! | 1 | [`Entry`] without next hop: the chunk's node |
+//! | 1 | epoch, as in a node's cold block |
+//! | 2,048 | what each slot says; [`EMPTY_TAIL`] stands for no child |
+//!
+//! Which tables have them is a matter of size: [`Fib::flat_wanted`]. A change keeps the flat chunk of its root slot up
+//! to date and turns at most one other, so that no update costs more than a few microseconds for them.
+
+use super::address::Address;
+use super::arena::{Segment, allocated, block, copy_cells, load, store};
+use super::node::{Entry, ROOT_STRIDE, Shape};
+use super::table::{Fib, WriterRoot};
+
+/// The flat chunks of a table.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Flats {
+    /// How many there are.
+    pub(super) count: usize,
+    /// Root slots that have a child, while the root is laid out slot by slot.
+    pub(super) chunks: usize,
+    /// The root slot from which on one that is to be turned is looked for.
+    cursor: usize,
+}
+
+/// How many of a table's chunks are flat.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Flatness {
+    #[default]
+    None,
+    /// A table on its way from one to the other.
+    Some,
+    All,
+}
+
+impl Flats {
+    pub(super) const fn flatness(self) -> Flatness {
+        if self.count == 0 {
+            Flatness::None
+        } else if self.count < self.chunks {
+            Flatness::Some
+        } else {
+            Flatness::All
+        }
+    }
+
+    /// Octets of all of them.
+    pub(super) const fn octets(self) -> usize {
+        self.count * FLAT_CELLS * 8
+    }
+}
+
+/// What a root slot says, the flat chunk taken away.
+#[inline]
+pub(super) fn node_entry(segments: &[Segment], entry: Entry) -> Entry {
+    if !entry.is_flat() {
+        return entry;
+    }
+    Entry(load(block(segments, entry.handle()), 0)).with_code(entry.code())
+}
+
+impl<A: Address> Fib<A> {
+    /// Writes what root slot `slot` says, when the root is laid out slot by slot. `changed` are the slots of its chunk
+    /// that may say something else than before, the first and the last.
+    pub(super) fn set_root_slot(&mut self, slot: usize, entry: Entry, changed: (usize, usize)) {
+        let before = self.root_slot(slot);
+        self.flats.chunks += usize::from(entry.has_child());
+        self.flats.chunks -= usize::from(before.has_child());
+        let entry = if A::BITS != 32 {
+            entry
+        } else if before.is_flat() && entry.has_child() && self.flat_wanted() {
+            self.refresh(before, entry, changed)
+        } else {
+            self.release_flat(before);
+            entry
+        };
+        self.put_root_slot(slot, entry);
+        if A::BITS == 32 {
+            self.turn_one();
+        }
+    }
+
+    /// Makes all chunks flat or none, as the table's size wants it: for a table that was just built.
+    pub(super) fn turn_all(&mut self) {
+        while A::BITS == 32 && self.turn_one() {}
+    }
+
+    /// Takes all flat chunks away.
+    pub(super) fn unflatten(&mut self) {
+        let WriterRoot::Slots { slots, .. } = &self.root else {
+            return;
+        };
+        let count = slots.len();
+        for slot in 0..count {
+            let entry = self.root_slot(slot);
+            if entry.is_flat() {
+                let plain = node_entry(self.arena.segments(), entry);
+                self.release_flat(entry);
+                self.put_root_slot(slot, plain);
+            }
+        }
+    }
+
+    /// Turns one chunk that is not as the table's size wants it; whether there was one.
+    fn turn_one(&mut self) -> bool {
+        let wanted = self.flat_wanted();
+        let missing = if wanted {
+            self.flats.count < self.flats.chunks
+        } else {
+            self.flats.count > 0
+        };
+        let WriterRoot::Slots { slots, .. } = &self.root else {
+            return false;
+        };
+        if !missing {
+            return false;
+        }
+        let count = slots.len();
+        let stands_out = |slot: &usize| {
+            let entry = self.root_slot(*slot);
+            entry.has_child() && entry.is_flat() != wanted
+        };
+        let next = (self.flats.cursor..count)
+            .find(stands_out)
+            .or_else(|| (0..count).find(stands_out));
+        let Some(slot) = next else {
+            return false;
+        };
+        self.flats.cursor = slot + 1;
+        let entry = self.root_slot(slot);
+        let turned = if wanted {
+            self.flatten(entry)
+        } else {
+            let plain = node_entry(self.arena.segments(), entry);
+            self.release_flat(entry);
+            plain
+        };
+        self.put_root_slot(slot, turned);
+        true
+    }
+
+    /// Whether the table is one of many routes below few root slots. What flat chunks take is then at most 72 octets a
+    /// route, and at most 600 KiB. Tables that have some keep them a little longer, not to go to and fro.
+    fn flat_wanted(&self) -> bool {
+        let most = (self.routes / ROUTES_A_CHUNK).min(MOST_CHUNKS);
+        let slack = if self.flats.count > 0 { most / 4 } else { 0 };
+        self.flats.chunks <= most + slack
+    }
+
+    /// Puts a flat chunk before the node of `entry`.
+    fn flatten(&mut self, entry: Entry) -> Entry {
+        let handle = self.arena.allocate(FLAT_CELLS);
+        store(self.arena.block(handle), 1, self.epoch());
+        self.flats.count += 1;
+        self.write_flat(handle, entry, (0, CHUNK.slots() - 1));
+        Entry::flat(handle).with_code(entry.code())
+    }
+
+    /// Brings the flat chunk of `before` up to what the node of `entry` says in the slots that changed.
+    fn refresh(&mut self, before: Entry, entry: Entry, changed: (usize, usize)) -> Entry {
+        let mut handle = before.handle();
+        if load(self.arena.block(handle), 1) != self.epoch() {
+            let copy = self.arena.allocate(FLAT_CELLS);
+            copy_cells(self.arena.block(handle), self.arena.block(copy), FLAT_CELLS);
+            store(self.arena.block(copy), 1, self.epoch());
+            self.retire(handle, FLAT_CELLS);
+            handle = copy;
+        }
+        self.write_flat(handle, entry, changed);
+        Entry::flat(handle).with_code(entry.code())
+    }
+
+    fn write_flat(&self, handle: u32, entry: Entry, (first, last): (usize, usize)) {
+        let cells = self.arena.block(handle);
+        let node = self.node(entry.handle(), CHUNK);
+        store(cells, 0, Entry::child(entry.handle(), 0).0);
+        for slot in first..=last {
+            let entry = node.entry(slot);
+            let entry = if entry.has_child() {
+                entry
+            } else {
+                Entry::child(EMPTY_TAIL, 0).with_code(entry.code())
+            };
+            store(cells, FLAT_HEADER + slot, entry.0);
+        }
+    }
+
+    /// Lets the flat chunk of `entry` go, if it has one.
+    fn release_flat(&mut self, entry: Entry) {
+        if !entry.is_flat() {
+            return;
+        }
+        self.flats.count -= 1;
+        let handle = entry.handle();
+        if load(self.arena.block(handle), 1) == self.epoch() {
+            self.arena.free(handle, FLAT_CELLS);
+        } else {
+            self.retire(handle, FLAT_CELLS);
+        }
+    }
+
+    /// What root slot `slot` says as it is stored.
+    fn root_slot(&self, slot: usize) -> Entry {
+        let WriterRoot::Slots { slots, .. } = &self.root else {
+            return Entry::default();
+        };
+        Entry(slots.get(slot).copied().unwrap_or_default())
+    }
+
+    fn put_root_slot(&mut self, slot: usize, entry: Entry) {
+        if let WriterRoot::Slots { slots, .. } = &mut self.root
+            && let Some(place) = slots.get_mut(slot)
+        {
+            *place = entry.0;
+        }
+    }
+}
+
+const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
+
+/// Cells before the slots.
+pub(super) const FLAT_HEADER: usize = 2;
+const FLAT_CELLS: usize = FLAT_HEADER + CHUNK.slots();
+
+/// The handle of a tail that says nothing, in every IPv4 table: it is written after the empty chunk, the block at 0.
+#[expect(clippy::cast_possible_truncation, reason = "44")]
+pub(super) const EMPTY_TAIL: u32 = allocated(CHUNK.starts_end() + 1) as u32;
+
+/// The most chunks that are flat: all of a /8.
+const MOST_CHUNKS: usize = 32;
+/// For each so many routes one chunk may be flat.
+const ROUTES_A_CHUNK: usize = 256;

@@ -1,0 +1,132 @@
+//! Flat chunks: tables that come to have them, keep them up to date, and lose them again.
+
+use core::net::Ipv4Addr;
+
+use super::super::flat::Flatness;
+use super::super::{Fib, FibReader, SimdLevel};
+use super::rng::Rng;
+use super::{Twin, check_batch, churn, id};
+use crate::fib::address::{Address, prefix_mask};
+
+#[test]
+fn random_changes_agree_with_a_scanned_list_for_routes_below_few_root_slots() {
+    // 10.0.0.0/12 is two root slots; one route in sixteen ends in the root or lies elsewhere.
+    churn::<Ipv4Addr>(5, 4_000, 900, |rng| match rng.below(16) {
+        0 => (rng.wide(), rng.below(14) as u8),
+        _ => (
+            0x0a00_0000_u128 << 96 | rng.wide() >> 12 & 0x0fff_07ff << 96,
+            [24, 32, 14 + rng.below(19) as u8][rng.below(3) as usize],
+        ),
+    });
+}
+
+/// A /24 and a host route inside, the `n`th of its kind in root slot `slot`.
+fn routes_of(slot: u32, n: u32) -> [(u128, u8); 2] {
+    let address = (slot << 19) + ((n % 2_000) << 8) + n % 251;
+    let key = u128::from(address) << 96;
+    [(key & prefix_mask(24), 24), (key, 32)]
+}
+
+fn check(reader: &FibReader<Ipv4Addr>, twin: &Twin, rng: &mut Rng) {
+    let mut keys = alloc::vec::Vec::new();
+    for _ in 0..70 {
+        let (key, len, _) = twin.routes[rng.below(twin.routes.len() as u64) as usize];
+        keys.push(key ^ rng.wide() & !prefix_mask(len));
+        keys.push(key.wrapping_sub(1 << 96));
+        keys.push(rng.wide());
+    }
+    check_batch(reader, twin, &keys);
+}
+
+#[test]
+fn a_table_that_spreads_loses_its_flat_chunks_and_one_that_shrinks_together_gains_them() {
+    let mut rng = Rng(8);
+    let mut fib = Fib::<Ipv4Addr>::new();
+    let mut twin = Twin::default();
+    let mut held = alloc::vec::Vec::new();
+    let mut seen = [false; 3];
+    let mut step = |fib: &mut Fib<Ipv4Addr>, twin: &Twin, rng: &mut Rng, n: u32| {
+        let memory = fib.memory();
+        assert!(
+            fib.flats.octets() <= 96 * fib.len(),
+            "{memory:?} for {} routes",
+            fib.len()
+        );
+        let flatness = fib.flats.flatness();
+        seen[flatness as usize] = true;
+        if n.is_multiple_of(50) || flatness == Flatness::Some {
+            let reader = fib.reader();
+            check(&reader, twin, rng);
+            if n.is_multiple_of(400) || flatness == Flatness::Some {
+                held.push((reader, twin.clone()));
+            }
+        }
+    };
+    let insert = |fib: &mut Fib<Ipv4Addr>, twin: &mut Twin, route: (u128, u8), n: u32| {
+        let prefix = Ipv4Addr::join(route.0, route.1);
+        let old = twin.insert(route.0, route.1, id(u64::from(n)));
+        assert_eq!(fib.insert(prefix, id(u64::from(n))), Ok(old));
+    };
+    for n in 0..1_000 {
+        for route in routes_of((0x0a << 5) + n % 3, n) {
+            insert(&mut fib, &mut twin, route, n);
+        }
+        step(&mut fib, &twin, &mut rng, n);
+    }
+    assert_eq!(fib.flats.flatness(), Flatness::All);
+    for n in 0..100 {
+        for route in routes_of(7 * n, n) {
+            insert(&mut fib, &mut twin, route, n);
+        }
+        step(&mut fib, &twin, &mut rng, n);
+    }
+    assert_eq!(fib.flats.flatness(), Flatness::None);
+    for n in 0..100 {
+        for (key, len) in routes_of(7 * n, n) {
+            assert_eq!(fib.remove(Ipv4Addr::join(key, len)), twin.remove(key, len));
+        }
+        step(&mut fib, &twin, &mut rng, n);
+    }
+    assert_eq!(fib.flats.flatness(), Flatness::All);
+    assert_eq!(seen, [true; 3]);
+    // Snapshots of all three kinds still say what they said.
+    for (reader, twin) in &held {
+        check(reader, twin, &mut rng);
+    }
+    for (key, len, next_hop) in core::mem::take(&mut twin.routes) {
+        assert_eq!(fib.remove(Ipv4Addr::join(key, len)), Some(next_hop));
+    }
+    assert_eq!(fib.flats, super::super::flat::Flats::default());
+    assert_eq!(fib.live, Fib::<Ipv4Addr>::new().live);
+}
+
+#[test]
+fn an_answer_past_the_addresses_stays_as_it_was() {
+    let mut fib = Fib::<Ipv4Addr>::new();
+    let mut wide = Fib::<core::net::Ipv6Addr>::new();
+    for n in 0..600_u32 {
+        let key = u128::from(n) << 111 | 1 << 125;
+        fib.insert(Ipv4Addr::join(key, 24), id(1)).unwrap();
+        wide.insert(core::net::Ipv6Addr::join(key, 48), id(1))
+            .unwrap();
+    }
+    let (fib, wide) = (fib.reader(), wide.reader());
+    for level in SimdLevel::ALL {
+        for count in [0, 1, 31, 32, 33, 40] {
+            let mut answers = [Some(id(9)); 50];
+            let any = [Ipv4Addr::UNSPECIFIED; 40];
+            fib.clone()
+                .with_simd_level(level)
+                .lookup_batch(&any[..count], &mut answers);
+            assert!(answers[..count].iter().all(Option::is_none));
+            assert!(answers[count..].iter().all(|answer| *answer == Some(id(9))));
+            let mut answers = [Some(id(9)); 50];
+            let any = [core::net::Ipv6Addr::UNSPECIFIED; 40];
+            wide.clone()
+                .with_simd_level(level)
+                .lookup_batch(&any[..count], &mut answers);
+            assert!(answers[..count].iter().all(Option::is_none));
+            assert!(answers[count..].iter().all(|answer| *answer == Some(id(9))));
+        }
+    }
+}
