@@ -12,10 +12,11 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::arena::Arena;
 use super::reader::Snapshot;
 
-/// A block that waits: its handle and its cells.
-#[derive(Clone, Copy, Debug)]
+/// A block that waits: its handle and its cells, 0 for none.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Block {
     pub(super) handle: u32,
     pub(super) cells: u32,
@@ -27,6 +28,16 @@ pub(super) struct Blocks {
     pub(super) node: Block,
     pub(super) cold: Block,
     pub(super) epoch: u64,
+}
+
+impl Blocks {
+    /// Gives the cells back, those of a cold block if there is one.
+    pub(super) fn free(self, arena: &mut Arena, cold: &mut Arena) {
+        arena.free(self.node.handle, self.node.cells as usize);
+        if self.cold.cells > 0 {
+            cold.free(self.cold.handle, self.cold.cells as usize);
+        }
+    }
 }
 
 /// Published snapshots, oldest first.

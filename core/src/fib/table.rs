@@ -200,9 +200,8 @@ impl<A: Address> Fib<A> {
     /// reader held for long may have left: the next calls take the rest.
     pub fn reclaim(&mut self) {
         self.published.look();
-        for Blocks { node, cold, .. } in self.published.share() {
-            self.arena.free(node.handle, node.cells as usize);
-            self.cold.free(cold.handle, cold.cells as usize);
+        for blocks in self.published.share() {
+            blocks.free(&mut self.arena, &mut self.cold);
         }
     }
 
@@ -351,10 +350,8 @@ impl<A: Address> Fib<A> {
                 handle,
                 cells: u32::try_from(cells).unwrap_or_default(),
             });
-        if let Some(Blocks { node, cold, .. }) = self.published.retire(Blocks { node, cold, epoch })
-        {
-            self.arena.free(node.handle, node.cells as usize);
-            self.cold.free(cold.handle, cold.cells as usize);
+        if let Some(blocks) = self.published.retire(Blocks { node, cold, epoch }) {
+            blocks.free(&mut self.arena, &mut self.cold);
         }
     }
 
