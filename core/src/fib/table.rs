@@ -357,12 +357,17 @@ impl<A: Address> Fib<A> {
 
     /// Lets a block of `cells` cells go that the newest snapshot may reach.
     pub(super) fn retire(&mut self, handle: u32, cells: usize) {
-        match self.published.back_mut() {
-            Some(newest) => {
-                let [nodes, _] = &mut newest.retired;
-                nodes.push((handle, u32::try_from(cells).unwrap_or_default()));
-            }
-            None => self.arena.free(handle, cells),
+        let blocks = Blocks {
+            node: Block {
+                handle,
+                cells: u32::try_from(cells).unwrap_or_default(),
+            },
+            cold: Block::default(),
+            // As if every snapshot could reach it.
+            epoch: 0,
+        };
+        if let Some(blocks) = self.published.retire(blocks) {
+            blocks.free(&mut self.arena, &mut self.cold);
         }
     }
 
