@@ -3,10 +3,11 @@
 //!
 //! `cargo bench -p warren-benches --bench engine`. `parse` is the walk over the inner headers alone, `shim` reading the
 //! encapsulation and that walk; `encap` and `decap` are the engine over a batch of 64 packets to and from random
-//! prefixes of the table: parse, lookups, every check, and the encapsulation or its removal. Filling the batch is not
-//! measured. `routes` is the lookups of such a batch alone, two for each packet, by the table that the engine has
-//! (`warren`) and by the `prefix-trie` crate, asked one by one as an engine with it would: `engine/encap` less the one
-//! plus the other is the batch before the engine had its table. Before each measurement the allocations of one batch are counted, and any ends the run.
+//! prefixes of the table: parse, every check, and the encapsulation or its removal. The flows of these packets are
+//! known after the first batch, so that no route is looked up for them. `routes` is what a batch of new flows asks, two
+//! addresses for each packet, by the table that the engine has (`warren`) and one by one by the `prefix-trie` crate.
+//! Filling the batch is not measured. Before each measurement the allocations of one batch are counted, and any ends
+//! the run.
 #![allow(
     missing_docs,
     clippy::indexing_slicing,

@@ -177,7 +177,9 @@ impl Arena {
 
     fn grow(&mut self, size: usize) {
         let step = match self.cells {
-            0..SMALL_TABLE_CELLS => (self.cells / 4).min(SMALL_SEGMENT_CELLS),
+            0..SMALL_TABLE_CELLS => {
+                (self.cells / 4).clamp(FIRST_SEGMENT_CELLS, SMALL_SEGMENT_CELLS)
+            }
             SMALL_TABLE_CELLS..MEDIUM_TABLE_CELLS => MEDIUM_SEGMENT_CELLS,
             MEDIUM_TABLE_CELLS.. => SEGMENT_CELLS,
         };
@@ -277,6 +279,8 @@ const SEGMENT_CELLS: usize = 1 << OFFSET_BITS;
 /// Small tables grow by a quarter of what they have and by no more than 4 KiB, so that ten routes do not pay for a
 /// hundred, nor a hundred for a thousand.
 const SMALL_SEGMENT_CELLS: usize = 512;
+/// 1 KiB: what every table has from the start is in its first segment.
+const FIRST_SEGMENT_CELLS: usize = 128;
 const SMALL_TABLE_CELLS: usize = 16 * SMALL_SEGMENT_CELLS;
 const MEDIUM_SEGMENT_CELLS: usize = 2048;
 const MEDIUM_TABLE_CELLS: usize = 64 * MEDIUM_SEGMENT_CELLS;
