@@ -355,7 +355,7 @@ impl<A: Address> Fib<A> {
         }
     }
 
-    /// Lets a block of `cells` cells go that the newest snapshot may reach.
+    /// Lets a flat chunk of `cells` cells go, whose second cell is its epoch.
     pub(super) fn retire(&mut self, handle: u32, cells: usize) {
         let blocks = Blocks {
             node: Block {
@@ -363,8 +363,7 @@ impl<A: Address> Fib<A> {
                 cells: u32::try_from(cells).unwrap_or_default(),
             },
             cold: Block::default(),
-            // As if every snapshot could reach it.
-            epoch: 0,
+            epoch: load(self.arena.block(handle), 1),
         };
         if let Some(blocks) = self.published.retire(blocks) {
             blocks.free(&mut self.arena, &mut self.cold);
