@@ -3,22 +3,31 @@
 //!
 //! `cargo bench -p warren-benches --bench engine`. `parse` is the walk over the inner headers alone, `shim` reading the
 //! encapsulation and that walk; `encap` and `decap` are the engine over a batch of 64 packets to and from random
-//! prefixes of the table: parse, lookups, every check, and the encapsulation or its removal. `flows` is the same by
-//! family, routes and remembered flows: 1024, or none. Filling the batch is not measured. Before each measurement the allocations of one batch are counted, and any ends the run.
+//! prefixes of the table: parse, every check, and the encapsulation or its removal. The flows of these packets are
+//! known after the first batch, so that no route is looked up for them. `flows` is the same by family, routes and
+//! remembered flows: 1024, or none, which has every packet's routes looked up. `routes` is what a batch of new flows
+//! asks, two addresses for each packet, by the table that the engine has (`warren`) and one by one by the `prefix-trie`
+//! crate. Filling the batch is not measured. Before each measurement the allocations of one batch are counted, and any
+//! ends the run.
 #![allow(
     missing_docs,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "criterion's macros; figures are printed"
 )]
 
 use std::hint::black_box;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use prefix_trie::{Prefix, PrefixMap};
 use warren_benches::allocations::{self, Counting};
 use warren_benches::overlay::{self, BATCH, Overlay, SLOT_OCTETS, encapsulations};
 use warren_core::Batch;
 use warren_core::encap::shim;
+use warren_core::fib::{Address, FibReader, NextHopId};
 use warren_core::packet::Packet;
 use warren_core::units::{Family, Time};
 
@@ -153,6 +162,77 @@ fn flows(c: &mut Criterion) {
     group.finish();
 }
 
+fn lookups(c: &mut Criterion) {
+    let mut group = c.benchmark_group("routes");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let [encapsulation, ..] = encapsulations();
+    for routes in ROUTES {
+        let overlay = |family| Overlay::new(encapsulation, family, PACKET_OCTETS[0], routes);
+        let v4 = overlay(Family::V4);
+        let pairs = addresses(&v4.packets, 12, |octets: [u8; 4]| Ipv4Addr::from(octets));
+        lookups_of(
+            &mut group,
+            &format!("ipv4/{routes}"),
+            v4.sender.tables().fib_v4(),
+            &pairs,
+        );
+        let v6 = overlay(Family::V6);
+        let pairs = addresses(&v6.packets, 8, |octets: [u8; 16]| Ipv6Addr::from(octets));
+        lookups_of(
+            &mut group,
+            &format!("ipv6/{routes}"),
+            v6.sender.tables().fib_v6(),
+            &pairs,
+        );
+    }
+    group.finish();
+}
+
+fn lookups_of<A: Address>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    fib: &FibReader<A>,
+    addresses: &[A],
+) where
+    A::Prefix: Prefix,
+{
+    let naive: PrefixMap<A::Prefix, NextHopId> = fib.iter().collect();
+    let mut answers = vec![None; addresses.len()];
+    let mut expected = answers.clone();
+    let ask_naive = |answers: &mut [Option<NextHopId>]| {
+        for (address, answer) in addresses.iter().zip(answers) {
+            let host = A::join(address.to_key(), A::BITS);
+            *answer = naive.get_lpm(&host).map(|(_, next_hop)| *next_hop);
+        }
+    };
+    fib.lookup_batch(addresses, &mut answers);
+    ask_naive(&mut expected);
+    assert_eq!(answers, expected);
+    assert!(
+        answers.iter().all(Option::is_some),
+        "{name}: every address has a route"
+    );
+    group.bench_function(format!("warren/{name}"), |b| {
+        b.iter(|| fib.lookup_batch(black_box(addresses), black_box(&mut answers)));
+    });
+    group.bench_function(format!("prefix-trie/{name}"), |b| {
+        b.iter(|| ask_naive(black_box(&mut expected)));
+    });
+}
+
+/// Source and destination of each packet, the first of them `at` octets into its header.
+fn addresses<A, const OCTETS: usize>(
+    packets: &[Vec<u8>],
+    at: usize,
+    address: impl Fn([u8; OCTETS]) -> A,
+) -> Vec<A> {
+    packets
+        .iter()
+        .flat_map(|packet| packet[at..at + 2 * OCTETS].as_chunks().0)
+        .map(|octets| address(*octets))
+        .collect()
+}
+
 /// Measures `work` over a batch that `fill` fills each time, unmeasured.
 fn measure(
     bencher: &mut criterion::Bencher<'_>,
@@ -179,5 +259,5 @@ fn assert_none_allocated(name: &str, work: impl FnOnce()) {
     assert_eq!(allocated, 0, "{name} allocates");
 }
 
-criterion_group!(benches, parse, engine, flows);
+criterion_group!(benches, parse, lookups, engine, flows);
 criterion_main!(benches);

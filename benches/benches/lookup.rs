@@ -1,4 +1,4 @@
-//! What does a route lookup cost? By family, table, trace and way of asking; and a build, an insert with a remove.
+//! What does a route lookup cost? By family, table, trace and way of asking; and a build, changes and publications.
 //!
 //! `WARREN_ROUTES=table.txt.gz cargo bench -p warren-benches --bench lookup`. The peers are in `lookup-ratios`.
 #![allow(
@@ -54,13 +54,40 @@ fn lookups<A: Family>(c: &mut Criterion, set: &str, routes: &[(A::Prefix, u16)])
             BatchSize::PerIteration,
         );
     });
-    group.throughput(Throughput::Elements(2));
     let mut rng = routes::Rng(9);
+    group.throughput(Throughput::Elements(2));
     group.bench_function("remove and insert", |b| {
         b.iter(|| {
             let (prefix, next_hop) = hops[rng.below(hops.len())];
             fib.remove(prefix);
             fib.insert(prefix, next_hop).expect("fits")
+        });
+    });
+    // As a worker sees it: the newest snapshot is held until the next is there.
+    for changes in [2, 64, 1024] {
+        let mut held = fib.reader();
+        group.throughput(Throughput::Elements(changes));
+        group.bench_function(format!("{changes} removed and inserted, published"), |b| {
+            b.iter(|| {
+                for _ in 0..changes / 2 {
+                    let (prefix, next_hop) = hops[rng.below(hops.len())];
+                    fib.remove(prefix);
+                    fib.insert(prefix, next_hop).expect("fits");
+                }
+                drop(std::mem::replace(&mut held, fib.reader()));
+            });
+        });
+    }
+    let mut held = fib.reader();
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("64 next hops replaced, published", |b| {
+        b.iter(|| {
+            for _ in 0..64 {
+                let (prefix, _) = hops[rng.below(hops.len())];
+                let (_, next_hop) = hops[rng.below(hops.len())];
+                fib.insert(prefix, next_hop).expect("fits");
+            }
+            drop(std::mem::replace(&mut held, fib.reader()));
         });
     });
     group.finish();

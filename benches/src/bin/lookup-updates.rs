@@ -8,6 +8,14 @@
 //! The reader takes the newest snapshot the way a worker does: an atomic epoch once a batch, the handle under a lock
 //! when the epoch moved. The writer removes and inserts random routes of the table; it
 //! spins when it has nothing to do. The kinds take turns, three rounds.
+//!
+//! Single changes are timed in the same sequence several times over, each time on a fresh table. What the table does
+//! at one place of the sequence it does there every time; what the machine does meanwhile it does elsewhere the next
+//! time. So the least of the times at each place is the table's, the rest the machine's: a loop that only spins,
+//! timed in the same run, shows how much that is.
+//!
+//! What updates cost the reader is asked in pairs of 10 ms each, one with updates and one without, next to each
+//! other: the median of their ratios, with what two idle halves of such pairs give.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
@@ -27,6 +35,37 @@ use warren_core::fib::Fib;
 fn main() {
     report::<Ipv4Addr>(&routes::full::<Ipv4Addr>());
     report::<Ipv6Addr>(&routes::full::<Ipv6Addr>());
+    many::<Ipv4Addr>(24, 10);
+    many::<Ipv6Addr>(64, 10);
+    many::<Ipv4Addr>(24, 100);
+    many::<Ipv6Addr>(64, 100);
+}
+
+/// Thousands of small tables at once, one for each VNI.
+fn many<A: Family>(len: u8, routes: u32) {
+    let start = Instant::now();
+    let tables: Vec<_> = (0..TABLES)
+        .map(|vni| {
+            let mut fib = Fib::<A>::new();
+            for n in 0..routes {
+                let key = 0x0a_u128 << 120 | u128::from(n) << (128 - u32::from(len));
+                fib.insert(A::join(key, len), id((vni + n) as u16 % 251))
+                    .expect("far below the limit");
+            }
+            let reader = fib.reader();
+            (fib, reader)
+        })
+        .collect();
+    let took = start.elapsed().as_secs_f64() * 1e3;
+    let octets: usize = tables
+        .iter()
+        .map(|(fib, _)| fib.memory().total_octets)
+        .sum();
+    println!(
+        "{TABLES} {} tables of {routes} routes, each published: {took:.1} ms, {} octets each",
+        A::NAME,
+        octets / TABLES as usize
+    );
 }
 
 fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
@@ -40,8 +79,15 @@ fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
         per_route(memory.lookup_octets),
         per_route(memory.total_octets)
     );
-    single::<A>(&mut fib, routes);
+    single::<A>(routes);
     let trace = routes::matched::<A>(routes);
+    for (name, rate) in [
+        ("pairs of two idle writers", 0.0),
+        ("pairs, 100,000 updates a second", 100_000.0),
+        ("pairs, as fast as it goes", f64::INFINITY),
+    ] {
+        paired(&mut fib, routes, &trace, name, rate);
+    }
     let kinds = [
         ("idle", 0, 0.0),
         ("100,000/s in batches of 100", 100, 100_000.0),
@@ -98,40 +144,172 @@ fn build<A: Family>(routes: &[(A::Prefix, u16)]) {
     println!("one by one: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
 }
 
-/// Times each update by itself, published at once.
-fn single<A: Family>(fib: &mut Fib<A>, routes: &[(A::Prefix, u16)]) {
-    let mut rng = Rng(11);
-    let mut changes = Vec::new();
-    let mut publishes = Vec::new();
-    let mut held = fib.reader();
-    for _ in 0..50_000 {
-        let (prefix, next_hop) = routes[rng.below(routes.len())];
-        let start = Instant::now();
-        fib.remove(prefix);
-        changes.push(start.elapsed());
-        let start = Instant::now();
-        fib.insert(prefix, id(next_hop))
-            .expect("far below the limit");
-        changes.push(start.elapsed());
-        let start = Instant::now();
-        held = fib.reader();
-        publishes.push(start.elapsed());
+/// Times of one kind, in nanoseconds.
+#[derive(Default)]
+struct Series {
+    all: Vec<u128>,
+    /// The least time at each place of the sequence.
+    least: Vec<u128>,
+    next: usize,
+}
+
+impl Series {
+    fn add(&mut self, time: Duration) {
+        let nanos = time.as_nanos();
+        self.all.push(nanos);
+        match self.least.get_mut(self.next) {
+            Some(least) => *least = nanos.min(*least),
+            None => self.least.push(nanos),
+        }
+        self.next += 1;
     }
-    drop(held);
-    for (name, times) in [
-        ("one change after a publication", &mut changes),
-        ("one publication", &mut publishes),
-    ] {
-        times.sort();
-        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_nanos();
-        println!(
-            "{name}: median {} ns, 99 % {} ns, 99.9 % {} ns, most {} ns",
-            at(0.5),
-            at(0.99),
-            at(0.999),
-            at(1.0)
-        );
+
+    fn print(&mut self, name: &str) {
+        for (kind, times) in [
+            ("each", &mut self.all),
+            ("least of all rounds", &mut self.least),
+        ] {
+            times.sort_unstable();
+            let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+            let over = times.len() - times.partition_point(|time| *time <= 50_000);
+            println!(
+                "{name}, {kind}: median {} ns, 99 % {} ns, 99.9 % {} ns, most {} ns; {over} of {} over 50 us",
+                at(0.5),
+                at(0.99),
+                at(0.999),
+                at(1.0),
+                times.len()
+            );
+        }
     }
+}
+
+/// Times each change and each publication by itself.
+fn single<A: Family>(routes: &[(A::Prefix, u16)]) {
+    let [mut growing, mut changes, mut publications, mut spins]: [Series; 4] = Default::default();
+    for _ in 0..SINGLE_ROUNDS {
+        for series in [&mut growing, &mut changes, &mut publications, &mut spins] {
+            series.next = 0;
+        }
+        let mut rng = Rng(11);
+        let mut shuffled = routes.to_vec();
+        for at in (1..shuffled.len()).rev() {
+            shuffled.swap(at, rng.below(at + 1));
+        }
+        let mut fib = Fib::<A>::new();
+        for (prefix, next_hop) in &shuffled {
+            let start = Instant::now();
+            fib.insert(*prefix, id(*next_hop))
+                .expect("far below the limit");
+            growing.add(start.elapsed());
+        }
+        let mut held = fib.reader();
+        for _ in 0..50_000 {
+            let (prefix, next_hop) = routes[rng.below(routes.len())];
+            let start = Instant::now();
+            fib.remove(prefix);
+            changes.add(start.elapsed());
+            let start = Instant::now();
+            drop(std::mem::replace(&mut held, fib.reader()));
+            publications.add(start.elapsed());
+            let start = Instant::now();
+            fib.insert(prefix, id(next_hop))
+                .expect("far below the limit");
+            changes.add(start.elapsed());
+            let start = Instant::now();
+            drop(std::mem::replace(&mut held, fib.reader()));
+            publications.add(start.elapsed());
+        }
+        drop(held);
+        for _ in 0..200_000 {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_nanos(1_200) {
+                std::hint::spin_loop();
+            }
+            spins.add(start.elapsed());
+        }
+    }
+    growing.print("one insertion into a growing table");
+    changes.print("one change after a publication");
+    publications.print("one publication");
+    spins.print("nothing but 1.2 us of spinning");
+}
+
+/// What the reader takes beside a writer, as a ratio to what it takes beside one that only spins: the median of many
+/// short pairs, and the 95 % interval of that median.
+fn paired<A: Family>(
+    fib: &mut Fib<A>,
+    routes: &[(A::Prefix, u16)],
+    trace: &[A],
+    name: &str,
+    rate: f64,
+) {
+    let published = Mutex::new(fib.reader());
+    let epoch = AtomicU64::new(0);
+    let lookups = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    let mut ratios = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut table = published.lock().expect("no holder panics").clone();
+            let (mut seen, mut count, mut answers) = (0, 0_u64, [None; 32]);
+            for addresses in trace.chunks(32).cycle() {
+                let now = epoch.load(Ordering::Acquire);
+                if now != seen {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    seen = now;
+                    table = published.lock().expect("no holder panics").clone();
+                }
+                table.lookup_batch(addresses, &mut answers);
+                count += addresses.len() as u64;
+                lookups.store(count, Ordering::Relaxed);
+            }
+        });
+        let mut rng = Rng(23);
+        let mut half = |rate: f64| {
+            let (start, before) = (Instant::now(), lookups.load(Ordering::Relaxed));
+            let mut updates = 0;
+            while start.elapsed() < Duration::from_millis(10) {
+                if f64::from(updates) >= start.elapsed().as_secs_f64() * rate {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                for _ in 0..PAIRED_BATCH / 2 {
+                    let (prefix, next_hop) = routes[rng.below(routes.len())];
+                    fib.remove(prefix);
+                    fib.insert(prefix, id(next_hop))
+                        .expect("far below the limit");
+                }
+                *published.lock().expect("no holder panics") = fib.reader();
+                epoch.fetch_add(1, Ordering::Release);
+                updates += PAIRED_BATCH;
+            }
+            let count = lookups.load(Ordering::Relaxed) - before;
+            start.elapsed().as_secs_f64() / count as f64
+        };
+        let ratios: Vec<f64> = (0..PAIRS)
+            .map(|pair| {
+                if pair % 2 == 0 {
+                    let idle = half(0.0);
+                    half(rate) / idle
+                } else {
+                    let busy = half(rate);
+                    busy / half(0.0)
+                }
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        epoch.fetch_add(1, Ordering::Release);
+        ratios
+    });
+    ratios.sort_by(f64::total_cmp);
+    let spread = (PAIRS as f64).sqrt() as usize;
+    let [low, middle, high] =
+        [PAIRS / 2 - spread, PAIRS / 2, PAIRS / 2 + spread].map(|at| ratios[at]);
+    println!(
+        "{name}: the reader takes {middle:.3} of what it takes beside an idle writer ({low:.3} to {high:.3})"
+    );
 }
 
 fn beside_a_reader<A: Family>(
@@ -207,3 +385,11 @@ fn beside_a_reader<A: Family>(
 }
 
 const ROUNDS: usize = 3;
+/// Small tables at once.
+const TABLES: u32 = 4_000;
+/// Rounds of single changes.
+const SINGLE_ROUNDS: usize = 5;
+/// Pairs of 10 ms with and without updates.
+const PAIRS: usize = 400;
+/// Updates published at once in these pairs.
+const PAIRED_BATCH: u32 = 100;

@@ -43,6 +43,8 @@ pub(super) const fn place(handle: u32) -> (usize, usize) {
 /// Cell `at` of `block`; 0 past its end.
 #[inline(always)]
 pub(super) fn load(block: &[AtomicU64], at: usize) -> u64 {
+    #[cfg(test)]
+    super::tests::hooks::reads();
     block.get(at).map_or(0, |cell| cell.load(Ordering::Relaxed))
 }
 
@@ -50,14 +52,30 @@ pub(super) fn load(block: &[AtomicU64], at: usize) -> u64 {
 #[inline]
 pub(super) fn store(block: &[AtomicU64], at: usize, value: u64) {
     if let Some(cell) = block.get(at) {
-        cell.store(value, Ordering::Relaxed);
+        put(cell, value);
     }
+}
+
+/// Writes one cell, which no snapshot may reach.
+#[inline(always)]
+pub(super) fn put(cell: &AtomicU64, value: u64) {
+    writes(1);
+    cell.store(value, Ordering::Relaxed);
+}
+
+/// Tells the tests that `cells` cells are written.
+#[inline(always)]
+pub(super) fn writes(cells: usize) {
+    #[cfg(test)]
+    super::tests::hooks::writes(cells);
+    #[cfg(not(test))]
+    let _ = cells;
 }
 
 /// Copies the first `count` cells of a block to another, which no snapshot may reach.
 pub(super) fn copy_cells(from: &[AtomicU64], to: &[AtomicU64], count: usize) {
     for (from, to) in from.iter().zip(to).take(count) {
-        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        put(to, from.load(Ordering::Relaxed));
     }
 }
 
@@ -140,6 +158,11 @@ impl Arena {
         self.push(handle, class);
     }
 
+    /// Whether blocks for `one` and for `other` cells are of one size.
+    pub(super) fn same_size(one: usize, other: usize) -> bool {
+        class_above(one) == class_above(other)
+    }
+
     #[cfg(test)]
     pub(super) fn limit_segments(&mut self, max: usize) {
         self.max_segments = max;
@@ -154,11 +177,14 @@ impl Arena {
 
     fn grow(&mut self, size: usize) {
         let step = match self.cells {
-            0..SMALL_TABLE_CELLS => SMALL_SEGMENT_CELLS,
+            0..SMALL_TABLE_CELLS => {
+                (self.cells / 4).clamp(FIRST_SEGMENT_CELLS, SMALL_SEGMENT_CELLS)
+            }
             SMALL_TABLE_CELLS..MEDIUM_TABLE_CELLS => MEDIUM_SEGMENT_CELLS,
             MEDIUM_TABLE_CELLS.. => SEGMENT_CELLS,
         };
         let step = step.max(size);
+        writes(step + 2 * self.segments.len());
         let segment: Segment = (0..step).map(|_| AtomicU64::new(0)).collect();
         self.fresh = to_u32(self.segments.len()) << OFFSET_BITS;
         self.fresh_cells = step;
@@ -250,8 +276,11 @@ const MAX_SEGMENTS: usize = 1 << (32 - OFFSET_BITS);
 
 /// 128 KiB: setting one up takes about 20 microseconds, which is inside the bound of one update.
 const SEGMENT_CELLS: usize = 1 << OFFSET_BITS;
-/// Small tables grow by 4 KiB, so that a hundred routes do not pay for a thousand.
+/// Small tables grow by a quarter of what they have and by no more than 4 KiB, so that ten routes do not pay for a
+/// hundred, nor a hundred for a thousand.
 const SMALL_SEGMENT_CELLS: usize = 512;
+/// 1 KiB: what every table has from the start is in its first segment.
+const FIRST_SEGMENT_CELLS: usize = 128;
 const SMALL_TABLE_CELLS: usize = 16 * SMALL_SEGMENT_CELLS;
 const MEDIUM_SEGMENT_CELLS: usize = 2048;
 const MEDIUM_TABLE_CELLS: usize = 64 * MEDIUM_SEGMENT_CELLS;

@@ -280,14 +280,20 @@ impl Draft {
 
     /// Calls `visit` with what each run says and the slots that it has.
     pub(super) fn for_each_run(&self, mut visit: impl FnMut(usize, Entry)) {
-        let mut slot = 0;
-        for (index, entry) in self.leaves.iter().enumerate() {
-            let end = self
-                .start_of(index + 1)
-                .unwrap_or_else(|| self.shape.slots());
-            visit(end - slot, *entry);
-            slot = end;
+        let mut leaves = self.leaves.iter();
+        let mut run = (0, Entry::default());
+        for (group, starts) in self.starts.iter().enumerate().take(self.shape.groups()) {
+            let mut starts = *starts;
+            while starts != 0 {
+                let slot = group * GROUP_SLOTS + starts.trailing_zeros() as usize;
+                starts &= starts - 1;
+                if slot > run.0 {
+                    visit(slot - run.0, run.1);
+                }
+                run = (slot, leaves.next().copied().unwrap_or_default());
+            }
         }
+        visit(self.shape.slots() - run.0, run.1);
     }
 
     /// Replaces what the slots `first..=last` say by `change` of it, and joins and splits runs to fit.

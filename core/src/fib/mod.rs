@@ -30,6 +30,7 @@ mod build;
 mod draft;
 mod flat;
 mod node;
+mod published;
 mod reader;
 #[allow(
     unsafe_code,

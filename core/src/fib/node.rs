@@ -330,7 +330,12 @@ pub(super) trait RouteList {
 
     /// The number of routes whose key is below `key`.
     fn lower_bound(&self, key: u32) -> usize {
-        let (mut low, mut high) = (0, self.count());
+        self.lower_bound_among(self.count(), key)
+    }
+
+    /// The same among the first `count` routes.
+    fn lower_bound_among(&self, count: usize, key: u32) -> usize {
+        let (mut low, mut high) = (0, count);
         while low < high {
             let middle = low.midpoint(high);
             if self.at(middle).key() < key {
@@ -350,10 +355,35 @@ pub(super) trait RouteList {
 
     /// The longest route of at most `len` bits that covers `slot` in a node of `stride` bits.
     fn cover(&self, slot: usize, stride: u8, len: u8) -> Option<RouteCell> {
-        (0..=len)
-            .rev()
-            .find_map(|len| self.find(slot >> (stride - len) << (stride - len), len))
+        let unused = stride - len;
+        let key = RouteCell::new(slot >> unused << unused, len, 0).key();
+        self.cover_before(self.lower_bound(key + 1), slot, stride)
     }
+
+    /// The longest route among the first `index` that covers `slot`; these are all that come before it, or before
+    /// some prefix of it.
+    ///
+    /// The routes are in preorder, so whatever covers `slot` covers the last of them too: it is that one, or no
+    /// longer than what that one and `slot` have in common.
+    fn cover_before(&self, mut index: usize, slot: usize, stride: u8) -> Option<RouteCell> {
+        loop {
+            index = index.checked_sub(1)?;
+            let route = self.at(index);
+            let common = common_bits(route.slot(), slot, stride);
+            if route.len() <= common {
+                return Some(route);
+            }
+            let unused = stride - common;
+            let key = RouteCell::new(slot >> unused << unused, common, 0).key();
+            index = self.lower_bound_among(index, key + 1);
+        }
+    }
+}
+
+/// The number of leading bits that two slots of a node of `stride` bits share.
+fn common_bits(one: usize, other: usize, stride: u8) -> u8 {
+    let different = usize::BITS - (one ^ other).leading_zeros();
+    stride.saturating_sub((different & 0x1f) as u8)
 }
 
 impl RouteList for Vec<RouteCell> {

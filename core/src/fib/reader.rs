@@ -17,7 +17,7 @@ use super::walk::{Covering, Routes, View};
 ///
 /// Lookups never wait and never see a half-made change: a snapshot does not change. A clone is one reference count.
 /// Dropping one frees nothing but the last one of a dropped table: the writer takes memory back. A snapshot that is
-/// kept keeps the memory of everything that was replaced after it.
+/// kept keeps the memory of everything that was replaced after it, and of no other snapshot.
 #[derive(Clone, Debug)]
 pub struct FibReader<A> {
     snapshot: Arc<Snapshot>,

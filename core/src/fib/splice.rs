@@ -2,12 +2,13 @@
 //!
 //! `draft.rs` can make any change to any node, and unpacks and packs all of it. Most changes of an IPv4 table are of a
 //! route that covers few slots and none with a child: a handful of leaves become others, everything before and behind
-//! them is copied as it is, four leaves or two routes at a time. [`Splice`] says what changes; where it cannot, there
-//! is none and the caller goes by the draft.
+//! them is copied as it is, four leaves or two routes at a time. A node that no snapshot reaches yet is changed where
+//! it is, as long as its blocks are large enough: only what lies behind the change moves. [`Splice`] says what changes;
+//! where it cannot, there is none and the caller goes by the draft.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::arena::{copy_cells, load, store};
+use super::arena::{copy_cells, load, put, store};
 use super::node::{Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList};
 
 /// What one route's coming or going changes in a narrow node.
@@ -55,14 +56,14 @@ impl Splice {
     /// Removes the route for the first `len` bits of `slot`, which is not the node's only one.
     pub(super) fn remove(node: Node<'_>, slot: usize, len: u8) -> Option<Self> {
         let routes = node.routes();
-        let route = routes.find(slot, len)?;
         if routes.count() < 2 {
             return None;
         }
-        let index = routes.lower_bound(route.key());
-        let below = len
-            .checked_sub(1)
-            .and_then(|len| routes.cover(slot, node.shape.stride, len))
+        let key = RouteCell::new(slot, len, 0).key();
+        let index = routes.lower_bound(key);
+        let route = Some(routes.at(index)).filter(|route| route.0 != 0 && route.key() == key)?;
+        let below = routes
+            .cover_before(index, slot, node.shape.stride)
             .map_or(0, RouteCell::code);
         let gaps = Gaps::new(&routes, index + 1, node.shape.stride);
         Self::new(node, route, gaps, below, |splice| {
@@ -91,9 +92,7 @@ impl Splice {
         epoch: u64,
     ) {
         let shape = node.shape;
-        let header = load(node.cells, 0) & 0xffff_ffff & !0x3fff;
-        let count = self.route_count(node);
-        store(cells, 0, u64::from(handle) << 32 | header | count as u64);
+        store(cells, 0, u64::from(handle) << 32 | self.header(node));
         let first = node.leaf_before(0) + 1;
         let kept = self.before / 4 * 4;
         copy_from(node.cells, cells, shape.header(), (first + kept) / 4);
@@ -106,22 +105,58 @@ impl Splice {
             first + kept,
             self.before - kept,
         );
-        for (place, leaf) in self.fresh.iter().take(self.fresh_count).enumerate() {
-            set_lane::<16>(cells, at + place, u64::from(*leaf));
-        }
+        self.write_fresh(cells, at);
         let rest = node.leaf_end() - behind;
         copy_lanes::<16>(node.cells, behind, cells, at + self.fresh_count, rest);
         // Routes are two a cell; the first cell of the block is the epoch.
         let from = node.cold_cells();
         store(cold, 0, epoch);
         copy_lanes::<32>(from, 2, cold, 2, self.index);
-        let (source, mut target) = (2 + self.index + usize::from(self.was), 2 + self.index);
+        let (source, target) = self.routes_behind();
         let rest = node.route_count() + 2 - source;
-        if let Some(route) = self.route {
-            set_lane::<32>(cold, target, u64::from(route.0));
-            target += 1;
-        }
+        self.write_route(cold);
         copy_lanes::<32>(from, source, cold, target, rest);
+    }
+
+    /// Changes the node where it is: no snapshot reaches it, and its blocks hold [`extent`](Self::extent) of it.
+    pub(super) fn write_in_place(&self, node: Node<'_>) {
+        let cold = node.cold_cells();
+        let (source, target) = self.routes_behind();
+        move_lanes::<32>(cold, source, target, node.route_count() + 2 - source);
+        self.write_route(cold);
+        let first = node.leaf_before(0) + 1;
+        let [at, behind] = [first + self.before, first + self.before + self.removed];
+        let rest = node.leaf_end() - behind;
+        move_lanes::<16>(node.cells, behind, at + self.fresh_count, rest);
+        self.write_fresh(node.cells, at);
+        self.write_starts(node, node.cells);
+        let cold = u64::from(node.cold_handle());
+        store(node.cells, 0, cold << 32 | self.header(node));
+    }
+
+    /// The lower half of the node's first cell after the change.
+    fn header(&self, node: Node<'_>) -> u64 {
+        load(node.cells, 0) & 0xffff_ffff & !0x3fff | self.route_count(node) as u64
+    }
+
+    /// The lanes of the cold block from which the routes behind the change come, and to which they go.
+    fn routes_behind(&self) -> (usize, usize) {
+        (
+            2 + self.index + usize::from(self.was),
+            2 + self.index + usize::from(self.route.is_some()),
+        )
+    }
+
+    fn write_route(&self, cold: &[AtomicU64]) {
+        if let Some(route) = self.route {
+            set_lane::<32>(cold, 2 + self.index, u64::from(route.0));
+        }
+    }
+
+    fn write_fresh(&self, cells: &[AtomicU64], at: usize) {
+        for (place, leaf) in self.fresh.iter().take(self.fresh_count).enumerate() {
+            set_lane::<16>(cells, at + place, u64::from(*leaf));
+        }
     }
 
     fn new(
@@ -208,9 +243,16 @@ impl Splice {
             set_lane::<16>(cells, 4 * shape.header() + group, before as u64);
             before += starts.count_ones() as usize;
         }
-        for group in self.group + 2..shape.groups() {
-            let count = node.leaf_before(group) + self.fresh_count - self.removed;
-            set_lane::<16>(cells, 4 * shape.header() + group, count as u64);
+        // Every later count moves by the same; four of them are a cell, and none of them passes 16 bits or zero.
+        let mut group = self.group + 2;
+        while group < shape.groups() {
+            let at = shape.header() + group / 4;
+            let counts = load(node.cells, at);
+            let ones = 0x0001_0001_0001_0001 << (group % 4 * 16);
+            let counts = (counts + ones * self.fresh_count as u64) - ones * self.removed as u64;
+            let kept = (1 << (group % 4 * 16)) - 1;
+            store(cells, at, load(cells, at) & kept | counts & !kept);
+            group = (group / 4 + 1) * 4;
         }
     }
 
@@ -251,27 +293,73 @@ fn copy_lanes<const BITS: u32>(
     let lanes = (64 / BITS) as usize;
     let head = (target.wrapping_neg() % lanes).min(count);
     let whole = (count - head) / lanes;
-    let one_by_one = (0..head).chain(head + whole * lanes..count);
-    for at in one_by_one {
+    for at in 0..head {
         set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
     }
     let first = source + head;
-    #[expect(clippy::cast_possible_truncation, reason = "below 4")]
-    let shift = (first % lanes) as u32 * BITS;
+    let shift = shift_of::<BITS>(first);
     let targets = to.get((target + head) / lanes..).unwrap_or_default();
     let sources = from.get(first / lanes..).unwrap_or_default();
-    let mut low = load(sources, 0);
-    for (at, target) in targets.iter().take(whole).enumerate() {
-        let high = if shift == 0 && at + 1 == whole {
-            0
-        } else {
-            load(sources, at + 1)
-        };
-        // Twice, since a shift by 64 is none.
-        let cell = low >> shift | (high << 1) << (63 - shift);
-        target.store(cell, core::sync::atomic::Ordering::Relaxed);
-        low = high;
+    if shift == 0 {
+        copy_cells(sources, targets, whole);
+    } else {
+        for (pair, target) in sources.windows(2).zip(targets).take(whole) {
+            if let [low, high] = pair {
+                let [low, high] = [low, high].map(|cell| cell.load(Ordering::Relaxed));
+                put(target, across(low, high, shift));
+            }
+        }
     }
+    for at in head + whole * lanes..count {
+        set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
+    }
+}
+
+/// Moves `count` lanes within a block, as [`copy_lanes`] copies them.
+fn move_lanes<const BITS: u32>(cells: &[AtomicU64], source: usize, target: usize, count: usize) {
+    // Forwards, a lane is written only after it was read, in `copy_lanes` too: its stretches go in order.
+    if target < source {
+        copy_lanes::<BITS>(cells, source, cells, target, count);
+    }
+    if target <= source {
+        return;
+    }
+    let lanes = (64 / BITS) as usize;
+    let head = (target.wrapping_neg() % lanes).min(count);
+    let whole = (count - head) / lanes;
+    let first = source + head;
+    let shift = shift_of::<BITS>(first);
+    let targets = cells.get((target + head) / lanes..).unwrap_or_default();
+    let sources = cells.get(first / lanes..).unwrap_or_default();
+    let mut high = load(sources, whole);
+    for at in (head + whole * lanes..count).rev() {
+        set_lane::<BITS>(cells, target + at, lane::<BITS>(cells, source + at));
+    }
+    let sources = sources.get(..whole).unwrap_or_default();
+    let targets = targets.get(..whole).unwrap_or_default();
+    for (source, target) in sources.iter().zip(targets).rev() {
+        let low = source.load(Ordering::Relaxed);
+        put(target, across(low, high, shift));
+        high = low;
+    }
+    for at in (0..head).rev() {
+        set_lane::<BITS>(cells, target + at, lane::<BITS>(cells, source + at));
+    }
+}
+
+/// The cell that begins `shift` bits within `low` and ends within `high`.
+const fn across(low: u64, high: u64, shift: u32) -> u64 {
+    // Twice, since a shift by 64 is none.
+    low >> shift | (high << 1) << (63 - shift)
+}
+
+/// Bits before `lane` in its cell.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "lanes of a block fit 18 bits"
+)]
+const fn shift_of<const BITS: u32>(lane: usize) -> u32 {
+    (lane as u32 % (64 / BITS)) * BITS
 }
 
 fn lane<const BITS: u32>(cells: &[AtomicU64], lane: usize) -> u64 {

@@ -11,21 +11,21 @@
 //! A change writes new copies of the nodes from the one that holds the route up to the root, in cells that no snapshot
 //! reaches, and then the root's slot. [`Fib::reader`] publishes: it puts the root and the list of segments into a
 //! [`Snapshot`] behind an `Arc`. From then on the nodes that it reaches are at rest; nodes younger than the last
-//! snapshot are rewritten at will. A node that is replaced while snapshots may reach it waits with the newest of them;
-//! when that snapshot and all before it have no reader left, its cells are used again. Readers never free anything:
-//! the writer keeps a reference to each snapshot until it is the only one.
+//! snapshot are rewritten at will. A node that is replaced while snapshots may reach it waits until none of them has a
+//! reader left (`published.rs` keeps the books), then its cells are used again. Readers never free anything: the
+//! writer keeps a reference to each snapshot until it is the only one.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use super::address::Address;
-use super::arena::{Arena, Segment, copy_cells, load, store};
+use super::arena::{Arena, Segment, copy_cells, load, store, writes};
 use super::draft::Draft;
 use super::flat::{Flats, node_entry};
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
+use super::published::{Block, Blocks, Books};
 use super::reader::{FibReader, Root, Snapshot};
 use super::simd::{Level, SimdLevel};
 use super::splice::Splice;
@@ -46,8 +46,7 @@ pub struct Fib<A> {
     pub(super) routes: usize,
     /// Snapshots made so far: what a node's epoch is compared with.
     epoch: u64,
-    /// Published snapshots, oldest first, each with the nodes that were replaced while it was the newest.
-    published: VecDeque<Published>,
+    published: Books,
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
     pub(super) flats: Flats,
@@ -67,13 +66,6 @@ pub(super) enum WriterRoot {
     },
 }
 
-#[derive(Debug)]
-struct Published {
-    snapshot: Arc<Snapshot>,
-    /// Handles and cells of blocks of the first arena, and of cold blocks.
-    retired: [Vec<(u32, u32)>; 2],
-}
-
 impl<A: Address> Default for Fib<A> {
     fn default() -> Self {
         Self::new()
@@ -91,7 +83,7 @@ impl<A: Address> Fib<A> {
             draft: Draft::new(),
             routes: 0,
             epoch: 1,
-            published: VecDeque::new(),
+            published: Books::default(),
             live: Extent::default(),
             flats: Flats::default(),
             level: Level::new(SimdLevel::detect()),
@@ -197,29 +189,19 @@ impl<A: Address> Fib<A> {
             routes: self.routes,
             flatness: self.flats.flatness(),
         });
-        self.published.push_back(Published {
-            snapshot: Arc::clone(&snapshot),
-            retired: Default::default(),
-        });
+        self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;
         FibReader::new(snapshot, self.level)
     }
 
-    /// Takes back the memory of replaced nodes that no reader can reach any more; [`reader`](Self::reader) does it too.
+    /// Takes back memory of replaced nodes that no reader can reach any more; [`reader`](Self::reader) does it too.
+    ///
+    /// One call takes back twice what was replaced since the last publication and a few hundred nodes, not all that a
+    /// reader held for long may have left: the next calls take the rest.
     pub fn reclaim(&mut self) {
-        while let Some(oldest) = self.published.front_mut() {
-            if Arc::get_mut(&mut oldest.snapshot).is_none() {
-                return;
-            }
-            if let Some(oldest) = self.published.pop_front() {
-                let [nodes, cold] = oldest.retired;
-                for (handle, cells) in nodes {
-                    self.arena.free(handle, cells as usize);
-                }
-                for (handle, cells) in cold {
-                    self.cold.free(handle, cells as usize);
-                }
-            }
+        self.published.look();
+        for blocks in self.published.share() {
+            blocks.free(&mut self.arena, &mut self.cold);
         }
     }
 
@@ -293,25 +275,23 @@ impl<A: Address> Fib<A> {
                 routes.capacity() * size_of::<RouteCell>(),
             ),
         };
-        let retired: usize = self
-            .published
-            .iter()
-            .flat_map(|published| &published.retired)
-            .map(|retired| retired.capacity() * size_of::<(u32, u32)>())
-            .sum();
         FibMemory {
             lookup_octets: self.live.lookup * 8 + self.flats.octets() + root + list,
             route_octets: self.live.routes * 8 + root_routes,
             total_octets: self.arena.octets()
                 + self.cold.octets()
-                + root * (1 + self.published.len())
+                + root * (1 + self.published.snapshots())
                 + root_routes
-                + self.published.capacity() * size_of::<Published>()
-                + self.published.len() * size_of::<Snapshot>()
-                + retired
+                + self.published.octets()
                 + self.draft.octets()
                 + size_of::<Self>(),
         }
+    }
+
+    /// Published snapshots that are not let go yet.
+    #[cfg(test)]
+    pub(super) fn snapshots(&self) -> usize {
+        self.published.snapshots()
     }
 
     pub(super) fn view(&self) -> View<'_> {
@@ -362,34 +342,31 @@ impl<A: Address> Fib<A> {
     /// Lets a node's cells go: at once when no snapshot can reach them, later otherwise.
     pub(super) fn release(&mut self, handle: u32, shape: Shape) {
         let node = self.node(handle, shape);
-        let (extent, cold, private) = (
-            node.extent(),
-            node.cold_handle(),
-            node.epoch() == self.epoch,
-        );
+        let (extent, cold, epoch) = (node.extent(), node.cold_handle(), node.epoch());
         self.live.lookup -= extent.lookup;
         self.live.routes -= extent.routes;
-        match self.published.back_mut() {
-            Some(newest) if !private => {
-                let [nodes, colds] = &mut newest.retired;
-                nodes.push((handle, u32::try_from(extent.lookup).unwrap_or_default()));
-                colds.push((cold, u32::try_from(extent.routes).unwrap_or_default()));
-            }
-            Some(_) | None => {
-                self.arena.free(handle, extent.lookup);
-                self.cold.free(cold, extent.routes);
-            }
+        let [node, cold] =
+            [(handle, extent.lookup), (cold, extent.routes)].map(|(handle, cells)| Block {
+                handle,
+                cells: u32::try_from(cells).unwrap_or_default(),
+            });
+        if let Some(blocks) = self.published.retire(Blocks { node, cold, epoch }) {
+            blocks.free(&mut self.arena, &mut self.cold);
         }
     }
 
-    /// Lets a block of `cells` cells go that the newest snapshot may reach.
+    /// Lets a flat chunk of `cells` cells go, whose second cell is its epoch.
     pub(super) fn retire(&mut self, handle: u32, cells: usize) {
-        match self.published.back_mut() {
-            Some(newest) => {
-                let [nodes, _] = &mut newest.retired;
-                nodes.push((handle, u32::try_from(cells).unwrap_or_default()));
-            }
-            None => self.arena.free(handle, cells),
+        let blocks = Blocks {
+            node: Block {
+                handle,
+                cells: u32::try_from(cells).unwrap_or_default(),
+            },
+            cold: Block::default(),
+            epoch: load(self.arena.block(handle), 1),
+        };
+        if let Some(blocks) = self.published.retire(blocks) {
+            blocks.free(&mut self.arena, &mut self.cold);
         }
     }
 
@@ -583,9 +560,19 @@ impl<A: Address> Fib<A> {
         Some((entry.with_child_of(Entry::child(handle, skip)), old))
     }
 
-    /// Writes the node at `handle` anew with what `splice` changes.
+    /// Changes the node at `handle` as `splice` says: where it is if no snapshot reaches it and it fits, anew otherwise.
     fn splice(&mut self, handle: u32, shape: Shape, splice: &Splice) -> u32 {
-        let extent = splice.extent(self.node(handle, shape));
+        let node = self.node(handle, shape);
+        let (before, extent) = (node.extent(), splice.extent(node));
+        if node.epoch() == self.epoch
+            && Arena::same_size(before.lookup, extent.lookup)
+            && Arena::same_size(before.routes, extent.routes)
+        {
+            splice.write_in_place(node);
+            self.live.lookup = self.live.lookup + extent.lookup - before.lookup;
+            self.live.routes = self.live.routes + extent.routes - before.routes;
+            return handle;
+        }
         let (copy, cold) = self.allocate(extent);
         splice.write(
             self.node(handle, shape),
@@ -649,6 +636,7 @@ impl<A: Address> Fib<A> {
             WriterRoot::Slots { slots, routes } => {
                 let route = RouteCell::new(slot, len, code);
                 let routes = Arc::make_mut(routes);
+                writes(routes.len());
                 let index = routes.lower_bound(route.key());
                 let old = match routes.get_mut(index) {
                     Some(old) if old.key() == route.key() => {
@@ -682,6 +670,7 @@ impl<A: Address> Fib<A> {
             WriterRoot::Slots { slots, routes } => {
                 let removed = routes.find(slot, len)?;
                 let routes = Arc::make_mut(routes);
+                writes(routes.len());
                 let index = routes.lower_bound(removed.key());
                 routes.remove(index);
                 let code = routes
@@ -702,6 +691,7 @@ impl<A: Address> Fib<A> {
         let shape = Shape::at(0, A::BITS);
         self.read_draft(handle, shape);
         let mut slots = Vec::with_capacity(shape.slots());
+        writes(shape.slots());
         self.draft
             .for_each_run(|count, entry| slots.resize(slots.len() + count, entry.0));
         self.release(handle, shape);
@@ -746,6 +736,7 @@ fn recode(slots: &mut [u64], route: RouteCell, mut gaps: Gaps<'_, Vec<RouteCell>
         .skip(route.slot())
     {
         if gaps.holds(slot) {
+            writes(1);
             *entry = Entry(*entry).with_code(code).0;
         }
     }

@@ -12,8 +12,12 @@ use super::{Fib, FibReader, NextHopId, SimdLevel};
 
 mod flat;
 mod full;
+pub(super) mod hooks;
+mod many;
+mod publication;
 mod rng;
 mod small;
+mod work;
 
 use rng::Rng;
 

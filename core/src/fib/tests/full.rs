@@ -3,10 +3,10 @@
 //! The real table, when there is one, and 10^8 lookups in all:
 //!
 //! ```text
-//! WARREN_ROUTES=table.txt cargo test --profile bench -p warren-core fib::tests::full -- --ignored --nocapture
+//! WARREN_ROUTES=table.txt.gz cargo test --profile bench -p warren-core fib::tests::full -- --ignored --nocapture
 //! ```
 //!
-//! `WARREN_ROUTES` names a file with one prefix a line (not packed). Without it the tables are generated.
+//! `WARREN_ROUTES` names a file with one prefix a line, plain or packed by gzip. Without it the tables are generated.
 
 extern crate std;
 
@@ -14,6 +14,8 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::env;
 use std::fs;
+use std::process::Command;
+use std::string::String;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -35,8 +37,7 @@ where
 {
     let mut prefixes: Vec<A::Prefix> =
         match env::var("WARREN_ROUTES").ok().filter(|_| count > 100_000) {
-            Some(path) => fs::read_to_string(path)
-                .unwrap()
+            Some(path) => text_of(&path)
                 .lines()
                 .filter_map(|line| line.parse().ok())
                 .collect(),
@@ -68,6 +69,15 @@ where
     prefixes.sort_unstable();
     prefixes.dedup();
     prefixes
+}
+
+fn text_of(path: &str) -> String {
+    if !path.ends_with(".gz") {
+        return fs::read_to_string(path).unwrap();
+    }
+    let unpacked = Command::new("gzip").args(["-dc", path]).output().unwrap();
+    assert!(unpacked.status.success(), "gzip -dc {path}");
+    String::from_utf8(unpacked.stdout).unwrap()
 }
 
 /// Compares `count` lookups, half anywhere and half in or at the edge of a route, in batches, at every level.

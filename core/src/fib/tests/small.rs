@@ -78,23 +78,3 @@ fn a_full_table_refuses_and_stays_as_it_was() {
     assert_eq!(fib.lookup(Ipv4Addr::new(10, 0, 1, 1)), None);
     assert_eq!(fib.lookup(Ipv4Addr::new(10, 0, 0, 1)), Some(id(1)));
 }
-
-#[test]
-fn a_hundred_scattered_routes_stay_below_64_kib() {
-    let mut v4 = Fib::<Ipv4Addr>::new();
-    let mut v6 = Fib::<Ipv6Addr>::new();
-    for n in 0..100_u32 {
-        // One route in each of a hundred different root slots: the worst case.
-        let address = Ipv4Addr::from_bits(n * 0x0290_0000 + 0x0101_0101);
-        v4.insert(ipnet::Ipv4Net::new(address, 32).unwrap(), id(u64::from(n)))
-            .unwrap();
-        // Unique local addresses with scattered global identifiers.
-        let address =
-            Ipv6Addr::from_bits(0xfd << 120 | (u128::from(n) * 0x0290_0001) << 88 | 0x1234_5678);
-        v6.insert(ipnet::Ipv6Net::new(address, 128).unwrap(), id(u64::from(n)))
-            .unwrap();
-    }
-    let (_readers, memory) = ((v4.reader(), v6.reader()), (v4.memory(), v6.memory()));
-    assert!(memory.0.total_octets < 64 << 10, "{memory:?}");
-    assert!(memory.1.total_octets < 64 << 10, "{memory:?}");
-}
