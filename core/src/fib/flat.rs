@@ -24,6 +24,8 @@ use super::table::{Fib, WriterRoot};
 /// The flat chunks of a table.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Flats {
+    /// Whether the empty tail is where lookups take it to be; without it no chunk is flat.
+    pub(super) has_tail: bool,
     /// How many there are.
     pub(super) count: usize,
     /// Root slots that have a child, while the root is laid out slot by slot.
@@ -51,6 +53,14 @@ impl Flats {
         } else {
             Flatness::All
         }
+    }
+
+    /// Forgets the chunks of a root that is no longer laid out slot by slot.
+    pub(super) fn clear(&mut self) {
+        *self = Self {
+            has_tail: self.has_tail,
+            ..Self::default()
+        };
     }
 
     /// Octets of all of them.
@@ -153,7 +163,7 @@ impl<A: Address> Fib<A> {
     fn flat_wanted(&self) -> bool {
         let most = (self.routes / ROUTES_A_CHUNK).min(MOST_CHUNKS);
         let slack = if self.flats.count > 0 { most / 4 } else { 0 };
-        self.flats.chunks <= most + slack
+        self.flats.has_tail && self.flats.chunks <= most + slack
     }
 
     /// Puts a flat chunk before the node of `entry`.

@@ -23,7 +23,7 @@ use core::marker::PhantomData;
 use super::address::Address;
 use super::arena::{Arena, Segment, copy_cells, load, store, writes};
 use super::draft::Draft;
-use super::flat::{Flats, node_entry};
+use super::flat::{EMPTY_TAIL, Flats, node_entry};
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
 use super::reader::{FibReader, Root, Snapshot};
@@ -95,7 +95,7 @@ impl<A: Address> Fib<A> {
         fib.write_draft();
         if A::BITS == 32 {
             fib.draft.clear(Shape::at(24, A::BITS), 0, 0);
-            fib.write_draft();
+            fib.flats.has_tail = fib.write_draft() == EMPTY_TAIL;
         }
         fib.draft.clear(Shape::at(0, A::BITS), 0, 0);
         fib.root = WriterRoot::Node(fib.write_draft());
@@ -707,7 +707,7 @@ impl<A: Address> Fib<A> {
 
     fn root_to_node(&mut self) {
         self.unflatten();
-        self.flats = Flats::default();
+        self.flats.clear();
         let WriterRoot::Slots { slots, routes } = &self.root else {
             return;
         };
