@@ -343,8 +343,13 @@ fn node(
         receive: ways::choices(table, "receive", problems),
         name,
         underlay,
+        // What is written follows nothing.
+        servers: if follows.is_empty() {
+            Vec::new()
+        } else {
+            servers
+        },
         follows,
-        servers,
         vtep_mac: table.parsed("vtep-mac", problems, value::vtep_mac),
         prefixes: prefixes.unwrap_or_default(),
         prefixes_refused,
