@@ -1,12 +1,18 @@
 //! What the machine has beyond portable code, found at run time: the one module of the crate with `unsafe`.
 //!
 //! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
-//! one instruction. `unsafe` is for three things: calling a function that was compiled for such a processor, after it
+//! one instruction; where there are 256-bit vectors with gathers, batches are looked up several addresses to a vector
+//! (`narrow.rs` for IPv4, `wide.rs` for IPv6). `unsafe` is for three things: calling a function that was compiled for such a processor, after it
 //! was found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
 //! without asking whether the handle is in bounds, which the portable twin asks each time.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
+
+#[cfg(target_arch = "x86_64")]
+mod narrow;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64;
@@ -31,11 +37,13 @@ pub enum SimdLevel {
     Portable,
     /// x86-64 with POPCNT, LZCNT, MOVBE, BMI1 and BMI2 (every server processor since 2015), and prefetch.
     Bmi2,
+    /// The same with AVX2: several addresses of a batch to a vector.
+    Avx2,
 }
 
 impl SimdLevel {
     /// Every level, lowest first.
-    pub const ALL: [Self; 2] = [Self::Portable, Self::Bmi2];
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Bmi2, Self::Avx2];
 
     /// The highest level that this machine has.
     #[must_use]
@@ -55,7 +63,11 @@ impl SimdLevel {
             let lzcnt =
                 most_extended >= 0x8000_0001 && x86_64::__cpuid(0x8000_0001).ecx >> 5 & 1 == 1;
             if popcnt && bmi1 && bmi2 && movbe && lzcnt {
-                return Self::Bmi2;
+                return if extended >> 5 & 1 == 1 && saves_vectors() {
+                    Self::Avx2
+                } else {
+                    Self::Bmi2
+                };
             }
         }
         Self::Portable
@@ -88,8 +100,13 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of `Bmi2` exists only where these instructions were found.
             SimdLevel::Bmi2 => unsafe { lookup_bmi2(view, addresses, next_hops) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx2` exists only where these instructions were found.
+            SimdLevel::Avx2 => unsafe { lookup_avx2(view, addresses, next_hops) },
             #[cfg(not(target_arch = "x86_64"))]
-            SimdLevel::Bmi2 => batch::lookup(Portable, view, addresses, next_hops),
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => {
+                batch::lookup(Portable, view, addresses, next_hops);
+            }
         }
     }
 
@@ -98,10 +115,10 @@ impl Level {
         match self.0 {
             SimdLevel::Portable => batch::lookup_one::<A>(Portable, view, key),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a `Level` of `Bmi2` exists only where these instructions were found.
-            SimdLevel::Bmi2 => unsafe { lookup_one_bmi2::<A>(view, key) },
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { lookup_one_bmi2::<A>(view, key) },
             #[cfg(not(target_arch = "x86_64"))]
-            SimdLevel::Bmi2 => batch::lookup_one::<A>(Portable, view, key),
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => batch::lookup_one::<A>(Portable, view, key),
         }
     }
 }
@@ -116,6 +133,29 @@ fn lookup_bmi2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Op
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn lookup_one_bmi2<A: Address>(view: &View<'_>, key: u128) -> u16 {
     batch::lookup_one::<A>(Native, view, key)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2")]
+fn lookup_avx2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    if A::BITS == 32 {
+        narrow::lookup(view, addresses, next_hops);
+    } else {
+        wide::lookup(view, addresses, next_hops);
+    }
+}
+
+/// Whether the operating system keeps the upper halves of vector registers over a switch.
+#[cfg(target_arch = "x86_64")]
+fn saves_vectors() -> bool {
+    const OSXSAVE_AND_AVX: u32 = 3 << 27;
+    const SSE_AND_AVX: u64 = 3 << 1;
+    if x86_64::__cpuid(1).ecx & OSXSAVE_AND_AVX != OSXSAVE_AND_AVX {
+        return false;
+    }
+    // SAFETY: OSXSAVE says that the operating system has turned XGETBV on.
+    let kept = unsafe { x86_64::_xgetbv(0) };
+    kept & SSE_AND_AVX == SSE_AND_AVX
 }
 
 /// Takes handles and places at their word, and prefetches by instruction, which every x86-64 has.
