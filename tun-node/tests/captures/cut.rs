@@ -49,8 +49,7 @@ impl Captured {
             if unfilled {
                 segment.fill();
             }
-            segment.check();
-            return vec![segment];
+            return vec![segment.checked()];
         }
         assert!(unfilled, "a super-packet has its checksums filled in later");
         let header_octets = transport
@@ -98,8 +97,7 @@ impl Captured {
             }
             let mut segment = Segment(octets);
             segment.fill();
-            segment.check();
-            segment
+            segment.checked()
         });
         cut.collect()
     }
@@ -128,20 +126,23 @@ impl Segment {
         put(packet, field, checksum);
     }
 
-    /// Its lengths and its checksums are right.
-    pub(crate) fn check(&self) {
-        let packet = &self.0;
+    /// The same, whose lengths and checksums are right.
+    ///
+    /// A checksum of TCP that comes to zero may be written as both zeros of ones' complement, and the
+    /// kernel itself does one or the other: here it is the one that UDP has to have.
+    pub(crate) fn checked(mut self) -> Self {
+        let packet = &mut self.0;
         let length = if is_v4(packet) {
             let header_octets = usize::from(packet[0] & 15) * 4;
-            assert_eq!(fold(sum(&packet[..header_octets])), 0xffff, "{self:x?}");
+            assert_eq!(fold(sum(&packet[..header_octets])), 0xffff, "{packet:x?}");
             usize::from(get(packet, 2))
         } else {
             40 + usize::from(get(packet, 4))
         };
-        assert_eq!(length, packet.len(), "{self:x?}");
+        assert_eq!(length, packet.len(), "{packet:x?}");
         let protocol = protocol_of(packet);
-        if self.is_fragment() || ![TCP, UDP].contains(&protocol) {
-            return;
+        if is_fragment(packet) || ![TCP, UDP].contains(&protocol) {
+            return self;
         }
         let transport = Self::start_of_transport(packet);
         if protocol == UDP {
@@ -152,7 +153,11 @@ impl Segment {
             assert_ne!(get(packet, transport + 6), 0, "a checksum");
         }
         let all = pseudo_header(packet, packet.len() - transport) + sum(&packet[transport..]);
-        assert_eq!(fold(all), 0xffff, "{self:x?}");
+        assert_eq!(fold(all), 0xffff, "{packet:x?}");
+        if get(packet, transport + checksum_at(protocol)) == 0 {
+            put(packet, transport + checksum_at(protocol), 0xffff);
+        }
+        self
     }
 
     /// The same packet behind a router.
@@ -175,7 +180,7 @@ impl Segment {
         let packet = &self.0;
         let transport = Self::start_of_transport(packet);
         let protocol = protocol_of(packet);
-        let has_ports = [TCP, UDP].contains(&protocol) && !self.is_fragment();
+        let has_ports = [TCP, UDP].contains(&protocol) && !is_fragment(packet);
         Flow {
             source: address(packet, 0),
             destination: address(packet, 1),
@@ -185,16 +190,6 @@ impl Segment {
             } else {
                 [0; 2]
             },
-        }
-    }
-
-    /// Whether it is a part of a datagram.
-    fn is_fragment(&self) -> bool {
-        let packet = &self.0;
-        if is_v4(packet) {
-            get(packet, 6) & 0x3fff != 0
-        } else {
-            packet[6] == FRAGMENT
         }
     }
 
@@ -282,6 +277,15 @@ fn ecn(packet: &[u8]) -> u8 {
         packet[1] & 3
     } else {
         packet[1] >> 4 & 3
+    }
+}
+
+/// Whether it is a part of a datagram.
+fn is_fragment(packet: &[u8]) -> bool {
+    if is_v4(packet) {
+        get(packet, 6) & 0x3fff != 0
+    } else {
+        packet[6] == FRAGMENT
     }
 }
 

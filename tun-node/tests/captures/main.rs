@@ -115,14 +115,10 @@ fn what_arrives_is_what_was_sent_with_each_fallback() {
 #[test]
 fn what_arrives_of_a_stream_with_losses_is_what_was_sent() {
     let Some(lab) = Lab::new() else { return };
+    let small = worker("receive-buffer = 65536");
     let nodes = [
-        lab.start(1, "vxlan", Underlay::V4, ""),
-        lab.start(
-            2,
-            "vxlan",
-            Underlay::V4,
-            "[worker]\nreceive-buffer = 65536\n",
-        ),
+        lab.start(1, "vxlan", Underlay::V4, &worker("")),
+        lab.start(2, "vxlan", Underlay::V4, &small),
     ];
     let mut taps = [1, 2].map(|node| Tap::open(&lab, node));
     let mut lost = 0;
@@ -130,7 +126,7 @@ fn what_arrives_of_a_stream_with_losses_is_what_was_sent() {
     for _ in 0..20 {
         let address = "10.244.2.1".parse().expect("an address");
         transfer(&lab, 1, 2, address, STREAM_OCTETS);
-        let ways = ways(&mut taps, Wire::Plain, Underlay::V4);
+        let ways = settled(&mut taps, Wire::Plain, Underlay::V4);
         lost = ways[0].judge();
         ways[1].judge();
         let acknowledgements = ways[1].arrived.values().flatten();
@@ -210,13 +206,7 @@ fn compare(wire: Wire, underlay: Underlay, options: &str, octets: usize, supers:
         transfer(&lab, from, to, address, octets);
         exchange_datagrams(&lab, from, to, address, mtu);
     }
-    // What node 1 has read is under way; the captures follow at once.
-    let all = wait_until("the underlay has all packets of both devices", || {
-        let ways = ways(&mut taps, wire, underlay);
-        let has_all = |way: &Way| count(&way.sent) == count(&way.carried);
-        ways.iter().all(has_all).then_some(ways)
-    });
-    for mut way in all.unwrap_or_else(|| ways(&mut taps, wire, underlay)) {
+    for mut way in settled(&mut taps, wire, underlay) {
         if !supers.ordered {
             way.sort();
         }
@@ -264,13 +254,31 @@ struct Way {
     largest_carried: usize,
 }
 
+/// Both directions, when all that the nodes have read has left them again.
+fn settled(taps: &mut [Tap; 2], wire: Wire, underlay: Underlay) -> [Way; 2] {
+    let all = wait_until("the underlay has all packets of both devices", || {
+        let ways = ways(taps, wire, underlay);
+        let has_all = |way: &Way| count(&way.sent) == count(&way.carried);
+        ways.iter().all(has_all).then_some(ways)
+    });
+    // Where they have not, what is missing is named when they are judged.
+    all.unwrap_or_else(|| ways(taps, wire, underlay))
+}
+
 /// Both directions: node 1 sends, node 2 sends.
 fn ways(taps: &mut [Tap; 2], wire: Wire, underlay: Underlay) -> [Way; 2] {
-    let [one, two] = taps;
-    // The end first: what it has was at the other points before.
-    let (two, one) = (two.packets().to_vec(), one.packets().to_vec());
+    // Until nothing new came: then no capture has the end of a way whose start the other lacks.
+    let mut seen = [usize::MAX; 2];
+    loop {
+        let now = taps.each_mut().map(Tap::drain);
+        if now == seen {
+            break;
+        }
+        seen = now;
+    }
+    let [one, two] = taps.each_ref().map(Tap::packets);
     // And what node 2 sends, node 1 is the end of.
-    [(1, &one, &two), (2, &two, &one)]
+    [(1, one, two), (2, two, one)]
         .map(|(from, here, there)| Way::read(from, here, there, wire, underlay))
 }
 
@@ -341,6 +349,7 @@ impl Way {
 
     /// The three captures agree. Returns how many packets were lost between the nodes.
     fn judge(&self) -> usize {
+        assert!(self.carried.keys().eq(self.sent.keys()), "the same flows");
         for (flow, sent) in &self.sent {
             let carried = self.carried.get(flow).map_or(&[][..], Vec::as_slice);
             // Each one, and no other.
@@ -432,9 +441,8 @@ fn carried(frame: &Captured, wire: Wire, underlay: Underlay) -> Vec<Segment> {
             _ => [0x86, 0xdd],
         };
         assert_eq!(ethernet[12..], kind, "the family of the packet");
-        let packet = Segment(packet.to_vec());
         // Its length is that of the datagram, and its checksums are filled in.
-        packet.check();
+        let packet = Segment(packet.to_vec()).checked();
         // RFC 6040 section 4.1, normal mode.
         assert_eq!(packet.ecn(), outer.ecn(), "ECN");
         inner.push(packet);

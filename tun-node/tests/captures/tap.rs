@@ -73,8 +73,13 @@ impl Tap {
         })
     }
 
-    /// All packets since it was opened, in their order.
-    pub(crate) fn packets(&mut self) -> &[Captured] {
+    /// What has been taken over so far, in its order.
+    pub(crate) fn packets(&self) -> &[Captured] {
+        &self.packets
+    }
+
+    /// Takes over what the kernel holds, and says how many packets there are then.
+    pub(crate) fn drain(&mut self) -> usize {
         let mut room = vec![0; HEADER_OCTETS + PACKET_OCTETS_MAX];
         loop {
             let mut parts = [IoSliceMut::new(&mut room)];
@@ -106,7 +111,7 @@ impl Tap {
         let lost = getsockopt(&self.socket, Statistics).expect("a packet socket");
         let node = self.node;
         assert_eq!(lost.tp_drops, 0, "the capture at node {node} has gaps");
-        &self.packets
+        self.packets.len()
     }
 }
 
