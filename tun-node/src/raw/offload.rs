@@ -129,6 +129,14 @@ impl RawOffload {
         let Some(partial) = frame.offload.partial_checksum.filter(|_| frame.pushed == 0) else {
             return Outcome::Declined;
         };
+        // One segment is none to cut; octets behind the packet would be cut along; the mark of a
+        // window that was reduced belongs into the first segment only, which not every device knows.
+        let is_whole = splitter.payload(splitter.count() - 1).end == inner.len();
+        let flags = inner.get(usize::from(partial.start) + TCP_FLAGS);
+        let is_reduced = flags.is_none_or(|flags| flags & TCP_CWR != 0);
+        if splitter.count() < 2 || !is_whole || is_reduced {
+            return Outcome::Declined;
+        }
         let Some((family, outer)) = Outer::new(link, protocol, inner.len()) else {
             return Outcome::Declined;
         };
@@ -444,6 +452,10 @@ const LOAD_BYTES: i32 = 26;
 const CHANGE_HEAD: i32 = 43;
 const ADJUST_ROOM: i32 = 50;
 const REDIRECT_NEIGH: i32 = 152;
+
+/// Where a TCP header has its flags, and one of them.
+const TCP_FLAGS: usize = 13;
+const TCP_CWR: u8 = 0x80;
 
 const ETHER_IPV4: u16 = 0x0800;
 const ETHER_IPV6: u16 = 0x86dd;
