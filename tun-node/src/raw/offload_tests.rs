@@ -121,8 +121,10 @@ fn segments_that_do_not_fit_the_route_are_left_to_the_socket() {
 fn nothing_leaves_behind_an_ipsec_policy() {
     with_offload(|mut offload, _| {
         assert_eq!(outbound_ipsec_policies(), Some(0));
-        ip("xfrm policy add src 127.0.0.1 dst 127.0.0.1 proto 4 dir out \
-            tmpl proto esp mode transport");
+        ip(
+            "xfrm policy add src 127.0.0.1 dst 127.0.0.1 proto 4 dir out \
+            tmpl proto esp mode transport",
+        );
         assert_eq!(outbound_ipsec_policies(), Some(1));
         let batch = batch(&super_packet(Inner::Ipv4, 5000), link(V4, Inner::Ipv4));
         let outcome = offload.send(&batch.frame(0).unwrap());

@@ -2,10 +2,8 @@
 //!
 //! What a program does is decided above; the kernel's verifier proves that it harms nothing.
 
-use std::io::Result;
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-
-use super::count;
 
 /// One instruction, as `struct bpf_insn` has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,7 +42,7 @@ impl Instruction {
 pub fn load_classifier(program: &[Instruction]) -> Result<OwnedFd> {
     let attributes = Load {
         program_type: PROGRAM_SCHED_CLS,
-        instructions: u32::try_from(program.len()).map_err(|_| std::io::ErrorKind::InvalidInput)?,
+        instructions: u32::try_from(program.len()).map_err(|_| ErrorKind::InvalidInput)?,
         program: address(program.as_ptr()),
         license: address(c"MIT".as_ptr()),
         log_level: 0,
@@ -56,14 +54,14 @@ pub fn load_classifier(program: &[Instruction]) -> Result<OwnedFd> {
     // SAFETY: `attributes` is the front of `union bpf_attr` as `BPF_PROG_LOAD` reads it, its size
     // is given and the kernel takes the rest as zero; the instructions and the license behind its
     // addresses are live and as long as told, and are only read.
-    let program = count(unsafe {
+    let program = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             PROG_LOAD,
             &raw const attributes,
             size_of::<Load>(),
         )
-    } as isize)?;
+    };
     owned(program)
 }
 
@@ -86,14 +84,14 @@ pub fn attach_egress(program: BorrowedFd<'_>, device: u32) -> Result<OwnedFd> {
     };
     // SAFETY: `attributes` is the front of `union bpf_attr` as `BPF_LINK_CREATE` reads it, its
     // size is given and the kernel takes the rest as zero; it has no addresses.
-    let link = count(unsafe {
+    let link = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             LINK_CREATE,
             &raw const attributes,
             size_of::<Attach>(),
         )
-    } as isize)?;
+    };
     owned(link)
 }
 
@@ -125,8 +123,11 @@ fn address<T>(of: *const T) -> u64 {
     of.expose_provenance() as u64
 }
 
-fn owned(descriptor: usize) -> Result<OwnedFd> {
-    let descriptor = RawFd::try_from(descriptor).map_err(|_| std::io::ErrorKind::InvalidData)?;
+fn owned(descriptor: libc::c_long) -> Result<OwnedFd> {
+    if descriptor < 0 {
+        return Err(Error::last_os_error());
+    }
+    let descriptor = RawFd::try_from(descriptor).map_err(|_| ErrorKind::InvalidData)?;
     // SAFETY: the kernel has just made this descriptor for us, close-on-exec as all that bpf(2)
     // makes, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })

@@ -19,7 +19,7 @@ pub fn send(
     slices: &[IoSlice<'_>],
 ) -> Result<usize> {
     let mut address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as libc::c_ushort,
+        sll_family: FAMILY,
         sll_protocol: ether_type.to_be(),
         sll_ifindex: i32::try_from(device).map_err(|_| std::io::ErrorKind::InvalidInput)?,
         sll_hatype: 0,
@@ -48,6 +48,11 @@ pub fn send(
         }
     }
 }
+
+/// `AF_PACKET`, as an address has it.
+const FAMILY: libc::sa_family_t = 17;
+
+const _: () = assert!(FAMILY as libc::c_int == libc::AF_PACKET);
 
 /// Octets of a `sockaddr_ll`.
 const ADDRESS_OCTETS: libc::socklen_t = 20;
