@@ -326,7 +326,7 @@ impl Netlink {
     pub fn await_local(&mut self, address: IpAddr) -> Result<(), NetlinkError> {
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
-            let message = self.route_to(address)?;
+            let message = self.route_to(None, address)?;
             if message.is_some_and(|message| message.header.kind == RouteType::Local) {
                 return Ok(());
             }
@@ -345,7 +345,7 @@ impl Netlink {
     ///
     /// The kernel's.
     pub fn is_local(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
-        let message = self.route_to(address)?;
+        let message = self.route_to(None, address)?;
         Ok(message.is_some_and(|message| message.header.kind == RouteType::Local))
     }
 
@@ -486,7 +486,21 @@ impl Netlink {
     ///
     /// Others of the kernel's than "unreachable".
     pub fn path_to(&mut self, destination: IpAddr) -> Result<Option<PathTo>, NetlinkError> {
-        let Some(message) = self.route_to(destination)? else {
+        self.path_between(None, destination)
+    }
+
+    /// As [`path_to`](Self::path_to), for packets from the address `source`, by which routing rules
+    /// may choose.
+    ///
+    /// # Errors
+    ///
+    /// As [`path_to`](Self::path_to).
+    pub fn path_between(
+        &mut self,
+        source: Option<IpAddr>,
+        destination: IpAddr,
+    ) -> Result<Option<PathTo>, NetlinkError> {
+        let Some(message) = self.route_to(source, destination)? else {
             return Ok(None);
         };
         let parts = read_route_parts(&message);
@@ -499,7 +513,11 @@ impl Netlink {
     }
 
     /// The route that the kernel would use; `None` where there is none.
-    fn route_to(&self, destination: IpAddr) -> Result<Option<RouteMessage>, NetlinkError> {
+    fn route_to(
+        &self,
+        source: Option<IpAddr>,
+        destination: IpAddr,
+    ) -> Result<Option<RouteMessage>, NetlinkError> {
         let mut message = match destination {
             IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
             IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
@@ -507,6 +525,11 @@ impl Netlink {
         message.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
         let attribute = RouteAttribute::Destination(destination.into());
         message.attributes.push(attribute);
+        if let Some(source) = source {
+            let attribute = RouteAttribute::Source(source.into());
+            message.attributes.push(attribute);
+            message.header.source_prefix_length = message.header.destination_prefix_length;
+        }
         let request = self.handle.route().get(message);
         let found = self.first(request.execute());
         match named("asking for the route to", destination, found) {

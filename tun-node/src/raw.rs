@@ -23,6 +23,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+pub mod offload;
+
 use crate::sys;
 use crate::sys::sockopt::{self, IntOption};
 use crate::udp::{
@@ -73,7 +75,7 @@ impl RawConfig {
             bind,
             inner,
             receive_buffer_octets: 4 << 20,
-            send_buffer_octets: 4 << 20,
+            send_buffer_octets: SEND_BUFFER_OCTETS,
             path_mtu: PathMtu::Probe,
         }
     }
@@ -204,19 +206,31 @@ impl RawIp {
         sys::errqueue::receive(self.socket.as_fd(), quoted)
     }
 
-    /// Makes a socket that only sends: what arrives for its protocol is dropped before it is
-    /// queued.
+    /// Makes a socket that only sends: what arrives for its protocol is not delivered to it, nor
+    /// what the network reports, which a socket that receives hears of.
+    ///
+    /// Connected to this host's own address, it is none for a packet of anybody else; a filter
+    /// alone comes too late, after the kernel has made a copy of each packet for the socket.
     ///
     /// # Errors
     ///
     /// [`RawError::Option`].
     pub fn receive_nothing(&self) -> Result<(), RawError> {
-        sockopt::attach_drop_all(self.socket.as_fd()).map_err(|source| RawError::Option {
-            protocol: self.inner.protocol(),
-            bind: self.bind,
-            what: "SO_ATTACH_FILTER",
-            source,
-        })
+        let failed = |what| {
+            move |source| RawError::Option {
+                protocol: self.inner.protocol(),
+                bind: self.bind,
+                what,
+                source,
+            }
+        };
+        // For packets from the own address, and where the socket is bound to all of them.
+        sockopt::attach_drop_all(self.socket.as_fd()).map_err(failed("SO_ATTACH_FILTER"))?;
+        if self.bind.is_unspecified() {
+            return Ok(());
+        }
+        let own = SockAddr::from(SocketAddr::new(self.bind, 0));
+        self.socket.connect(&own).map_err(failed("connect"))
     }
 
     /// The receive buffer as the kernel accounts it, octets.
@@ -294,6 +308,9 @@ pub enum RawError {
         source: io::Error,
     },
 }
+
+/// The send buffer that is asked for, octets, where nobody says otherwise.
+pub const SEND_BUFFER_OCTETS: u32 = 4 << 20;
 
 /// Moves each range past the options of the outer IPv4 header, which follow the
 /// 20 octets that the ring has kept, and takes TOS and TTL from the header.

@@ -143,7 +143,8 @@ impl Worker {
         } = parts;
         // Each has ports of its own to send from.
         let pool_seed = seed.rotate_left(u32::from(share.number));
-        let underlay = Underlay::open(config, share, pool_seed)?;
+        let mut underlay = Underlay::open(config, share, pool_seed)?;
+        underlay.offload_raw(config, device.name().as_str(), pool_seed);
         let poll = Poll::new().map_err(event_loop("poll"))?;
         let register = |fd, token| {
             poll.registry()
@@ -160,6 +161,7 @@ impl Worker {
         };
         let batch_frames = usize::from(config.worker.batch);
         let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
+        let decap_batch = decap_batch(&underlay);
         let usual = EngineConfig::default();
         let part_of = |rate: u32| rate.div_ceil(u32::from(share.workers));
         let engine_config = EngineConfig {
@@ -190,7 +192,7 @@ impl Worker {
             writer,
             underlay,
             encap_batch: Batch::with_largest(batch_frames, FRAME_OCTETS_MAX, ENCAP_LARGEST),
-            decap_batch: Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, underlay::RECEIVES),
+            decap_batch,
             batch_frames,
             busy_poll: BusyPoll::new(busy_poll, Instant::now()),
             prober,
@@ -291,6 +293,9 @@ impl Worker {
                 )
                 .map_err(event_loop("register"))?;
         }
+        let device = self.device.name();
+        self.underlay.offload_raw(config, device.as_str(), seed);
+        self.decap_batch = decap_batch(&self.underlay);
         Ok(opened?)
     }
 
@@ -459,6 +464,11 @@ impl Worker {
     }
 }
 
+/// The batch that the sockets are read into.
+fn decap_batch(underlay: &Underlay) -> Batch {
+    Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, underlay.receives())
+}
+
 /// The time since the worker was made.
 fn now(shared: &Shared) -> Time {
     let nanos = shared.start.elapsed().as_nanos();
@@ -495,6 +505,6 @@ const FRAME_OCTETS_MAX: usize = 65_535 + 22;
 /// Uncut packets that the batch of one encap turn has room for. Reading stops behind the first.
 const ENCAP_LARGEST: usize = 4;
 
-/// Datagrams of one decap turn: what [`underlay::RECEIVES`] calls bring in trains of 64, and more
+/// Datagrams of one decap turn: what a UDP socket brings in trains of 64 in one call, and more
 /// where they are small.
 const DECAP_FRAMES: usize = 1024;

@@ -13,6 +13,8 @@
 //! | [`sockopt`]  | `getsockopt` `setsockopt`                                     |
 //! | [`mmsg`]     | `recvmmsg` `sendmmsg` over caller-owned rings                 |
 //! | [`errqueue`] | `recvmsg` with `MSG_ERRQUEUE`                                 |
+//! | [`packet`]   | `sendmsg` to a device                                          |
+//! | [`bpf`]      | `bpf`                                                         |
 //! | [`fdpass`]   | one descriptor over a Unix socket (`SCM_RIGHTS`)              |
 //! | [`process`]  | `prctl`, `pidfd_open`, capabilities, descriptor inheritance   |
 //! | [`schedule`] | `sched_getattr` `sched_setattr` `sched_setaffinity`           |
@@ -27,11 +29,13 @@ use std::io::{Error, Result};
 pub mod address;
 #[cfg(test)]
 pub(crate) mod allocations;
+pub mod bpf;
 pub mod control;
 pub mod errqueue;
 pub mod fdpass;
 pub mod io;
 pub mod mmsg;
+pub mod packet;
 pub mod process;
 pub mod schedule;
 pub mod sockopt;

@@ -155,6 +155,13 @@ impl IntOption {
         level: 255,
         name: 1,
     };
+    /// The mark of what is sent (`SO_MARK`); needs `CAP_NET_ADMIN` or `CAP_NET_RAW`.
+    pub const MARK: Self = Self::socket(libc::SO_MARK);
+    /// Sockets of `AF_PACKET`: a virtio-net header before each packet (`PACKET_VNET_HDR`).
+    pub const PACKET_VIRTIO_HEADER: Self = Self {
+        level: libc::SOL_PACKET,
+        name: 15,
+    };
     /// Several sockets on one port share its datagrams by flow.
     pub const REUSE_PORT: Self = Self::socket(libc::SO_REUSEPORT);
     /// IPv4: send UDP checksum zero.

@@ -22,6 +22,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use tracing::{info, warn};
 use warren_core::batch::{Batch, Link, Transport};
 use warren_core::gso::{Offload, SegmentKind};
 use warren_core::units::Family;
@@ -31,7 +32,8 @@ use warren_core::wire::ip_protocol;
 use crate::config::Config;
 use crate::counters::{SocketReport, UnderlayCounters};
 use crate::datapath::train::Trains;
-use crate::raw::{Inner, RawIp};
+use crate::raw::offload::{self, Outcome, RawOffload};
+use crate::raw::{Inner, RawIp, SEND_BUFFER_OCTETS};
 use crate::sys::sockopt;
 use crate::udp::share::Share;
 use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp};
@@ -69,7 +71,7 @@ impl Underlay {
             receivers: Vec::new(),
             ways: Ways::default(),
             share,
-            receive_ring: ReceiveRing::new(RECEIVES.min(frames)),
+            receive_ring: ReceiveRing::new(RAW_RECEIVES.min(frames)),
             send: Sender::new(frames, false),
             counters: CountersByKind::default(),
         };
@@ -134,6 +136,24 @@ impl Underlay {
         self.ways.open_fragmenting(config, seed)
     }
 
+    /// Lets the kernel cut what leaves in IP, where raw sockets are open, `config` wants it and the
+    /// kernel can: through the device named `device`. `seed` makes the mark of such packets.
+    pub(super) fn offload_raw(&mut self, config: &Config, device: &str, seed: u64) {
+        let has_raw = self.has(Kind::Ip4) || self.has(Kind::Ip6);
+        if !config.worker.gso || !has_raw || self.send.offload.is_some() {
+            return;
+        }
+        let octets = config.worker.send_buffer_octets;
+        let octets = octets.unwrap_or(SEND_BUFFER_OCTETS);
+        match RawOffload::open(device, offload::mark(seed), octets) {
+            Ok(offload) => self.send.offload = Some(offload),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                info!(error, "IP-in-IP leaves packet by packet");
+            }
+        }
+    }
+
     /// The receiving sockets' descriptors; their order is that of [`Self::set_readable`].
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         self.receivers.iter().map(Receiver::descriptor)
@@ -150,6 +170,14 @@ impl Underlay {
     #[must_use]
     pub(super) fn is_readable(&self) -> bool {
         self.receivers.iter().any(|receiver| receiver.readable)
+    }
+
+    /// The most messages that one call of [`receive`](Self::receive) takes, each of up to 64 KiB:
+    /// what its batch must have room for.
+    #[must_use]
+    pub(super) fn receives(&self) -> usize {
+        let most = self.receivers.iter().map(Receiver::receives).max();
+        most.unwrap_or(RECEIVES)
     }
 
     /// How many receiving sockets there are.
@@ -175,7 +203,8 @@ impl Underlay {
         };
         let counters = self.counters.of(receiver.kind);
         let ring = &mut self.receive_ring;
-        let slices = batch.vacancies(ring.capacity());
+        let wanted = receiver.receives().min(ring.capacity());
+        let slices = batch.vacancies(wanted);
         let mut network = SocketCounters::default();
         let outcome = match &receiver.socket {
             Socket::Udp(socket) => socket.recv_batch(ring, slices, &mut network),
@@ -193,7 +222,7 @@ impl Underlay {
             }
         };
         // Fewer than asked for: the queue was seen empty, and what comes later is a new event.
-        receiver.readable = received >= ring.capacity();
+        receiver.readable = received >= wanted;
         if received == 0 {
             return;
         }
@@ -470,6 +499,14 @@ impl Receiver {
         }
     }
 
+    /// The most messages taken in one call.
+    const fn receives(&self) -> usize {
+        match &self.socket {
+            Socket::Udp(_) => RECEIVES,
+            Socket::Raw(_) => RAW_RECEIVES,
+        }
+    }
+
     fn descriptor(&self) -> RawFd {
         match &self.socket {
             Socket::Udp(udp) => udp.as_raw_fd(),
@@ -509,6 +546,8 @@ impl Overflows {
 #[derive(Debug)]
 struct Sender {
     trains: Trains,
+    /// For super-packets in IP, where the kernel can cut them.
+    offload: Option<RawOffload>,
     /// Frames still to be sent: by which socket, and which frame.
     pending: Vec<(Way, usize)>,
     /// The frames of one socket.
@@ -519,6 +558,7 @@ impl Sender {
     fn new(frames: usize, segmentation: bool) -> Self {
         Self {
             trains: Trains::new(segmentation),
+            offload: None,
             pending: Vec::with_capacity(frames),
             order: Vec::with_capacity(frames),
         }
@@ -533,14 +573,70 @@ impl Sender {
         ways: &Ways,
         counters: &mut UnderlayCounters,
     ) {
-        let (order, pending) = (&mut self.order, &mut self.pending);
+        let mut order = std::mem::take(&mut self.order);
         order.clear();
-        pending.retain(|(by, index)| {
+        self.pending.retain(|(by, index)| {
             if *by == way {
                 order.push(*index);
             }
             *by != way
         });
+        let mut rest = order.as_slice();
+        if self.offload.is_some() && matches!(way.kind, Kind::Ip4 | Kind::Ip6) && !way.fragments {
+            let is_super = |index: &usize| {
+                let frame = batch.frame(*index);
+                frame.is_some_and(|frame| frame.offload.segments.is_some())
+            };
+            while let Some(at) = rest.iter().position(is_super) {
+                let (before, from) = rest.split_at(at);
+                let (whole, behind) = from.split_at(1);
+                self.as_messages(way, batch, before, receivers, ways, counters);
+                if !self.offloaded(batch, whole, counters) {
+                    self.as_messages(way, batch, whole, receivers, ways, counters);
+                }
+                rest = behind;
+            }
+        }
+        self.as_messages(way, batch, rest, receivers, ways, counters);
+        self.order = order;
+    }
+
+    /// Sends a super-packet that is to leave by a raw socket, if the kernel cuts it there.
+    fn offloaded(
+        &mut self,
+        batch: &Batch,
+        whole: &[usize],
+        counters: &mut UnderlayCounters,
+    ) -> bool {
+        let frame = whole.first().and_then(|&index| batch.frame(index));
+        let (Some(frame), Some(offload)) = (frame, &mut self.offload) else {
+            return false;
+        };
+        match offload.send(&frame) {
+            Outcome::Declined => return false,
+            Outcome::Sent => counters.sent.count(frame.bytes.len()),
+            Outcome::Failed(error) => {
+                counters.send_drops.count(&error, 1);
+                if !offload::is_passing(&error) {
+                    warn!(%error, "no segmentation offload for IP-in-IP any more");
+                    self.offload = None;
+                }
+            }
+        }
+        counters.send_messages += 1;
+        true
+    }
+
+    /// Sends the frames `order`, which leave by `way`, as messages of its socket.
+    fn as_messages(
+        &mut self,
+        way: Way,
+        batch: &Batch,
+        order: &[usize],
+        receivers: &[Receiver],
+        ways: &Ways,
+        counters: &mut UnderlayCounters,
+    ) {
         let (udp, raw) = ways.sockets(way, receivers);
         let family = match way.kind {
             Kind::Udp4 | Kind::Ip4 => udp::Family::Ipv4,
@@ -597,7 +693,11 @@ impl Sender {
 }
 
 /// Datagrams, or trains of them, received in one call: each has room for 64 KiB.
-pub(super) const RECEIVES: usize = 8;
+const RECEIVES: usize = 8;
+
+/// Packets received in one call from a raw socket. The kernel joins none into trains there, so that
+/// what one call brings is all that can be merged into one write: as many as a train has.
+const RAW_RECEIVES: usize = 64;
 
 /// The front of frame `index`.
 fn first_octets(batch: &Batch, index: usize) -> &[u8] {
