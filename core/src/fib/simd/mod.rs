@@ -1,8 +1,8 @@
 //! What the machine has beyond portable code, found at run time: the one module of the crate with `unsafe`.
 //!
 //! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
-//! one instruction; where there are 256-bit vectors with gathers, batches are looked up several addresses to a vector
-//! (`narrow.rs` for IPv4, `wide.rs` for IPv6). `unsafe` is for three things: calling a function that was compiled for such a processor, after it
+//! one instruction; where there are 256-bit vectors, what can be done for many addresses of a batch at once is done in
+//! vectors (`narrow.rs` for IPv4, `wide.rs` for IPv6). `unsafe` is for three things: calling a function that was compiled for such a processor, after it
 //! was found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
 //! without asking whether the handle is in bounds, which the portable twin asks each time.
 //!
