@@ -5,8 +5,8 @@
 //! encapsulation and that walk; `encap` and `decap` are the engine over a batch of 64 packets to and from random
 //! prefixes of the table: parse, every check, and the encapsulation or its removal. The flows of these packets are
 //! known after the first batch, so that no route is looked up for them. `flows` is the same by family, routes and
-//! remembered flows: 1024, or none, which has every packet's routes looked up. `routes` is what a batch of new flows
-//! asks, two addresses for each packet, by the table that the engine has (`warren`) and one by one by the `prefix-trie`
+//! remembered flows: 1024, or none, which has every packet's routes looked up, and then with the table's portable code
+//! too. `routes` is what a batch of new flows asks, two addresses for each packet, by the table that the engine has (`warren`) and one by one by the `prefix-trie`
 //! crate. Filling the batch is not measured. Before each measurement the allocations of one batch are counted, and any
 //! ends the run.
 #![allow(
@@ -18,6 +18,7 @@
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
@@ -27,7 +28,7 @@ use warren_benches::allocations::{self, Counting};
 use warren_benches::overlay::{self, BATCH, Overlay, SLOT_OCTETS, encapsulations};
 use warren_core::Batch;
 use warren_core::encap::shim;
-use warren_core::fib::{Address, FibReader, NextHopId};
+use warren_core::fib::{Address, FibReader, NextHopId, SimdLevel};
 use warren_core::packet::Packet;
 use warren_core::units::{Family, Time};
 
@@ -156,6 +157,20 @@ fn flows(c: &mut Criterion) {
                         },
                     );
                 });
+                if flows > 0 {
+                    continue;
+                }
+                let portable = sender.tables().with_simd_level(SimdLevel::Portable);
+                sender.set_tables(Arc::new(portable));
+                group.bench_function(of("encap portable"), |b| {
+                    measure(
+                        b,
+                        |batch| overlay::fill(batch, &packets),
+                        |batch| {
+                            sender.encap(batch, Time::ZERO);
+                        },
+                    );
+                });
             }
         }
     }
@@ -214,6 +229,10 @@ fn lookups_of<A: Address>(
     );
     group.bench_function(format!("warren/{name}"), |b| {
         b.iter(|| fib.lookup_batch(black_box(addresses), black_box(&mut answers)));
+    });
+    let portable = fib.clone().with_simd_level(SimdLevel::Portable);
+    group.bench_function(format!("warren portable/{name}"), |b| {
+        b.iter(|| portable.lookup_batch(black_box(addresses), black_box(&mut answers)));
     });
     group.bench_function(format!("prefix-trie/{name}"), |b| {
         b.iter(|| ask_naive(black_box(&mut expected)));

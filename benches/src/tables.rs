@@ -76,7 +76,13 @@ impl<A: Family> Warren<A> {
     /// The same table, looked up by portable code.
     #[must_use]
     pub fn portable(&self) -> Self {
-        Self(self.0.clone().with_simd_level(SimdLevel::Portable))
+        self.at(SimdLevel::Portable)
+    }
+
+    /// The same table, looked up with no more than `level` of the machine's instructions.
+    #[must_use]
+    pub fn at(&self, level: SimdLevel) -> Self {
+        Self(self.0.clone().with_simd_level(level))
     }
 }
 
@@ -92,10 +98,10 @@ fn number(next_hop: Option<NextHopId>) -> u16 {
 
 impl<A: Family> Table<A> for Warren<A> {
     fn name(&self) -> &'static str {
-        if self.0.simd_level() == SimdLevel::Portable {
-            "warren portable"
-        } else {
-            "warren"
+        match self.0.simd_level() {
+            SimdLevel::Portable => "warren portable",
+            SimdLevel::Bmi2 => "warren bmi2",
+            SimdLevel::Avx2 => "warren",
         }
     }
 

@@ -18,7 +18,7 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use crate::encap::Encapsulation;
-use crate::fib::{Address, Fib, FibError, FibReader, NextHopId};
+use crate::fib::{Address, Fib, FibError, FibReader, NextHopId, SimdLevel};
 use crate::units::{Epoch, Family, MacAddr, Mtu, Vni};
 
 /// The number of a [`Peer`] in its [`Tables`].
@@ -256,6 +256,20 @@ impl Tables {
     #[must_use]
     pub const fn fib_v6(&self) -> &FibReader<Ipv6Addr> {
         &self.fib_v6
+    }
+
+    /// The same tables, looked up with no more than `level` of the machine's instructions: for tests and comparisons.
+    #[must_use]
+    pub fn with_simd_level(&self, level: SimdLevel) -> Self {
+        Self {
+            epoch: self.epoch,
+            local: self.local.clone(),
+            peers: self.peers.clone(),
+            peer_by_underlay: self.peer_by_underlay.clone(),
+            next_hops: self.next_hops.clone(),
+            fib_v4: self.fib_v4.clone().with_simd_level(level),
+            fib_v6: self.fib_v6.clone().with_simd_level(level),
+        }
     }
 
     /// Every route, IPv4 first, in order of address, then length.

@@ -22,6 +22,7 @@ use std::{env, fs};
 
 use warren_benches::routes::{self, Family};
 use warren_benches::tables::{Poptrie, PrefixTrie, Table, TreeBitmap, Warren};
+use warren_core::fib::SimdLevel;
 
 fn main() {
     let words: Vec<String> = env::args().skip(1).collect();
@@ -36,8 +37,9 @@ fn main() {
             let (ours, fib) = Warren::new(&routes);
             println!("\n{set} ipv4: {} routes, {:?}", routes.len(), fib.memory());
             let portable = ours.portable();
+            let bmi2 = ours.at(SimdLevel::Bmi2);
             let mut tables: Vec<Box<dyn Table<Ipv4Addr>>> =
-                vec![Box::new(ours), Box::new(portable)];
+                vec![Box::new(ours), Box::new(bmi2), Box::new(portable)];
             #[cfg(warren_dpdk)]
             match warren_benches::dpdk::RteFib::new(&routes) {
                 Some(table) => tables.push(Box::new(table)),
@@ -59,8 +61,9 @@ fn main() {
             let (ours, fib) = Warren::new(&routes);
             println!("\n{set} ipv6: {} routes, {:?}", routes.len(), fib.memory());
             let portable = ours.portable();
+            let bmi2 = ours.at(SimdLevel::Bmi2);
             let mut tables: Vec<Box<dyn Table<Ipv6Addr>>> =
-                vec![Box::new(ours), Box::new(portable)];
+                vec![Box::new(ours), Box::new(bmi2), Box::new(portable)];
             #[cfg(warren_dpdk)]
             match warren_benches::dpdk::RteFib6::new(&routes) {
                 Some(table) => tables.push(Box::new(table)),

@@ -46,6 +46,9 @@ pub(super) trait Block: Copy {
 
     /// Asks for the line of cell `at`.
     fn prefetch_cell(self, at: usize);
+
+    /// Asks for the line that [`quarter`](Self::quarter) reads.
+    fn prefetch_quarter(self, at: usize);
 }
 
 /// Portable code: nothing but the language.
@@ -81,6 +84,11 @@ impl Block for &[AtomicU64] {
     #[inline(always)]
     fn prefetch_cell(self, at: usize) {
         core::hint::black_box(arena::load(self, at));
+    }
+
+    #[inline(always)]
+    fn prefetch_quarter(self, at: usize) {
+        self.prefetch_cell(at / 4);
     }
 }
 
@@ -193,7 +201,7 @@ fn narrow<A: Address, M: Machine>(
 
 /// Takes up the answers of a group that are the number of an entry of their chunk.
 #[inline(always)]
-fn tails<A: Address>(
+pub(super) fn tails<A: Address>(
     machine: impl Machine,
     slots: &Slots,
     segments: &[Segment],
@@ -225,17 +233,28 @@ fn tails<A: Address>(
 #[inline(always)]
 fn flat(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) -> u16 {
     let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
-    // A root slot without a chunk has the handle of the block at 0: it is asked for its first cell, in vain.
-    let flat = root.is_flat();
-    let there = u64::from(flat).wrapping_neg();
-    let slot = FLAT_HEADER + (key >> 8) as usize % CHUNK.slots();
-    let cell = machine
-        .block(segments, root.handle())
-        .cell(slot & usize::from(flat).wrapping_neg());
-    let entry = Entry(cell & there | Entry::child(EMPTY_TAIL, 0).0 & !there);
+    let place = FLAT_HEADER + (key >> 8) as usize % CHUNK.slots();
+    let entry = flat_entry(machine, segments, root, place);
     let tail = machine.block(segments, entry.handle());
     let leaf = tail.quarter(leaf_index(tail, TAIL, key));
     first_of(leaf, first_of(entry.code(), root.code()))
+}
+
+/// What cell `place` of the flat chunk of `root` says; the empty tail where there is none.
+#[inline(always)]
+pub(super) fn flat_entry(
+    machine: impl Machine,
+    segments: &[Segment],
+    root: Entry,
+    place: usize,
+) -> Entry {
+    // A root slot without a chunk has the handle of the block at 0: it is asked for its first cell, in vain.
+    let flat = root.is_flat();
+    let there = u64::from(flat).wrapping_neg();
+    let cell = machine
+        .block(segments, root.handle())
+        .cell(place & usize::from(flat).wrapping_neg());
+    Entry(cell & there | Entry::child(EMPTY_TAIL, 0).0 & !there)
 }
 
 /// What root and chunk say: a next hop code, or the number of an entry of the chunk and [`NARROW_CHILD`].
@@ -389,7 +408,7 @@ impl Key {
 }
 
 #[inline(always)]
-fn root_entry(slots: &Slots, slot: usize) -> Entry {
+pub(super) fn root_entry(slots: &Slots, slot: usize) -> Entry {
     Entry(slots.get(slot % slots.len()).copied().unwrap_or_default())
 }
 
@@ -416,12 +435,12 @@ const fn overlay(code: u16, below: u16) -> u16 {
     code | below & none
 }
 
-type Slots = [u64; 1 << ROOT_STRIDE];
+pub(super) type Slots = [u64; 1 << ROOT_STRIDE];
 
 /// Addresses that go side by side.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
-const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
-const TAIL: Shape = Shape::at(24, 32);
+pub(super) const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
+pub(super) const TAIL: Shape = Shape::at(24, 32);
 const WIDE_CHUNK: Shape = Shape::at(ROOT_STRIDE, 128);
 const WIDE_TAIL: Shape = Shape::at(24, 128);

@@ -1,8 +1,9 @@
 //! What the machine has beyond portable code, found at run time: the one module of the crate with `unsafe`.
 //!
 //! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
-//! one instruction; where there are 256-bit vectors with gathers, batches are looked up several addresses to a vector
-//! (`narrow.rs` for IPv4). Batches of IPv6 have a walk of their own (`wide.rs`). `unsafe` is for three things: calling a function that was compiled for such a processor, after it
+//! one instruction; where there are 256-bit vectors, what can be done for many IPv4 addresses of a batch at once is done
+//! in vectors (`narrow.rs`). Batches of IPv6 have a walk of their own (`wide.rs`). `unsafe` is for three things: calling
+//! a function that was compiled for such a processor, after it
 //! was found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
 //! without asking whether the handle is in bounds, which the portable twin asks each time; and so with the lists of
 //! `wide.rs`.
@@ -249,6 +250,13 @@ impl batch::Block for NativeBlock<'_> {
     #[inline(always)]
     fn prefetch_cell(self, at: usize) {
         let line = self.first.wrapping_add(at).cast::<i8>();
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
+    }
+
+    #[inline(always)]
+    fn prefetch_quarter(self, at: usize) {
+        let line = self.first.cast::<u16>().wrapping_add(at).cast::<i8>();
         // SAFETY: a prefetch never faults, whatever the address.
         unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
     }

@@ -134,3 +134,78 @@ fn an_answer_past_the_addresses_stays_as_it_was() {
         }
     }
 }
+
+/// Every length from 0 to 100, at every level, from several places of the addresses.
+fn check_lengths(fib: &mut Fib<Ipv4Addr>, twin: &Twin, rng: &mut Rng) {
+    let keys: alloc::vec::Vec<u128> = (0..100)
+        .map(|n| {
+            let (key, len, _) = twin.routes[rng.below(twin.routes.len() as u64) as usize];
+            match n % 4 {
+                0 => rng.wide() & prefix_mask(32),
+                1 => key.wrapping_sub(1 << 96),
+                _ => key | rng.wide() & !prefix_mask(len) & prefix_mask(32),
+            }
+        })
+        .collect();
+    let addresses: alloc::vec::Vec<_> = keys.iter().map(|key| Ipv4Addr::from_key(*key)).collect();
+    let expected: alloc::vec::Vec<_> = keys
+        .iter()
+        .map(|key| twin.longest(*key).map(|route| route.2))
+        .collect();
+    let reader = fib.reader();
+    for level in SimdLevel::ALL {
+        let reader = reader.clone().with_simd_level(level);
+        for count in 0..=100 {
+            let first = rng.below(101 - count) as usize;
+            let asked = first..first + count as usize;
+            let mut answers = [Some(id(7_777)); 100];
+            reader.lookup_batch(&addresses[asked.clone()], &mut answers);
+            assert_eq!(
+                answers[..count as usize],
+                expected[asked],
+                "{level:?} {count}"
+            );
+            assert!(
+                answers[count as usize..]
+                    .iter()
+                    .all(|answer| *answer == Some(id(7_777))),
+                "{level:?} {count}"
+            );
+        }
+    }
+}
+
+#[test]
+fn batches_of_every_length_are_right_at_every_level_and_flatness() {
+    let mut rng = Rng(21);
+    let mut fib = Fib::<Ipv4Addr>::new();
+    let mut twin = Twin::default();
+    let mut seen = [false; 3];
+    // Few routes, then many below three root slots, then some below many; one in four has a shorter route above.
+    let counts = [40, 1_500, 1_700, 1_702, 2_600];
+    let mut n = 0;
+    for count in counts {
+        while twin.routes.len() < count {
+            let slot = if n < 1_000 { 0x140 + n % 3 } else { 5 * n };
+            let [route, host] = routes_of(slot % 8_000, n);
+            let above = (route.0 & prefix_mask(11), 11);
+            for (key, len) in [Some(route), Some(host), Some(above).filter(|_| n % 4 == 0)]
+                .into_iter()
+                .flatten()
+            {
+                let next_hop = id(u64::from(n % 300));
+                let old = twin.insert(key, len, next_hop);
+                assert_eq!(fib.insert(Ipv4Addr::join(key, len), next_hop), Ok(old));
+            }
+            let flatness = fib.flats.flatness() as usize;
+            if !seen[flatness] {
+                seen[flatness] = true;
+                check_lengths(&mut fib, &twin, &mut rng);
+            }
+            n += 1;
+        }
+        check_lengths(&mut fib, &twin, &mut rng);
+    }
+    assert_eq!(seen, [true; 3]);
+    assert!(fib.arena.segments().len() > 1);
+}
