@@ -9,6 +9,7 @@
 //! which Prometheus reads; each counter of the engine, the workers and the sockets is there with
 //! its help and, where it has one, its unit.
 
+mod paths;
 mod sources;
 
 use std::fmt;
@@ -30,7 +31,7 @@ use tracing::debug;
 use warren_core::verdict::DropReason;
 
 use crate::counters::{DeviceReport, DirectionReport, SocketReport, TallyReport, WorkerReport};
-use crate::ctl::message::{CountersReport, StatusReport};
+use crate::ctl::message::{CountersReport, PathsReport, StatusReport};
 use crate::ctl::sources::SourcesReport;
 use crate::node::NodeState;
 
@@ -100,12 +101,14 @@ pub fn page(
     status: StatusReport,
     counters: CountersReport,
     sources: Option<SourcesReport>,
+    paths: Option<PathsReport>,
 ) -> String {
     let mut registry = Registry::with_prefix("warren");
     registry.register_collector(Box::new(Page {
         status,
         counters,
         sources,
+        paths,
     }));
     let mut text = String::new();
     // Writing to a String cannot fail, and the encoder has no other error.
@@ -232,7 +235,7 @@ fn respond(path: &str, state: &NodeState) -> Response {
             Ok(counters) => Response {
                 status: "200 OK",
                 content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                body: page(state.status(), counters, state.sources()),
+                body: page(state.status(), counters, state.sources(), state.paths()),
             },
             Err(sentence) => Response::text(UNAVAILABLE, sentence),
         },
@@ -254,6 +257,7 @@ struct Page {
     status: StatusReport,
     counters: CountersReport,
     sources: Option<SourcesReport>,
+    paths: Option<PathsReport>,
 }
 
 impl Collector for Page {
@@ -264,6 +268,7 @@ impl Collector for Page {
         self.device(&mut lines)?;
         self.sockets(&mut lines)?;
         self.peers(&mut lines)?;
+        self.paths(&mut lines)?;
         self.sources(&mut lines)
     }
 }
@@ -574,6 +579,13 @@ impl Lines<'_> {
         ConstGauge::new(value).encode(metric)
     }
 
+    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
+        let metric = self
+            .encoder
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(count).encode(metric)
+    }
+
     fn counters(
         &mut self,
         name: &str,
@@ -647,7 +659,7 @@ mod tests {
 
     use super::*;
     use crate::counters::{EncapsulationTally, PeerTallyReport};
-    use crate::ctl::message::DeviceStatus;
+    use crate::ctl::message::{DeviceStatus, PathReport, WayReport};
 
     /// Gives every number of a report a value of its own, from 1000 on.
     fn number(value: &mut Value, path: &str, numbered: &mut Vec<(String, u64)>) {
@@ -672,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn every_count_of_a_worker_is_on_the_page() {
+    fn every_count_of_a_worker_and_of_a_path_is_on_the_page() {
         let mut report = WorkerReport {
             sockets: vec![SocketReport::default()],
             peers: vec![PeerTallyReport {
@@ -694,6 +706,21 @@ mod tests {
         let mut numbered = Vec::new();
         number(&mut value, "", &mut numbered);
         let report: WorkerReport = serde_json::from_value(value).unwrap();
+        let way = WayReport {
+            rtt_us: Some(0),
+            loss_per_mille: Some(0),
+            ..WayReport::default()
+        };
+        let paths = PathsReport {
+            peers: vec![PathReport {
+                ways: vec![way],
+                ..PathReport::default()
+            }],
+            ..PathsReport::default()
+        };
+        let mut value = json!(paths);
+        number(&mut value, "paths", &mut numbered);
+        let paths: PathsReport = serde_json::from_value(value).unwrap();
         let status = StatusReport {
             node: String::new(),
             version: String::new(),
@@ -726,7 +753,12 @@ mod tests {
             total: report.clone(),
             workers: vec![report],
         };
-        let page = page(status, counters, Some(SourcesReport::default()));
+        let page = page(
+            status,
+            counters,
+            Some(SourcesReport::default()),
+            Some(paths),
+        );
         // The worker's number is a label, its generation the node's, and sums are left to whoever
         // reads the parts.
         let elsewhere = [

@@ -236,7 +236,10 @@ impl Worker {
             // An asker that is gone does not want the answer any more.
             match self.commands.try_recv() {
                 Ok(Command::Ping(answer)) => drop(answer.try_send(())),
-                Ok(Command::Report(answer)) => drop(answer.try_send(self.report())),
+                Ok(Command::Report(answer)) => {
+                    self.underlay.count_overflows();
+                    drop(answer.try_send(self.report()));
+                }
                 Ok(Command::Explain {
                     direction,
                     flow,

@@ -15,6 +15,8 @@ mod certificates;
 mod cluster;
 #[path = "support/tls.rs"]
 mod tls;
+#[path = "etcd/users.rs"]
+mod users;
 
 use std::process::Command as Process;
 use std::time::{Duration, Instant};

@@ -78,6 +78,24 @@ impl Contender {
         all
     }
 
+    /// The kernel's, and Warren without each thing that it can do without. The plain one has one
+    /// worker, which is one thread and one queue of the device.
+    pub(crate) fn fallbacks() -> Vec<Self> {
+        [
+            "kernel",
+            "warren",
+            "warren-no-gso",
+            "warren-no-gro",
+            "warren-no-uso",
+            "warren-no-vnet",
+            "warren-no-gso+no-gro+no-uso+no-vnet",
+            "warren-count=2",
+        ]
+        .iter()
+        .filter_map(|word| Self::parse(word))
+        .collect()
+    }
+
     /// What is missing on this machine to run it.
     pub(crate) fn missing(&self) -> Option<&'static str> {
         match self {

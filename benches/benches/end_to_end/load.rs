@@ -103,6 +103,9 @@ pub(crate) struct Sample {
 
 const PORT: u16 = 7000;
 
+/// After the last datagram of a short load, so that the sink knows that it was the last one.
+const PATIENCE: Duration = Duration::from_millis(150);
+
 /// Takes one measurement. `near` is the first figure of the same one in an earlier round, if there
 /// was one: a search begins there.
 pub(crate) fn measure(
@@ -328,7 +331,8 @@ pub(crate) fn child(words: &[&str]) -> Result<(), String> {
         ["tcp-source", address, streams, ms] => {
             tcp_source(address, streams.parse().unwrap_or(1), millis(ms)).map_err(text)
         }
-        ["udp-sink", address] => udp_sink(address).map_err(text),
+        ["udp-sink", address] => udp_sink(address, PATIENCE).map_err(text),
+        ["udp-sink", address, patience_ms] => udp_sink(address, millis(patience_ms)).map_err(text),
         ["udp-source", address, octets, rate, ms] => udp_source(
             address,
             octets.parse().unwrap_or(64),
@@ -417,7 +421,8 @@ fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     }
 }
 
-fn udp_sink(address: &str) -> std::io::Result<()> {
+/// Counts datagrams until none has come for as long as `patience`.
+fn udp_sink(address: &str, patience: Duration) -> std::io::Result<()> {
     let socket = Udp::bind(&UdpConfig {
         receive_buffer_octets: 16 << 20,
         ..UdpConfig::new(socket_address(address))
@@ -429,14 +434,14 @@ fn udp_sink(address: &str) -> std::io::Result<()> {
     let mut packets = 0_u64;
     let mut last = Instant::now();
     let started = last;
-    let patience = |packets: u64| {
+    let wait = |packets: u64| {
         if packets == 0 {
             Duration::from_secs(3)
         } else {
-            Duration::from_millis(150)
+            patience
         }
     };
-    while last.elapsed() < patience(packets) {
+    while last.elapsed() < wait(packets) {
         match socket.recv_batch(
             &mut ring,
             rooms.iter_mut().map(<[u8; 2048]>::as_mut_slice),

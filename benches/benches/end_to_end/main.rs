@@ -59,6 +59,8 @@ Usage: end_to_end [OPTIONS]
                      for the others, at half the length, those that they are there for)
   --json FILE        write every sample
   --svg FILE         write a plot of the medians
+  --fallbacks        Warren with each of its fallbacks forced, in tcp1,udp64,udp1400: the same as a
+                     choice of contenders and measures
   --soak MINUTES     instead: Warren alone at half its highest rate, watching memory, descriptors
                      and the books of both nodes";
 
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: &Plan) -> Result<(), String> {
+    topology::remove_orphans();
     if plan.soak_minutes > 0.0 {
         return soak::run(plan);
     }
@@ -173,6 +176,11 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
     };
     let mut words = words.iter();
     while let Some(&option) = words.next() {
+        if option == "--fallbacks" {
+            plan.contenders = Contender::fallbacks();
+            plan.measures = Some(vec![Measure::Tcp1, Measure::Udp64, Measure::Udp1400]);
+            continue;
+        }
         let value = *words
             .next()
             .ok_or_else(|| format!("{option} needs a value; see --help"))?;

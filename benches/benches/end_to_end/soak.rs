@@ -38,7 +38,8 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
         plan.soak_minutes
     ));
     let to = tunnel.address(End::B).to_owned();
-    let sink = spawn(&net, End::B, &["udp-sink", &to])?;
+    // Whatever holds the machine up, it is not the end of the load.
+    let sink = spawn(&net, End::B, &["udp-sink", &to, "20000"])?;
     sleep(Duration::from_millis(100));
     let milliseconds = (length + WARM_UP).as_millis().to_string();
     let source = spawn(

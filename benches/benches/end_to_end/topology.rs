@@ -137,6 +137,31 @@ impl Drop for Net {
     }
 }
 
+/// Removes what benches left that were killed: namespaces named after a process that is gone, and
+/// the programs in them.
+pub(crate) fn remove_orphans() {
+    let entries = std::fs::read_dir("/run/netns").into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    for name in names.filter(|name| owner(name).is_some_and(|id| !lives(id))) {
+        let inside = shell(&format!("ip netns pids {name}")).unwrap_or_default();
+        for id in inside.split_whitespace() {
+            let _ = shell(&format!("kill -KILL {id}"));
+        }
+        let _ = shell(&format!("ip netns del {name}"));
+    }
+}
+
+/// The process that a namespace of a bench is named after.
+fn owner(name: &str) -> Option<u32> {
+    let id = name.strip_prefix("wb")?.strip_suffix(['a', 'b'])?;
+    let is_number = id.bytes().all(|octet| octet.is_ascii_digit());
+    id.parse().ok().filter(|_| is_number)
+}
+
+fn lives(process: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{process}")).exists()
+}
+
 /// A program that is ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Running {

@@ -12,7 +12,8 @@
 //! round each asks for the node that it needs in the next: a walk of eight accesses one after another is too long for
 //! the processor to overlap by itself, and its end is a branch that cannot be foreseen.
 //!
-//! The code is safe and portable. `simd.rs` compiles it again for the units that the machine has ([`Machine`]).
+//! The code is safe and portable. `simd.rs` compiles it again for the units that the machine has ([`Machine`]); only
+//! batches of IPv6 have another walk there, which asks for more beforehand (`simd/wide.rs`).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -17,6 +17,7 @@ mod many;
 mod publication;
 mod rng;
 mod small;
+mod wide;
 mod work;
 
 use rng::Rng;

@@ -81,7 +81,7 @@ impl Page {
 }
 
 impl Lines<'_> {
-    fn gauges(
+    pub(super) fn gauges(
         &mut self,
         name: &str,
         help: &str,

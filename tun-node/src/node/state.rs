@@ -12,8 +12,8 @@ use warren_core::verdict::Direction;
 use crate::config::Config;
 use crate::counters::{PeerTallyReport, WorkerReport};
 use crate::ctl::message::{
-    CountersReport, DeviceStatus, Fault, Flow, PathReport, PeerReport, Request, Response,
-    StatusReport,
+    CountersReport, DeviceStatus, Fault, Flow, PathReport, PathsReport, PeerReport, Request,
+    Response, StatusReport,
 };
 use crate::ctl::server::Handler;
 use crate::ctl::sources::SourcesReport;
@@ -267,6 +267,12 @@ impl NodeState {
             epoch: tables.epoch().0,
             total: u32::try_from(total).unwrap_or(u32::MAX),
         }
+    }
+
+    /// What is known about the paths; none when their thread does not answer.
+    #[must_use]
+    pub fn paths(&self) -> Option<PathsReport> {
+        self.paths.report()
     }
 
     fn peers(&self) -> Result<Vec<PeerReport>, String> {

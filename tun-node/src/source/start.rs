@@ -18,14 +18,6 @@ pub enum SourceError {
     /// The description of the etcd cluster.
     #[error(transparent)]
     Etcd(#[from] ClusterError),
-    /// The file with the password.
-    #[error("etcd: password-file {}", path.display())]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// How the Kubernetes API is reached.
     #[error(transparent)]
     Kubernetes(#[from] AccessError),
@@ -78,17 +70,13 @@ fn etcd_settings(
     etcd: &config::Etcd,
     own: Own,
 ) -> Result<EtcdSettings, SourceError> {
-    let user = match &etcd.user {
-        Some((name, path)) => Some((name.clone(), password(path)?)),
-        None => None,
-    };
     let subnet_env = config.sources.subnet_env.as_deref();
     Ok(EtcdSettings {
         cluster: Cluster {
             endpoints: etcd.endpoints.clone(),
             ca: etcd.ca.clone(),
             certificate: etcd.certificate.clone(),
-            user,
+            user: etcd.user.clone(),
         },
         agent: AgentSettings {
             prefix: etcd.prefix.clone(),
@@ -135,13 +123,4 @@ fn net_conf(path: &Path) -> Result<NetConf, SourceError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// The password in a file, without the end of its line.
-fn password(path: &Path) -> Result<String, SourceError> {
-    let text = std::fs::read_to_string(path).map_err(|source| SourceError::Password {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

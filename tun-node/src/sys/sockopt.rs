@@ -50,6 +50,31 @@ pub fn get(socket: BorrowedFd<'_>, option: IntOption) -> Result<i32> {
     Ok(value)
 }
 
+/// How many datagrams the socket dropped since it was made, for want of room or for a wrong checksum: what
+/// `SO_RXQ_OVFL` tells with the next datagram, asked for without one (`SO_MEMINFO`, Linux 4.12).
+///
+/// # Errors
+///
+/// The kernel's; `ENOPROTOOPT` where it does not know the option.
+pub fn drops(socket: BorrowedFd<'_>) -> Result<u32> {
+    const SO_MEMINFO: libc::c_int = 55;
+    // `SK_MEMINFO_DROPS` is the last of nine.
+    let mut values = [0_u32; 9];
+    let mut octets = MEMINFO_OCTETS;
+    // SAFETY: the kernel writes at most `octets` octets, the size of `values`.
+    done(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut octets,
+        )
+    })?;
+    let [.., drops] = values;
+    Ok(drops)
+}
+
 /// Attaches a filter that drops every datagram before it is queued
 /// (`SO_ATTACH_FILTER`), for sockets that only send.
 ///
@@ -220,6 +245,9 @@ const BPF_RETURN_CONSTANT: u16 = 0x06;
 /// Octets of an `int`.
 const INT_OCTETS: libc::socklen_t = 4;
 
+/// Octets of nine numbers of `SO_MEMINFO`.
+const MEMINFO_OCTETS: libc::socklen_t = 36;
+
 /// Octets of a `sock_fprog`.
 const FILTER_OCTETS: libc::socklen_t = 16;
 
@@ -255,6 +283,26 @@ mod tests {
         .unwrap();
         let policy = get(socket.as_fd(), IntOption::mtu_discover(Family::Ipv4)).unwrap();
         assert_eq!(policy, libc::IP_PMTUDISC_PROBE);
+    }
+
+    #[test]
+    fn what_found_no_room_is_told_without_another_datagram() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        set(socket.as_fd(), IntOption::RECEIVE_BUFFER, 2048).unwrap();
+        assert_eq!(drops(socket.as_fd()).unwrap(), 0);
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = socket.local_addr().unwrap();
+        for _ in 0..100 {
+            sender.send_to(&[0; 1000], to).unwrap();
+        }
+        socket.set_nonblocking(true).unwrap();
+        let mut received = 0;
+        while socket.recv(&mut [0; 1000]).is_ok() {
+            received += 1;
+        }
+        assert!(received < 100, "{received}");
+        // Loopback drops nothing before the socket.
+        assert_eq!(drops(socket.as_fd()).unwrap(), 100 - received);
     }
 
     #[test]

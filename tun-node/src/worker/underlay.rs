@@ -20,7 +20,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use tracing::{info, warn};
 use warren_core::batch::{Batch, Link, Transport};
@@ -34,6 +34,7 @@ use crate::counters::{SocketReport, UnderlayCounters};
 use crate::datapath::train::Trains;
 use crate::raw::offload::{self, Outcome, RawOffload};
 use crate::raw::{Inner, RawIp, SEND_BUFFER_OCTETS};
+use crate::sys::sockopt;
 use crate::udp::share::Share;
 use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp};
 
@@ -309,6 +310,14 @@ impl Underlay {
             .all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
     }
 
+    /// Counts what sockets dropped after the last datagram that they delivered.
+    pub(super) fn count_overflows(&mut self) {
+        for receiver in &mut self.receivers {
+            let told = sockopt::drops(receiver.socket.as_fd()).ok();
+            self.counters.of(receiver.kind).receive_overflows += receiver.overflows.since(told);
+        }
+    }
+
     /// The counts, by kind of socket; kinds that this worker has no socket for are absent.
     #[must_use]
     pub(super) fn report(&self) -> Vec<SocketReport> {
@@ -506,15 +515,28 @@ impl Receiver {
     }
 }
 
-/// The kernel's count of what a socket dropped: 32 bits, told with the datagrams after the drop.
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Udp(udp) => udp.as_fd(),
+            Self::Raw(raw) => raw.as_fd(),
+        }
+    }
+}
+
+/// The kernel's count of what a socket dropped: 32 bits, told with the datagrams that were queued after the drop, and
+/// to whoever asks.
 #[derive(Clone, Copy, Debug, Default)]
 struct Overflows(u32);
 
 impl Overflows {
-    /// What was added since the last call.
+    /// What was added since the last call; nothing where `told` is older than that.
     fn since(&mut self, told: Option<u32>) -> u64 {
         let told = told.unwrap_or(self.0);
         let added = told.wrapping_sub(self.0);
+        if added > 1 << 31 {
+            return 0;
+        }
         self.0 = told;
         u64::from(added)
     }
@@ -720,8 +742,13 @@ mod tests {
     fn the_kernels_32_bit_count_of_drops_may_wrap() {
         let mut overflows = Overflows::default();
         assert_eq!(overflows.since(None), 0);
-        assert_eq!(overflows.since(Some(u32::MAX)), u64::from(u32::MAX));
+        let much = i32::MAX.cast_unsigned();
+        assert_eq!(overflows.since(Some(much)), u64::from(much));
+        assert_eq!(overflows.since(Some(u32::MAX)), u64::from(much) + 1);
         assert_eq!(overflows.since(Some(4)), 5);
         assert_eq!(overflows.since(Some(4)), 0);
+        // A datagram that was queued before the kernel was asked.
+        assert_eq!(overflows.since(Some(u32::MAX)), 0);
+        assert_eq!(overflows.since(Some(6)), 2);
     }
 }

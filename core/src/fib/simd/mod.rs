@@ -2,9 +2,10 @@
 //!
 //! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
 //! one instruction; where there are 256-bit vectors with gathers, batches are looked up several addresses to a vector
-//! (`narrow.rs` for IPv4, `wide.rs` for IPv6). `unsafe` is for three things: calling a function that was compiled for such a processor, after it
+//! (`narrow.rs` for IPv4). Batches of IPv6 have a walk of their own (`wide.rs`). `unsafe` is for three things: calling a function that was compiled for such a processor, after it
 //! was found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
-//! without asking whether the handle is in bounds, which the portable twin asks each time.
+//! without asking whether the handle is in bounds, which the portable twin asks each time; and so with the lists of
+//! `wide.rs`.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -126,7 +127,11 @@ impl Level {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn lookup_bmi2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-    batch::lookup(Native, view, addresses, next_hops);
+    if A::BITS == 32 {
+        batch::lookup(Native, view, addresses, next_hops);
+    } else {
+        wide::lookup(view, addresses, next_hops);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -196,6 +201,17 @@ struct NativeBlock<'a> {
     #[cfg(debug_assertions)]
     cells: usize,
     segments: PhantomData<&'a [Segment]>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl NativeBlock<'_> {
+    /// Where cell `at` is, which the block has.
+    #[inline(always)]
+    fn place(self, at: usize) -> *const AtomicU64 {
+        #[cfg(debug_assertions)]
+        assert!(at < self.cells, "cell {at} of {}", self.cells);
+        self.first.wrapping_add(at)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

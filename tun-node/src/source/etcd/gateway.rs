@@ -7,7 +7,7 @@
 //! Certificates and keys are read again before each request: who renews them need not tell anybody.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -36,8 +36,9 @@ pub struct Cluster {
     pub ca: Option<PathBuf>,
     /// This node's certificate and key, where the members want one.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Name and password, where the cluster has users.
-    pub user: Option<(String, String)>,
+    /// The name of a user and the file with the password, where the cluster has users. The file is
+    /// read for every token, so that a new password needs no restart.
+    pub user: Option<(String, PathBuf)>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -88,7 +89,7 @@ pub struct Gateway {
     ca: Option<PathBuf>,
     certificate: Option<(PathBuf, PathBuf)>,
     agents: Renewed<Pems, Agents>,
-    user: Option<(String, String)>,
+    user: Option<(String, PathBuf)>,
     token: Mutex<Option<String>>,
     prefix: String,
 }
@@ -145,6 +146,9 @@ impl Gateway {
         }
         let pems = Pems::read(cluster.ca.as_ref(), cluster.certificate.as_ref())?;
         let agents = Agents::new(&pems)?;
+        if let Some((_, path)) = &cluster.user {
+            password(path)?;
+        }
         Ok(Self {
             endpoints,
             at: AtomicUsize::new(0),
@@ -427,12 +431,13 @@ impl Gateway {
     }
 
     fn token(&self) -> Result<Option<String>, Failure> {
-        let Some((name, password)) = &self.user else {
+        let Some((name, path)) = &self.user else {
             return Ok(None);
         };
         if let Some(token) = self.token.lock().clone() {
             return Ok(Some(token));
         }
+        let password = password(path).map_err(|error| Failure::Refused(error.to_string()))?;
         let body = json!({ "name": name, "password": password }).to_string();
         let url = format!("{}/v3/auth/authenticate", self.endpoint());
         let agents = self.agents();
@@ -572,6 +577,15 @@ fn is_timeout(error: &std::io::Error) -> bool {
             error.kind(),
             std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock
         )
+}
+
+/// The password in a file, without the end of its line.
+fn password(path: &Path) -> Result<String, ClusterError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ClusterError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn not_understood(method: &str, why: &str) -> Failure {
