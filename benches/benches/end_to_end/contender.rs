@@ -44,15 +44,14 @@ impl Contender {
                     return Some(Self::Peer(peer));
                 }
                 let rest = word.strip_prefix("warren-")?;
-                if ENCAPSULATIONS.contains(&rest) {
-                    return Some(Self::Warren {
-                        encapsulation: rest.into(),
-                        options: Vec::new(),
-                    });
+                let mut options: Vec<String> = rest.split('+').map(str::to_owned).collect();
+                let first = options.first().map(String::as_str);
+                let encapsulation = ENCAPSULATIONS.into_iter().find(|one| Some(*one) == first);
+                if encapsulation.is_some() {
+                    options.remove(0);
                 }
-                let options = rest.split('+').map(str::to_owned).collect();
                 Some(Self::Warren {
-                    encapsulation: "vxlan".into(),
+                    encapsulation: encapsulation.unwrap_or("vxlan").into(),
                     options,
                 })
             }
@@ -69,6 +68,7 @@ impl Contender {
                 "warren-gue",
                 "warren-geneve",
                 "warren-ipip",
+                "warren-ipip+ipip-offload=true",
                 "forwarder",
             ]
             .iter()

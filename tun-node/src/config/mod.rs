@@ -415,6 +415,8 @@ pub struct Worker {
     pub send_buffer_octets: Option<u32>,
     /// Whether the kernel cuts trains of datagrams for us (`UDP_SEGMENT`), where it can.
     pub gso: bool,
+    /// Whether TCP super-packets may leave in IP whole, behind the host's netfilter output rules.
+    pub ipip_offload: bool,
     /// Whether the kernel joins datagrams for us (`UDP_GRO`), where it can.
     pub gro: bool,
     /// Whether the device hands over uncut UDP packets too, where the kernel can.

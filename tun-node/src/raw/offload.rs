@@ -19,8 +19,8 @@
 //! which device of the underlay it is to leave.
 //!
 //! Such packets leave behind the host's output rules (netfilter `output` and `postrouting`), and
-//! behind IPsec. So the offload is not used while the host has an outbound IPsec policy, or where
-//! `gso = false`. Nor for packets that may be fragmented, for other protocols than TCP (who
+//! behind IPsec. So the offload is used only where `ipip-offload = true` says so, and not while the
+//! host has an outbound IPsec policy. Nor for packets that may be fragmented, for other protocols than TCP (who
 //! receives by a raw socket is not told where a joined packet is to be cut, and for a stream it
 //! does not matter), and where a segment does not fit the route: then the socket refuses it with
 //! an error that is counted.

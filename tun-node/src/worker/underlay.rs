@@ -140,7 +140,7 @@ impl Underlay {
     /// kernel can: through the device named `device`. `seed` makes the mark of such packets.
     pub(super) fn offload_raw(&mut self, config: &Config, device: &str, seed: u64) {
         let has_raw = self.has(Kind::Ip4) || self.has(Kind::Ip6);
-        if !config.worker.gso || !has_raw || self.send.offload.is_some() {
+        if !config.worker.ipip_offload || !has_raw || self.send.offload.is_some() {
             return;
         }
         let octets = config.worker.send_buffer_octets;
