@@ -181,7 +181,14 @@ impl fmt::Display for Contender {
                 encapsulation,
                 options,
             } if options.is_empty() => write!(f, "warren {encapsulation}"),
-            Self::Warren { options, .. } => write!(f, "warren {}", options.join("+")),
+            Self::Warren {
+                encapsulation,
+                options,
+            } if encapsulation == "vxlan" => write!(f, "warren {}", options.join("+")),
+            Self::Warren {
+                encapsulation,
+                options,
+            } => write!(f, "warren {encapsulation} {}", options.join("+")),
             Self::Forwarder => f.write_str("bare forwarder"),
             Self::Peer(peer) => f.write_str(peer.name()),
         }
