@@ -156,6 +156,7 @@ impl<A: Address> Fib<A> {
             self.root_to_slots();
             self.turn_all();
         }
+        self.hash_all();
     }
 }
 

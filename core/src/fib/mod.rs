@@ -29,6 +29,7 @@ mod batch;
 mod build;
 mod draft;
 mod flat;
+mod hashed;
 mod node;
 mod published;
 mod reader;

@@ -9,6 +9,7 @@ use super::NextHopId;
 use super::address::Address;
 use super::arena::Segment;
 use super::flat::Flatness;
+use super::hashed::Hashed;
 use super::node::RouteCell;
 use super::simd::{Level, SimdLevel};
 use super::walk::{Covering, Routes, View};
@@ -33,6 +34,7 @@ pub(super) struct Snapshot {
     pub(super) cold: Arc<[Segment]>,
     pub(super) routes: usize,
     pub(super) flatness: Flatness,
+    pub(super) hashed: Option<Box<Hashed>>,
 }
 
 /// The root of a snapshot: a node, or all slots and the routes that end in the root.
@@ -73,7 +75,13 @@ impl<A: Address> FibReader<A> {
     /// The next hop of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), address.to_key()))
+        let key = address.to_key();
+        if let Some(hashed) = self.hashed()
+            && let Some(code) = self.level.hashed_one(hashed, &self.snapshot.segments, key)
+        {
+            return NextHopId::from_code(code);
+        }
+        NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key))
     }
 
     /// Looks up each of `addresses` and writes the answer to the same place in `next_hops`.
@@ -81,7 +89,11 @@ impl<A: Address> FibReader<A> {
     /// When the two differ in length, only as many as the shorter holds are done. Batches of 32 to 256 keep several
     /// memory accesses in flight at once: a lookup then costs a fraction of a single one.
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-        self.level.lookup(&self.view(), addresses, next_hops);
+        let view = self.view();
+        match self.hashed() {
+            Some(hashed) => self.level.hashed(hashed, &view, addresses, next_hops),
+            None => self.level.lookup(&view, addresses, next_hops),
+        }
     }
 
     /// The longest prefix that holds `address`, and its next hop.
@@ -124,6 +136,12 @@ impl<A: Address> FibReader<A> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.snapshot.routes == 0
+    }
+
+    /// The hash of an IPv6 table that has one.
+    #[inline(always)]
+    fn hashed(&self) -> Option<&Hashed> {
+        self.snapshot.hashed.as_deref().filter(|_| A::BITS == 128)
     }
 
     fn view(&self) -> View<'_> {

@@ -24,6 +24,7 @@ use super::address::Address;
 use super::arena::{Arena, Segment, copy_cells, load, store, writes};
 use super::draft::Draft;
 use super::flat::{EMPTY_TAIL, Flats, node_entry};
+use super::hashed::Hashes;
 use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
 use super::reader::{FibReader, Root, Snapshot};
@@ -50,6 +51,7 @@ pub struct Fib<A> {
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
     pub(super) flats: Flats,
+    pub(super) hashes: Hashes,
     level: Level,
     family: PhantomData<A>,
 }
@@ -86,6 +88,7 @@ impl<A: Address> Fib<A> {
             published: Books::default(),
             live: Extent::default(),
             flats: Flats::default(),
+            hashes: Hashes::default(),
             level: Level::new(SimdLevel::detect()),
             family: PhantomData,
         };
@@ -147,6 +150,7 @@ impl<A: Address> Fib<A> {
                 self.root_to_slots();
             }
         }
+        self.hash_change(key, len, code);
         Ok(old.and_then(NextHopId::from_code))
     }
 
@@ -165,6 +169,7 @@ impl<A: Address> Fib<A> {
         if self.routes < NODE_BELOW {
             self.root_to_node();
         }
+        self.hash_change(key, len, 0);
         NextHopId::from_code(old)
     }
 
@@ -188,6 +193,7 @@ impl<A: Address> Fib<A> {
             cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
             flatness: self.flats.flatness(),
+            hashed: self.hashes.publish(),
         });
         self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;
@@ -276,13 +282,18 @@ impl<A: Address> Fib<A> {
             ),
         };
         FibMemory {
-            lookup_octets: self.live.lookup * 8 + self.flats.octets() + root + list,
+            lookup_octets: self.live.lookup * 8
+                + self.flats.octets()
+                + self.hashes.octets()
+                + root
+                + list,
             route_octets: self.live.routes * 8 + root_routes,
             total_octets: self.arena.octets()
                 + self.cold.octets()
                 + root * (1 + self.published.snapshots())
                 + root_routes
                 + self.published.octets()
+                + self.hashes.own_octets(self.published.snapshots())
                 + self.draft.octets()
                 + size_of::<Self>(),
         }

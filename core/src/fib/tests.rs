@@ -12,6 +12,7 @@ use super::{Fib, FibReader, NextHopId, SimdLevel};
 
 mod flat;
 mod full;
+mod hashed;
 pub(super) mod hooks;
 mod many;
 mod publication;

@@ -111,7 +111,7 @@ impl<'a> View<'a> {
             let slot = shape.slot(key);
             if len <= shape.end() {
                 let last = slot | ((1 << (shape.end() - len)) - 1);
-                let first_route = RouteCell::new(slot, len - shape.depth, 0);
+                let first_route = RouteCell::new(slot, len - shape.depth, 0).key();
                 routes.push(
                     handle,
                     shape,
@@ -144,13 +144,59 @@ impl<'a> View<'a> {
             if len <= shape.depth {
                 let prefix =
                     key & super::address::prefix_mask(end) | skipped_key(expected, shape.depth);
-                routes.push(
-                    handle,
-                    shape,
-                    prefix,
-                    (0, shape.slots() - 1),
-                    RouteCell::default(),
-                );
+                routes.push(handle, shape, prefix, (0, shape.slots() - 1), 0);
+                return routes;
+            }
+        }
+    }
+
+    /// The routes that come after `last`, which may be gone, in order of address, then length; all for `None`.
+    pub(super) fn after<A: Address>(&self, last: Option<(u128, u8)>) -> Routes<'a, A> {
+        let Some((key, len)) = last else {
+            return self.covered(A::join(0, 0));
+        };
+        let mut routes = Routes {
+            view: *self,
+            stack: Vec::new(),
+            family: PhantomData,
+        };
+        let mut shape = Shape::at(0, A::BITS);
+        let mut handle = self.node;
+        loop {
+            let slot = shape.slot(key);
+            let here = len <= shape.end();
+            // Routes of a slot come before its child, and longer ones of the node after shorter ones.
+            let bits = if here { len - shape.depth } else { 15 };
+            routes.push(
+                handle,
+                shape,
+                key & super::address::prefix_mask(shape.depth),
+                (slot + usize::from(!here), shape.slots() - 1),
+                RouteCell::new(slot, bits, 0).key() + 1,
+            );
+            let entry = if shape.depth == 0 {
+                self.root_entry(key)
+            } else {
+                self.node(handle, shape).entry(slot)
+            };
+            if here || !entry.has_child() {
+                return routes;
+            }
+            let end = shape.end();
+            handle = entry.handle();
+            shape = Shape::at(end + 8 * entry.skip(), A::BITS);
+            let skipped = octets(key, end, entry.skip());
+            let expected = if entry.skip() > 0 {
+                self.node(handle, shape).expected()
+            } else {
+                0
+            };
+            if expected != skipped || len <= shape.depth {
+                if expected >= skipped {
+                    let prefix =
+                        key & super::address::prefix_mask(end) | skipped_key(expected, shape.depth);
+                    routes.push(handle, shape, prefix, (0, shape.slots() - 1), 0);
+                }
                 return routes;
             }
         }
@@ -259,7 +305,7 @@ impl<A: Address> Routes<'_, A> {
         shape: Shape,
         prefix: u128,
         slots: (usize, usize),
-        first_route: RouteCell,
+        first_route: u32,
     ) {
         let (first_slot, last_slot) = slots;
         let mut frame = Frame {
@@ -271,7 +317,7 @@ impl<A: Address> Routes<'_, A> {
             last_slot,
         };
         frame.next_child = self.child_from(&frame, first_slot);
-        frame.next_route = self.with_routes(&frame, |routes| routes.lower_bound(first_route.key()));
+        frame.next_route = self.with_routes(&frame, |routes| routes.lower_bound(first_route));
         self.stack.push(frame);
     }
 
@@ -327,13 +373,7 @@ impl<A: Address> Iterator for Routes<'_, A> {
                     let prefix = frame.prefix | frame.shape.slot_key(slot) | skipped;
                     frame.next_child = self.child_from(&frame, slot + 1);
                     *self.stack.last_mut()? = frame;
-                    self.push(
-                        entry.handle(),
-                        shape,
-                        prefix,
-                        (0, shape.slots() - 1),
-                        RouteCell::default(),
-                    );
+                    self.push(entry.handle(), shape, prefix, (0, shape.slots() - 1), 0);
                 }
                 (_, None) => {
                     self.stack.pop();

@@ -12,6 +12,8 @@
 //! checked.
 
 #[cfg(target_arch = "x86_64")]
+mod hashed;
+#[cfg(target_arch = "x86_64")]
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -27,8 +29,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::NextHopId;
 use super::address::Address;
 #[cfg(target_arch = "x86_64")]
-use super::arena::{self, Segment};
+use super::arena;
+use super::arena::Segment;
 use super::batch::{self, Portable};
+use super::hashed::Hashed;
 use super::walk::View;
 
 /// The instructions that lookups use.
@@ -109,6 +113,40 @@ impl Level {
             SimdLevel::Bmi2 | SimdLevel::Avx2 => {
                 batch::lookup(Portable, view, addresses, next_hops);
             }
+        }
+    }
+
+    /// The code that the hash has for an IPv6 address; `None` when the trie must be asked.
+    #[inline(always)]
+    pub(super) fn hashed_one(
+        self,
+        hashed: &Hashed,
+        segments: &[Segment],
+        key: u128,
+    ) -> Option<u16> {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 != SimdLevel::Portable {
+            return hashed::lookup_one(hashed, segments, key);
+        }
+        hashed.lookup(segments, key)
+    }
+
+    /// Looks up each of `addresses` in the hash, and in the trie where the hash does not say.
+    pub(super) fn hashed<A: Address>(
+        self,
+        hashed: &Hashed,
+        view: &View<'_>,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 != SimdLevel::Portable {
+            return hashed::lookup(hashed, view, addresses, next_hops);
+        }
+        for (address, next_hop) in addresses.iter().zip(next_hops) {
+            let key = address.to_key();
+            let code = hashed.lookup(view.segments, key);
+            *next_hop = NextHopId::from_code(code.unwrap_or_else(|| view.lookup::<A>(key)));
         }
     }
 
