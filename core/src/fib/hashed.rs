@@ -21,13 +21,15 @@
 //! counted. A table that becomes one fills its hash [`FILL`] routes a change, in order, and publishes it when it is
 //! complete; until then a change of a route that is still to come is left to the filling. A table that has a length
 //! more, or prefixes that agree in so many bits of their hashes that splits do not part them, gives its hash up and
-//! tries again after as many changes as it has routes, twice. Its pages are freed a few a change. So a change costs at
-//! most one page written anew, [`SPLITS`] splits and the share of the filling.
+//! tries again [`WAIT`] changes later. Its pages are freed a few a change. So a change costs at most one page written
+//! anew, [`SPLITS`] splits and the share of the filling.
 //!
 //! Pages are copied on write as nodes are: one that a snapshot may reach is not written again.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+#[cfg(target_arch = "x86_64")]
+use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::AtomicU64;
 
 use super::NextHopId;
@@ -74,11 +76,14 @@ enum Filled {
 #[derive(Debug)]
 pub(super) struct Hashed {
     pub(super) directory: Box<[u32]>,
+    /// Where those pages are.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) pages: Box<[AtomicPtr<AtomicU64>]>,
     /// Bits of a hash after those that the directory is asked with.
     pub(super) shift: u32,
     /// How many of `lengths` there are.
     pub(super) count: usize,
-    /// Shortest first; the last one is that of an address without a route but the default route.
+    /// Longest first; the one after the last is that of an address without a route but the default route.
     pub(super) lengths: [Length; MAX_LENGTHS + 1],
     /// A line and its entry, for the same: every slot says that the default route is the answer.
     pub(super) default: [AtomicU64; LINE + ENTRY],
@@ -94,7 +99,7 @@ pub(super) struct Length {
 }
 
 impl Length {
-    fn new(len: u8) -> Self {
+    pub(super) fn new(len: u8) -> Self {
         let (high_mask, low_mask) = halves(prefix_mask(len));
         Self {
             high_mask,
@@ -128,7 +133,7 @@ impl Hashed {
     pub(super) fn lookup(&self, segments: &[Segment], key: u128) -> Option<u16> {
         let (high, low) = halves(key);
         let lengths = self.lengths.iter().take(self.count);
-        for length in lengths.rev() {
+        for length in lengths {
             let hash = length.hash(high, low);
             let page = self.directory.get((hash >> self.shift) as usize)?;
             let line = block(segments, *page + line_of(hash));
@@ -154,23 +159,28 @@ impl Hashes {
     /// Octets outside of the arena, `snapshots` directories with them.
     pub(super) fn own_octets(&self, snapshots: usize) -> usize {
         let on = self.on.as_ref().map_or(0, |hash| {
-            let directory = hash.directory.capacity() * size_of::<u32>();
-            size_of::<Hash>() + directory + snapshots * (size_of::<Hashed>() + directory)
+            let entries = hash.directory.capacity();
+            let published = entries * (size_of::<u32>() + size_of::<*const u64>());
+            size_of::<Hash>()
+                + entries * size_of::<u32>()
+                + snapshots * (size_of::<Hashed>() + published)
         });
         on + self.left.capacity() * size_of::<u32>()
     }
 
     /// What a snapshot gets.
-    pub(super) fn publish(&self) -> Option<Box<Hashed>> {
+    pub(super) fn publish(&self, segments: &[Segment]) -> Option<Box<Hashed>> {
         let hash = self.on.as_ref()?;
-        (hash.filled == Filled::All).then(|| Box::new(hash.publish()))
+        (hash.filled == Filled::All).then(|| Box::new(hash.publish(segments)))
     }
 }
 
 impl Hash {
-    fn publish(&self) -> Hashed {
+    fn publish(&self, segments: &[Segment]) -> Hashed {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = segments;
         let mut lens = self.lengths;
-        lens.sort_unstable();
+        lens.sort_unstable_by(|one, other| other.cmp(one));
         let used = lens.iter().filter(|(_, count)| *count > 0);
         let mut lengths = [Length::default(); MAX_LENGTHS + 1];
         let mut count = 0;
@@ -186,6 +196,13 @@ impl Hash {
         *meta = AtomicU64::new(u64::from(self.default));
         Hashed {
             directory: self.directory.clone().into(),
+            #[cfg(target_arch = "x86_64")]
+            pages: {
+                let pages = self.directory.iter();
+                pages
+                    .map(|page| AtomicPtr::new(block(segments, *page).as_ptr().cast_mut()))
+                    .collect()
+            },
             shift: 64 - u32::from(self.depth),
             count,
             lengths,
@@ -259,7 +276,7 @@ impl<A: Address> Fib<A> {
             self.give_up(*hash, 0);
         } else if self.change(&mut hash, key, len, code).is_none() || self.fill(&mut hash).is_none()
         {
-            self.give_up(*hash, LEAST_WAIT.max(2 * self.routes));
+            self.give_up(*hash, WAIT);
         } else {
             self.hashes.on = Some(hash);
         }
@@ -273,7 +290,7 @@ impl<A: Address> Fib<A> {
         self.begin();
         while let Some(mut hash) = self.hashes.on.take_if(|hash| hash.filled != Filled::All) {
             if self.fill(&mut hash).is_none() {
-                self.give_up(*hash, LEAST_WAIT.max(2 * self.routes));
+                self.give_up(*hash, WAIT);
                 return;
             }
             self.hashes.on = Some(hash);
@@ -292,7 +309,7 @@ impl<A: Address> Fib<A> {
         };
         for _ in 0..2 {
             let Some(page) = self.new_page(&mut hash, 0) else {
-                return self.give_up(hash, LEAST_WAIT);
+                return self.give_up(hash, WAIT);
             };
             self.set_head(page, |head| head.depth = 1);
             hash.directory.push(page);
@@ -664,8 +681,8 @@ const FREED: usize = 128;
 /// Splits that one change may do. A page is split by one bit of what 17 routes have in common by chance at most: that
 /// none of four splits parts them happens once in 2^64.
 const SPLITS: usize = 4;
-/// The least changes between a hash that was given up and the next.
-const LEAST_WAIT: usize = 1_024;
+/// Changes between a hash that was given up and the next: what a filling that fails costs is spread over them.
+const WAIT: usize = 1_024;
 /// A page has some 55 routes; a hash whose pages have fewer than this is made anew.
 const SPARSE: usize = 12;
 const MAX_DEPTH: u8 = 12;

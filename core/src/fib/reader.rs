@@ -76,12 +76,13 @@ impl<A: Address> FibReader<A> {
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
         let key = address.to_key();
-        if let Some(hashed) = self.hashed()
-            && let Some(code) = self.level.hashed_one(hashed, &self.snapshot.segments, key)
-        {
+        let Some(hashed) = self.hashed() else {
+            return NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key));
+        };
+        if let Some(code) = self.level.hashed_one(hashed, &self.snapshot.segments, key) {
             return NextHopId::from_code(code);
         }
-        NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key))
+        self.walk(key)
     }
 
     /// Looks up each of `addresses` and writes the answer to the same place in `next_hops`.
@@ -136,6 +137,12 @@ impl<A: Address> FibReader<A> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.snapshot.routes == 0
+    }
+
+    /// What the trie says. Its code is kept apart, so that what it needs is not set up for a table with a hash.
+    #[inline(never)]
+    fn walk(&self, key: u128) -> Option<NextHopId> {
+        NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key))
     }
 
     /// The hash of an IPv6 table that has one.

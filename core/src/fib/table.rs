@@ -193,7 +193,7 @@ impl<A: Address> Fib<A> {
             cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
             flatness: self.flats.flatness(),
-            hashed: self.hashes.publish(),
+            hashed: self.hashes.publish(self.arena.segments()),
         });
         self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;

@@ -1,46 +1,45 @@
 //! Lookups in the hash of an IPv6 table: all tags of a line at once, all lengths of an address side by side.
 //!
-//! Of the lengths of an address that have an answer the longest is chosen in arithmetic: which one it is cannot be
+//! Of the lengths of an address that have an answer the longest is found in arithmetic: which one it is cannot be
 //! foreseen. A batch goes in three passes, each of which asks for what the next needs: line, entry, next hop. The
 //! vectors are those that every x86-64 has.
 //!
 //! The twin is `Hashed::lookup` in `hashed.rs`.
 
 use core::arch::x86_64;
-use core::hint::select_unpredictable;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::NextHopId;
 use super::super::address::Address;
-use super::super::arena::Segment;
-use super::super::batch::Machine as _;
 use super::super::hashed::{ENTRY, Hashed, Length, MAX_LENGTHS, TAGS, halves, line_of, tag_of};
 use super::super::walk::View;
-use super::Native;
 
 /// The code for the address `key`; `None` when the trie must be asked.
 #[inline(always)]
-pub(super) fn lookup_one(hashed: &Hashed, segments: &[Segment], key: u128) -> Option<u16> {
+pub(super) fn lookup_one(hashed: &Hashed, key: u128) -> Option<u16> {
     match hashed.count {
-        1 => one::<1>(hashed, segments, key),
-        2 => one::<2>(hashed, segments, key),
-        3 => one::<3>(hashed, segments, key),
-        4 => one::<4>(hashed, segments, key),
-        _ => one::<0>(hashed, segments, key),
+        1 => one::<1>(hashed, key),
+        2 => one::<2>(hashed, key),
+        3 => one::<3>(hashed, key),
+        4 => one::<4>(hashed, key),
+        _ => one::<0>(hashed, key),
     }
 }
 
 /// The same for `N` lengths.
 #[inline(always)]
-fn one<const N: usize>(hashed: &Hashed, segments: &[Segment], key: u128) -> Option<u16> {
+fn one<const N: usize>(hashed: &Hashed, key: u128) -> Option<u16> {
     let (high, low) = halves(key);
-    let mut choice = Choice::new(hashed);
-    for number in 0..N {
-        let (line, tag) = ask(hashed, segments, number, high, low);
-        choice.offer(number, line, tag);
+    let mut lines = [hashed.default.as_ptr(); PLACES];
+    let mut slots = Slots::<N>(0);
+    for (number, place) in lines.iter_mut().enumerate().take(N) {
+        let (line, tag) = ask(hashed, number, high, low);
+        *place = line;
+        slots.add(number, line, tag);
     }
-    let entry = read(choice.entry());
-    (length(hashed, choice.number).differs(entry, high, low) == 0).then_some(code(entry))
+    let (number, slot) = slots.first();
+    let entry = read(entry_of(&lines, number, slot));
+    (length(hashed, number).differs(entry, high, low) == 0).then_some(code(entry))
 }
 
 /// Looks up each of `addresses`, in the trie where the hash does not say.
@@ -55,7 +54,13 @@ pub(super) fn lookup<A: Address>(
         // As many as the shorter holds.
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
-        let mut undecided = group(hashed, view.segments, addresses, next_hops);
+        let mut undecided = match hashed.count {
+            1 => group::<A, 1>(hashed, addresses, next_hops),
+            2 => group::<A, 2>(hashed, addresses, next_hops),
+            3 => group::<A, 3>(hashed, addresses, next_hops),
+            4 => group::<A, 4>(hashed, addresses, next_hops),
+            _ => group::<A, 0>(hashed, addresses, next_hops),
+        };
         while undecided != 0 {
             let lane = undecided.trailing_zeros() as usize;
             if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane))
@@ -67,59 +72,41 @@ pub(super) fn lookup<A: Address>(
     }
 }
 
-/// Looks up at most [`LANES`] addresses; gives the lanes, a bit each, that the trie must be asked for.
+/// Looks up at most [`LANES`] addresses in `N` lengths; gives the lanes, a bit each, that the trie must be asked for.
 #[inline(always)]
-fn group<A: Address>(
+fn group<A: Address, const N: usize>(
     hashed: &Hashed,
-    segments: &[Segment],
-    addresses: &[A],
-    next_hops: &mut [Option<NextHopId>],
-) -> u32 {
-    match hashed.count {
-        1 => passes::<A, 1>(hashed, segments, addresses, next_hops),
-        2 => passes::<A, 2>(hashed, segments, addresses, next_hops),
-        3 => passes::<A, 3>(hashed, segments, addresses, next_hops),
-        4 => passes::<A, 4>(hashed, segments, addresses, next_hops),
-        _ => passes::<A, 0>(hashed, segments, addresses, next_hops),
-    }
-}
-
-#[inline(always)]
-fn passes<A: Address, const N: usize>(
-    hashed: &Hashed,
-    segments: &[Segment],
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) -> u32 {
     let nothing: *const AtomicU64 = hashed.default.as_ptr();
-    let mut lines = [[nothing; N]; LANES];
+    let mut lines = [[nothing; PLACES]; LANES];
     let mut tags = [[0_u16; N]; LANES];
     for (address, (lines, tags)) in addresses.iter().zip(lines.iter_mut().zip(&mut tags)) {
         let (high, low) = halves(address.to_key());
         for (number, (line, tag)) in lines.iter_mut().zip(tags).enumerate() {
-            (*line, *tag) = ask(hashed, segments, number, high, low);
+            (*line, *tag) = ask(hashed, number, high, low);
             prefetch(*line);
         }
     }
     let mut entries = [nothing; LANES];
     let mut numbers = [0_u8; LANES];
-    let chosen = entries.iter_mut().zip(&mut numbers);
-    for ((lines, tags), (entry, number)) in
-        lines.iter().zip(&tags).zip(chosen).take(addresses.len())
-    {
-        let mut choice = Choice::new(hashed);
+    let found = entries.iter_mut().zip(&mut numbers);
+    let asked = lines.iter().zip(&tags).take(addresses.len());
+    for ((lines, tags), (entry, place)) in asked.zip(found) {
+        let mut slots = Slots::<N>(0);
         for (number, (line, tag)) in lines.iter().zip(tags).enumerate() {
-            choice.offer(number, *line, *tag);
+            slots.add(number, *line, *tag);
         }
-        *entry = choice.entry();
-        *number = choice.number as u8;
+        let (number, slot) = slots.first();
+        *entry = entry_of(lines, number, slot);
+        *place = (number & 0xff) as u8;
         prefetch(*entry);
     }
     let mut undecided = 0;
-    let chosen = entries.iter().zip(&numbers);
-    for (lane, ((address, next_hop), (entry, number))) in
-        (0..).zip(addresses.iter().zip(next_hops).zip(chosen))
-    {
+    let found = entries.iter().zip(&numbers);
+    let asked = addresses.iter().zip(next_hops);
+    for (lane, ((address, next_hop), (entry, number))) in (0..).zip(asked.zip(found)) {
         let (high, low) = halves(address.to_key());
         let entry = read(*entry);
         let differs = length(hashed, usize::from(*number)).differs(entry, high, low);
@@ -129,77 +116,65 @@ fn passes<A: Address, const N: usize>(
     undecided
 }
 
-/// The longest of an address's lengths so far that has its tag.
+/// The slots that have an address's tag, 16 bits for each of `N` lengths, the longest lowest.
 #[derive(Clone, Copy)]
-struct Choice {
-    line: *const AtomicU64,
-    /// The slots of the line that have the tag.
-    slots: u32,
-    number: usize,
-}
+struct Slots<const N: usize>(u64);
 
-impl Choice {
+impl<const N: usize> Slots<N> {
     #[inline(always)]
-    fn new(hashed: &Hashed) -> Self {
-        Self {
-            line: hashed.default.as_ptr(),
-            slots: 1,
-            number: MAX_LENGTHS,
-        }
+    fn add(&mut self, number: usize, line: *const AtomicU64, tag: u16) {
+        self.0 |= u64::from(slots_with(line, tag)) << (TAGS * number);
     }
 
-    /// Takes `line` if it has `tag`.
+    /// The longest length that has a slot, and the first one that it has; `N` and 0 when none has.
     #[inline(always)]
-    fn offer(&mut self, number: usize, line: *const AtomicU64, tag: u16) {
-        let slots = slots_with(line, tag);
-        self.line = select_unpredictable(slots != 0, line, self.line);
-        self.slots = select_unpredictable(slots != 0, slots, self.slots);
-        self.number = select_unpredictable(slots != 0, number, self.number);
-    }
-
-    /// The entry of the first slot that has the tag.
-    #[inline(always)]
-    fn entry(&self) -> *const AtomicU64 {
-        let slot = self.slots.trailing_zeros() as usize;
-        debug_assert!(slot < TAGS, "slot {slot}");
-        // SAFETY: the line is one of a page of this view or that of the default route, 16 tags and as many places, and
-        // is not written while the view lives; the slot is one of 16, since `slots` has one of its lower 16 bits set.
-        let at = unsafe { self.line.cast::<u16>().add(TAGS + slot).read() };
-        self.line.wrapping_add(usize::from(at))
+    fn first(self) -> (usize, usize) {
+        let end = if N < MAX_LENGTHS { 1 << (TAGS * N) } else { 0 };
+        let at = (self.0 | end).trailing_zeros() as usize;
+        (at / TAGS, at % TAGS)
     }
 }
 
 /// The line of the prefix of length `number` that the address begins with, and its tag.
 #[inline(always)]
-fn ask(
-    hashed: &Hashed,
-    segments: &[Segment],
-    number: usize,
-    high: u64,
-    low: u64,
-) -> (*const AtomicU64, u16) {
+fn ask(hashed: &Hashed, number: usize, high: u64, low: u64) -> (*const AtomicU64, u16) {
     let hash = length(hashed, number).hash(high, low);
     let at = (hash >> hashed.shift) as usize;
-    debug_assert!(at < hashed.directory.len(), "page {at}");
-    // SAFETY: the directory has a page for each value of the bits that a hash is shifted to.
-    let page = unsafe { *hashed.directory.get_unchecked(at) };
-    let line = Native.block(segments, page + line_of(hash)).first;
+    debug_assert!(at < hashed.pages.len(), "page {at}");
+    // SAFETY: there is a page for each value of the bits that a hash is shifted to.
+    let page = unsafe { hashed.pages.get_unchecked(at) };
+    let line = page
+        .load(Ordering::Relaxed)
+        .wrapping_add(line_of(hash) as usize);
     (line, tag_of(hash))
 }
 
 #[inline(always)]
 fn length(hashed: &Hashed, number: usize) -> &Length {
     debug_assert!(number <= MAX_LENGTHS, "length {number}");
-    // SAFETY: numbers are below `N`, at most `MAX_LENGTHS`, or that of the default route, which is `MAX_LENGTHS`.
+    // SAFETY: numbers are at most `N`, which is at most `MAX_LENGTHS`.
     unsafe { hashed.lengths.get_unchecked(number) }
+}
+
+/// Where the entry is that slot `slot` of the line of length `number` leads to.
+#[inline(always)]
+fn entry_of(lines: &[*const AtomicU64; PLACES], number: usize, slot: usize) -> *const AtomicU64 {
+    debug_assert!(number <= MAX_LENGTHS && slot < TAGS, "{number}, {slot}");
+    // SAFETY: `Slots::first` gives one of `N` lengths and a slot of its line, which is one of a page of this snapshot,
+    // or `N`, at most `MAX_LENGTHS`, where the line of the default route is. A line is 16 tags and as many places, and
+    // is not written while the snapshot lives.
+    unsafe {
+        let line = *lines.get_unchecked(number);
+        line.add(usize::from(line.cast::<u16>().add(TAGS + slot).read()))
+    }
 }
 
 /// The slots of `line` that have `tag`, a bit each.
 #[inline(always)]
-fn slots_with(line: *const AtomicU64, tag: u16) -> u32 {
-    // SAFETY: the instructions are those that every x86-64 has; the 32 octets are the tags of a line of this view,
-    // which is not written while the view lives.
-    unsafe {
+fn slots_with(line: *const AtomicU64, tag: u16) -> u16 {
+    // SAFETY: the instructions are those that every x86-64 has; the 32 octets are the tags of a line of this snapshot,
+    // which is not written while the snapshot lives.
+    let slots = unsafe {
         let tag = x86_64::_mm_set1_epi16(tag.cast_signed());
         let first = x86_64::_mm_loadu_si128(line.cast());
         let second = x86_64::_mm_loadu_si128(line.cast::<x86_64::__m128i>().add(1));
@@ -207,13 +182,14 @@ fn slots_with(line: *const AtomicU64, tag: u16) -> u32 {
             x86_64::_mm_cmpeq_epi16(first, tag),
             x86_64::_mm_cmpeq_epi16(second, tag),
         );
-        x86_64::_mm_movemask_epi8(equal).cast_unsigned()
-    }
+        x86_64::_mm_movemask_epi8(equal)
+    };
+    (slots & 0xffff) as u16
 }
 
 #[inline(always)]
 fn read(entry: *const AtomicU64) -> [u64; ENTRY] {
-    // SAFETY: a slot that has a tag leads to an entry of its page, which is not written while the view lives; the
+    // SAFETY: a slot that has a tag leads to an entry of its page, which is not written while the snapshot lives; the
     // slots of the default route's line lead to its entry.
     unsafe { entry.cast::<[u64; ENTRY]>().read() }
 }
@@ -229,7 +205,9 @@ fn prefetch(line: *const AtomicU64) {
     unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.cast()) };
 }
 
-const _: () = assert!(MAX_LENGTHS == 4);
+const _: () = assert!(MAX_LENGTHS == 4 && TAGS == 16);
 
+/// Lines that an address may look at: one for each length, and that of the default route.
+const PLACES: usize = MAX_LENGTHS + 1;
 /// Addresses that go side by side, a bit each.
 const LANES: usize = 32;

@@ -126,7 +126,7 @@ impl Level {
     ) -> Option<u16> {
         #[cfg(target_arch = "x86_64")]
         if self.0 != SimdLevel::Portable {
-            return hashed::lookup_one(hashed, segments, key);
+            return hashed::lookup_one(hashed, key);
         }
         hashed.lookup(segments, key)
     }
