@@ -1,7 +1,8 @@
 //! The forwarding table as a state machine: a script of changes and publications against a plain ordered map.
 //!
 //! The first octet says the family (bit 0: IPv6) and, when its upper half is all ones, that the table starts with so
-//! many routes that its root is laid out slot by slot. Each step after it is an operation, a prefix length, a next hop
+//! many routes that its root is laid out slot by slot, and in IPv6 of so few lengths that it has a hash; with bit 1 set
+//! they are of too many for one. Each step after it is an operation, a prefix length, a next hop
 //! and an address. Every publication is asked at every instruction level, and must still say the same at the end.
 
 use std::collections::BTreeMap;
@@ -20,15 +21,15 @@ pub fn fib(octets: &[u8]) {
     };
     let crowded = flags & 0xf0 == 0xf0;
     if flags & 1 == 0 {
-        play::<Ipv4Addr>(crowded, script);
+        play::<Ipv4Addr>(crowded, false, script);
     } else {
-        play::<Ipv6Addr>(crowded, script);
+        play::<Ipv6Addr>(crowded, flags & 2 == 2, script);
     }
 }
 
 type Twin = BTreeMap<(u128, u8), NextHopId>;
 
-fn play<A: Address>(crowded: bool, script: &[u8]) {
+fn play<A: Address>(crowded: bool, mixed: bool, script: &[u8]) {
     let mut twin = Twin::new();
     if crowded {
         for n in 0..CROWD {
@@ -37,6 +38,11 @@ fn play<A: Address>(crowded: bool, script: &[u8]) {
             let key = 0x0a07_ff00_u128 << 96;
             let key = (key >> (128 - len) << (128 - len)) + (u128::from(n) << (128 - len));
             twin.insert((key, u8::try_from(len).expect("24 or 48")), hop(n % 5));
+        }
+    }
+    if crowded && mixed {
+        for len in 60..64 {
+            twin.insert((0x0a00_u128 << 112, len), hop(1));
         }
     }
     let routes = twin

@@ -135,7 +135,7 @@ impl Hashed {
         let lengths = self.lengths.iter().take(self.count);
         for length in lengths {
             let hash = length.hash(high, low);
-            let page = self.directory.get((hash >> self.shift) as usize)?;
+            let page = self.directory.get((hash >> self.shift & 0xffff) as usize)?;
             let line = block(segments, *page + line_of(hash));
             if let Some(slot) = first_slot(line, tag_of(hash)) {
                 let at = usize::from(quarter(line, TAGS + slot));
@@ -211,14 +211,14 @@ impl Hash {
     }
 
     fn page(&self, hash: u64) -> u32 {
-        let at = (hash >> (64 - u32::from(self.depth))) as usize;
+        let at = (hash >> (64 - u32::from(self.depth)) & 0xffff) as usize;
         self.directory.get(at).copied().unwrap_or_default()
     }
 
     /// Makes `page` the one for hashes whose first `depth` bits are those of `hash`.
     fn point(&mut self, hash: u64, depth: u8, page: u32) {
         let below = self.depth - depth;
-        let first = (hash >> (64 - u32::from(depth)) << below) as usize;
+        let first = (hash >> (64 - u32::from(depth)) << below & 0xffff) as usize;
         let count = 1 << below;
         writes(count);
         for place in self.directory.iter_mut().skip(first).take(count) {
@@ -402,7 +402,7 @@ impl<A: Address> Fib<A> {
             let moved = Route::of([load(page, last), load(page, last + 1), load(page, last + 2)]);
             let (slot, _) = moved.find(page)?;
             moved.write_entry(page, at);
-            set_quarter(moved.line(page), TAGS + slot, moved.from_line(at));
+            set_quarter(moved.line(page), TAGS + slot, moved.place_of(at));
         }
         self.set_head(handle, |head| head.count -= 1);
         hash.uncount(route.len());
@@ -415,7 +415,7 @@ impl<A: Address> Fib<A> {
         let at = LINES + ENTRY * self.head(handle).count;
         if let Some(slot) = first_slot(route.line(page), 0) {
             set_quarter(route.line(page), slot, tag_of(route.hash));
-            set_quarter(route.line(page), TAGS + slot, route.from_line(at));
+            set_quarter(route.line(page), TAGS + slot, route.place_of(at));
             route.write_entry(page, at);
             self.set_head(handle, |head| head.count += 1);
         }
@@ -566,7 +566,7 @@ impl Route {
     }
 
     /// How far cell `at` of the page is from this route's line.
-    fn from_line(&self, at: usize) -> u16 {
+    fn place_of(&self, at: usize) -> u16 {
         u16::try_from(at - line_of(self.hash) as usize).unwrap_or_default()
     }
 
@@ -635,10 +635,10 @@ pub(super) const fn halves(key: u128) -> (u64, u64) {
     ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64)
 }
 
-/// The first cell of the line of `hash` in its page.
+/// The first cell of the line of `hash` in its page: three bits, times [`LINE`].
 #[inline(always)]
 pub(super) const fn line_of(hash: u64) -> u32 {
-    (hash >> 32 & 7) as u32 * LINE as u32
+    (hash >> 29 & 0x38) as u32
 }
 
 /// The tag of `hash`; not 0, which stands for an empty slot.
@@ -651,7 +651,7 @@ pub(super) const fn tag_of(hash: u64) -> u16 {
 fn first_slot(line: &[AtomicU64], tag: u16) -> Option<usize> {
     const ONES: u64 = 0x0001_0001_0001_0001;
     (0..TAGS / 4).find_map(|at| {
-        let other = load(line, at) ^ u64::from(tag) * ONES;
+        let other = load(line, at) ^ (u64::from(tag) * ONES);
         // The lowest quarter that is 0 has its highest bit set; so may some above it.
         let equal = other.wrapping_sub(ONES) & !other & ONES << 15;
         (equal != 0).then(|| 4 * at + equal.trailing_zeros() as usize / 16)
@@ -686,6 +686,7 @@ const WAIT: usize = 1_024;
 /// A page has some 55 routes; a hash whose pages have fewer than this is made anew.
 const SPARSE: usize = 12;
 const MAX_DEPTH: u8 = 12;
+const _: () = assert!(LINE == 1 << 3 && MAX_DEPTH <= 16);
 
 /// Slots of a line.
 pub(super) const TAGS: usize = 16;

@@ -23,6 +23,8 @@ use super::walk::{Covering, Routes, View};
 pub struct FibReader<A> {
     snapshot: Arc<Snapshot>,
     level: Level,
+    #[cfg(test)]
+    trie_only: bool,
     family: PhantomData<A>,
 }
 
@@ -52,6 +54,8 @@ impl<A: Address> FibReader<A> {
         Self {
             snapshot,
             level,
+            #[cfg(test)]
+            trie_only: false,
             family: PhantomData,
         }
     }
@@ -70,6 +74,13 @@ impl<A: Address> FibReader<A> {
     #[must_use]
     pub fn simd_level(&self) -> SimdLevel {
         self.level.get()
+    }
+
+    /// The same snapshot, looked up without its hash.
+    #[cfg(test)]
+    pub(super) fn by_trie(mut self) -> Self {
+        self.trie_only = true;
+        self
     }
 
     /// The next hop of the longest prefix that holds `address`.
@@ -148,7 +159,12 @@ impl<A: Address> FibReader<A> {
     /// The hash of an IPv6 table that has one.
     #[inline(always)]
     fn hashed(&self) -> Option<&Hashed> {
-        self.snapshot.hashed.as_deref().filter(|_| A::BITS == 128)
+        #[cfg(test)]
+        if self.trie_only {
+            return None;
+        }
+        let hashed = self.snapshot.hashed.as_deref();
+        hashed.filter(|_| A::BITS == 128)
     }
 
     fn view(&self) -> View<'_> {

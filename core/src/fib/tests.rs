@@ -132,8 +132,11 @@ fn check_batch<A: Address>(reader: &FibReader<A>, twin: &Twin, keys: &[u128]) {
                 .map(|route| route.2)
         })
         .collect();
-    for level in SimdLevel::ALL {
-        let reader = reader.clone().with_simd_level(level);
+    // With the hash that it may have, and without.
+    let both = [reader.clone(), reader.clone().by_trie()];
+    let ways = SimdLevel::ALL.map(|level| both.clone().map(|way| (level, way)));
+    for (level, reader) in ways.into_iter().flatten() {
+        let reader = reader.with_simd_level(level);
         let mut answers = alloc::vec![Some(id(77)); addresses.len()];
         reader.lookup_batch(&addresses, &mut answers);
         assert_eq!(answers, expected, "{level:?}: {addresses:?}");

@@ -90,7 +90,7 @@ fn group<A: Address, const N: usize>(
         }
     }
     let mut entries = [nothing; LANES];
-    let mut numbers = [0_u8; LANES];
+    let mut numbers = [0_usize; LANES];
     let found = entries.iter_mut().zip(&mut numbers);
     let asked = lines.iter().zip(&tags).take(addresses.len());
     for ((lines, tags), (entry, place)) in asked.zip(found) {
@@ -100,7 +100,7 @@ fn group<A: Address, const N: usize>(
         }
         let (number, slot) = slots.first();
         *entry = entry_of(lines, number, slot);
-        *place = (number & 0xff) as u8;
+        *place = number;
         prefetch(*entry);
     }
     let mut undecided = 0;
@@ -109,7 +109,7 @@ fn group<A: Address, const N: usize>(
     for (lane, ((address, next_hop), (entry, number))) in (0..).zip(asked.zip(found)) {
         let (high, low) = halves(address.to_key());
         let entry = read(*entry);
-        let differs = length(hashed, usize::from(*number)).differs(entry, high, low);
+        let differs = length(hashed, *number).differs(entry, high, low);
         undecided |= u32::from(differs != 0) << lane;
         *next_hop = NextHopId::from_code(code(entry));
     }
@@ -137,6 +137,7 @@ impl<const N: usize> Slots<N> {
 
 /// The line of the prefix of length `number` that the address begins with, and its tag.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "at most 12 bits are left")]
 fn ask(hashed: &Hashed, number: usize, high: u64, low: u64) -> (*const AtomicU64, u16) {
     let hash = length(hashed, number).hash(high, low);
     let at = (hash >> hashed.shift) as usize;

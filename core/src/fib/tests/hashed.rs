@@ -410,10 +410,7 @@ fn as_many_lengths_as_a_hash_serves() {
         let mut pair = Pair::default();
         for n in 0..700 {
             let len = [64, 128, 122, 80][n as usize % count];
-            pair.insert(
-                (PODS | u128::from(n) << 64 | u128::from(n) << 6, len),
-                n,
-            );
+            pair.insert((PODS | u128::from(n) << 64 | u128::from(n) << 6, len), n);
         }
         for n in 0..40 {
             pair.check(&mut rng);
