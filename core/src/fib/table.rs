@@ -8,6 +8,8 @@
 //!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
 //!
+//! Beside it IPv6 tables of few prefix lengths have a hash (hashed.rs).
+//!
 //! A change writes new copies of the nodes from the one that holds the route up to the root, in cells that no snapshot
 //! reaches, and then the root's slot. [`Fib::reader`] publishes: it puts the root and the list of segments into a
 //! [`Snapshot`] behind an `Arc`. From then on the nodes that it reaches are at rest; nodes younger than the last
