@@ -20,8 +20,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::NextHopId;
 use super::address::Address;
 use super::arena::{self, Segment};
-use super::flat::{EMPTY_TAIL, FLAT_HEADER, Flatness};
-use super::node::{Entry, NARROW_CHILD, ROOT_STRIDE, Shape};
+use super::flat::{EMPTY_TAIL, FLAT_HANDLES, FLAT_WORDS, Flatness};
+use super::node::{DENSE_SLOTS, Entry, NARROW_CHILD, ROOT_STRIDE, Shape, leaf_in_group};
 use super::walk::View;
 
 /// How a processor reads blocks.
@@ -46,9 +46,6 @@ pub(super) trait Block: Copy {
 
     /// Asks for the line of cell `at`.
     fn prefetch_cell(self, at: usize);
-
-    /// Asks for the line that [`quarter`](Self::quarter) reads.
-    fn prefetch_quarter(self, at: usize);
 }
 
 /// Portable code: nothing but the language.
@@ -84,11 +81,6 @@ impl Block for &[AtomicU64] {
     #[inline(always)]
     fn prefetch_cell(self, at: usize) {
         core::hint::black_box(arena::load(self, at));
-    }
-
-    #[inline(always)]
-    fn prefetch_quarter(self, at: usize) {
-        self.prefetch_cell(at / 4);
     }
 }
 
@@ -174,13 +166,11 @@ fn narrow<A: Address, M: Machine>(
         let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
         *code = root.code();
         *block = machine.block(segments, root.handle());
-        let group = (key >> 14) as usize % CHUNK.groups();
-        block.prefetch_cell(CHUNK.starts_at() + group);
-        block.prefetch_cell(CHUNK.header() + group / 4);
+        block.prefetch_cell(CHUNK.starts_at() + (key >> 13) as usize % DENSE_GROUPS);
     }
     for (address, (block, leaf)) in addresses.iter().zip(blocks.iter().zip(&mut leaves)) {
         let key = (address.to_key() >> 96) as u32;
-        let at = leaf_index(*block, CHUNK, key >> 8);
+        let at = dense_leaf(*block, CHUNK, key >> 8);
         block.prefetch_cell(at / 4);
         *leaf = at;
     }
@@ -233,28 +223,24 @@ pub(super) fn tails<A: Address>(
 #[inline(always)]
 fn flat(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) -> u16 {
     let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
-    let place = FLAT_HEADER + (key >> 8) as usize % CHUNK.slots();
-    let entry = flat_entry(machine, segments, root, place);
+    let slot = (key >> 8) as usize % CHUNK.slots();
+    let entry = flat_entry(machine, segments, root, slot);
     let tail = machine.block(segments, entry.handle());
-    let leaf = tail.quarter(leaf_index(tail, TAIL, key));
+    let leaf = tail.quarter(dense_leaf(tail, TAIL, key));
     first_of(leaf, first_of(entry.code(), root.code()))
 }
 
-/// What cell `place` of the flat chunk of `root` says; the empty tail where there is none.
+/// What the flat chunk of `root` says for `slot`; the empty tail where there is none.
 #[inline(always)]
-pub(super) fn flat_entry(
-    machine: impl Machine,
-    segments: &[Segment],
-    root: Entry,
-    place: usize,
-) -> Entry {
+fn flat_entry(machine: impl Machine, segments: &[Segment], root: Entry, slot: usize) -> Entry {
     // A root slot without a chunk has the handle of the block at 0: it is asked for its first cell, in vain.
     let flat = root.is_flat();
     let there = u64::from(flat).wrapping_neg();
-    let cell = machine
-        .block(segments, root.handle())
-        .cell(place & usize::from(flat).wrapping_neg());
-    Entry(cell & there | Entry::child(EMPTY_TAIL, 0).0 & !there)
+    let asked = usize::from(flat).wrapping_neg();
+    let block = machine.block(segments, root.handle());
+    let code = block.cell(FLAT_WORDS + slot & asked) & 0xffff;
+    let handle = block.cell(FLAT_HANDLES + slot / 2 & asked) >> (slot % 2 * 32) << 32;
+    Entry((handle | code) & there | Entry::child(EMPTY_TAIL, 0).0 & !there)
 }
 
 /// What root and chunk say: a next hop code, or the number of an entry of the chunk and [`NARROW_CHILD`].
@@ -262,13 +248,13 @@ pub(super) fn flat_entry(
 fn narrow_chunk(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) -> u16 {
     let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
     let block = machine.block(segments, root.handle());
-    let leaf = block.quarter(leaf_index(block, CHUNK, key >> 8));
+    let leaf = block.quarter(dense_leaf(block, CHUNK, key >> 8));
     first_of(leaf, root.code())
 }
 
 /// What the tail says that is entry `leaf` of the chunk of `key`, or those above it.
 #[inline(always)]
-fn narrow_tail(
+pub(super) fn narrow_tail(
     machine: impl Machine,
     slots: &Slots,
     segments: &[Segment],
@@ -279,7 +265,7 @@ fn narrow_tail(
     let chunk = machine.block(segments, root.handle());
     let entry = Entry(chunk.cell(CHUNK.starts_end() + usize::from(leaf & 0x7fff)));
     let block = machine.block(segments, entry.handle());
-    let leaf = block.quarter(leaf_index(block, TAIL, key));
+    let leaf = block.quarter(dense_leaf(block, TAIL, key));
     first_of(leaf, first_of(entry.code(), root.code()))
 }
 
@@ -408,11 +394,18 @@ impl Key {
 }
 
 #[inline(always)]
-pub(super) fn root_entry(slots: &Slots, slot: usize) -> Entry {
+fn root_entry(slots: &Slots, slot: usize) -> Entry {
     Entry(slots.get(slot % slots.len()).copied().unwrap_or_default())
 }
 
-/// The index of the leaf of the slot that the last bits of `slot` name.
+/// The index of the leaf of the slot that the last bits of `slot` name, in a dense node.
+#[inline(always)]
+fn dense_leaf(block: impl Block, shape: Shape, slot: u32) -> usize {
+    let group = slot as usize / DENSE_SLOTS % (2 * shape.groups());
+    leaf_in_group(block.cell(shape.starts_at() + group), slot)
+}
+
+/// The same in any other node.
 #[inline(always)]
 fn leaf_index(block: impl Block, shape: Shape, slot: u32) -> usize {
     let group = (slot >> 6) as usize % shape.groups();
@@ -442,5 +435,7 @@ pub(super) const LANES: usize = 32;
 
 pub(super) const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
 pub(super) const TAIL: Shape = Shape::at(24, 32);
+/// Groups of a second-level node of IPv4.
+pub(super) const DENSE_GROUPS: usize = 2 * CHUNK.groups();
 const WIDE_CHUNK: Shape = Shape::at(ROOT_STRIDE, 128);
 const WIDE_TAIL: Shape = Shape::at(24, 128);

@@ -78,6 +78,7 @@ impl<A: Address> Fib<A> {
             }
             same
         });
+        self.dense = sorted.len() >= super::table::DENSE_FROM;
         let mut slots = Vec::new();
         let root = self.build_node(&sorted, Shape::at(0, A::BITS), &mut slots)?;
         let shape = Shape::at(0, A::BITS);

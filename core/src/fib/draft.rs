@@ -8,7 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::arena::{load, store};
 use super::node::{
-    Entry, Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, ROOT_GROUPS, RouteCell, RouteList, Shape,
+    DENSE, Entry, Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, ROOT_GROUPS, RouteCell, RouteList,
+    Shape, group_cell,
 };
 
 /// A node taken apart, for changing it.
@@ -60,15 +61,14 @@ impl Draft {
         self.shape = shape;
         self.skip = node.skip();
         self.expected = node.expected();
-        let groups = node.cells.get(shape.starts_at()..).unwrap_or_default();
-        for (starts, group) in self.starts.iter_mut().zip(groups).take(shape.groups()) {
-            *starts = group.load(Ordering::Relaxed);
+        for (group, starts) in self.starts.iter_mut().take(shape.groups()).enumerate() {
+            *starts = node.starts(group);
         }
         self.leaves.clear();
         let extent = node.extent();
         let first = node.leaf_before(0) + 1;
         if shape.narrow {
-            let entries = groups.get(shape.groups()..).unwrap_or_default();
+            let entries = node.cells.get(shape.starts_end()..).unwrap_or_default();
             let count = node.leaf_end() - first;
             let leaves = node.cells.get(first / 4..extent.lookup).unwrap_or_default();
             self.leaves.resize(leaves.len() * 4, Entry::default());
@@ -130,7 +130,10 @@ impl Draft {
         store(
             cells,
             0,
-            u64::from(handle) << 32 | u64::from(self.skip) << 14 | self.routes.len() as u64,
+            u64::from(handle) << 32
+                | if shape.dense { DENSE } else { 0 }
+                | u64::from(self.skip) << 14
+                | self.routes.len() as u64,
         );
         if !shape.narrow {
             let unused = 64 - 8 * u32::from(self.skip);
@@ -142,16 +145,26 @@ impl Draft {
         } else {
             entries
         };
-        let mut leaf = first as u64 - 1;
+        let mut leaf = first - 1;
         let starts = self.starts.get(..shape.groups()).unwrap_or_default();
-        for (at, four) in starts.chunks(4).enumerate() {
-            let mut counts = 0;
-            for (place, starts) in four.iter().enumerate() {
-                store(cells, shape.starts_at() + 4 * at + place, *starts);
-                counts |= leaf << (16 * place);
-                leaf += u64::from(starts.count_ones());
+        if shape.dense {
+            for (group, starts) in starts.iter().enumerate() {
+                for (half, starts) in halves(*starts).into_iter().enumerate() {
+                    leaf += starts.count_ones() as usize;
+                    let at = shape.starts_at() + 2 * group + half;
+                    store(cells, at, group_cell(starts, leaf));
+                }
             }
-            store(cells, shape.header() + at, counts);
+        } else {
+            for (at, four) in starts.chunks(4).enumerate() {
+                let mut counts = 0;
+                for (place, starts) in four.iter().enumerate() {
+                    store(cells, shape.starts_at() + 4 * at + place, *starts);
+                    counts |= (leaf as u64) << (16 * place);
+                    leaf += starts.count_ones() as usize;
+                }
+                store(cells, shape.header() + at, counts);
+            }
         }
         let mut at = first;
         if shape.narrow {
@@ -390,4 +403,9 @@ impl Draft {
         }
         None
     }
+}
+
+/// The run starts of the first 32 slots of a group, and of the others.
+pub(super) const fn halves(starts: u64) -> [u32; 2] {
+    [(starts & 0xffff_ffff) as u32, (starts >> 32) as u32]
 }

@@ -11,13 +11,18 @@
 //! |-------|---------|
 //! | 1 | [`Entry`] without next hop: the chunk's node |
 //! | 1 | epoch, as in a node's cold block |
-//! | 2,048 | what each slot says; [`EMPTY_TAIL`] stands for no child |
+//! | 2,048 | for each slot its next hop code (bits 0..16) and its tail's address, as in `direct.rs` |
+//! | 1,024 | for each two slots the handles of their tails; [`EMPTY_TAIL`] stands for none |
+//!
+//! While a table has nothing but flat chunks, the words of root slots without a chunk lead to an empty flat chunk, which
+//! has words only.
 //!
 //! Which tables have them is a matter of size: [`Fib::flat_wanted`]. A change keeps the flat chunk of its root slot up
 //! to date and turns at most one other, so that no update costs more than a few microseconds for them.
 
 use super::address::Address;
 use super::arena::{Segment, allocated, block, copy_cells, load, store};
+use super::direct::{Direct, word};
 use super::node::{Entry, ROOT_STRIDE, Shape};
 use super::table::{Fib, WriterRoot};
 
@@ -32,6 +37,8 @@ pub(super) struct Flats {
     pub(super) chunks: usize,
     /// The root slot from which on one that is to be turned is looked for.
     cursor: usize,
+    /// The empty flat chunk, 0 while there is none.
+    empty: u32,
 }
 
 /// How many of a table's chunks are flat.
@@ -65,7 +72,8 @@ impl Flats {
 
     /// Octets of all of them.
     pub(super) const fn octets(self) -> usize {
-        self.count * FLAT_CELLS * 8
+        let empty = if self.empty == 0 { 0 } else { FLAT_HANDLES };
+        (self.count * FLAT_CELLS + empty) * 8
     }
 }
 
@@ -96,12 +104,14 @@ impl<A: Address> Fib<A> {
         self.put_root_slot(slot, entry);
         if A::BITS == 32 {
             self.turn_one();
+            self.settle_absent();
         }
     }
 
     /// Makes all chunks flat or none, as the table's size wants it: for a table that was just built.
     pub(super) fn turn_all(&mut self) {
         while A::BITS == 32 && self.turn_one() {}
+        self.settle_absent();
     }
 
     /// Takes all flat chunks away.
@@ -118,6 +128,39 @@ impl<A: Address> Fib<A> {
                 self.put_root_slot(slot, plain);
             }
         }
+        if self.flats.empty != 0 {
+            self.let_go(self.flats.empty, FLAT_HANDLES);
+            self.flats.empty = 0;
+        }
+    }
+
+    /// Lets root words without a chunk lead where lookups of such a table can go on.
+    fn settle_absent(&mut self) {
+        let all = self.flats.flatness() == Flatness::All;
+        if all && self.flats.empty == 0 && self.direct.octets() > 0 {
+            let handle = self.arena.allocate(FLAT_HANDLES);
+            let empty = self.word(EMPTY_TAIL, 0);
+            let cells = self.arena.block(handle);
+            store(cells, 1, self.epoch());
+            for slot in 0..CHUNK.slots() {
+                store(cells, FLAT_WORDS + slot, empty);
+            }
+            self.flats.empty = handle;
+        }
+        let absent = if all { self.flats.empty } else { 0 };
+        if let WriterRoot::Slots { slots, .. } = &self.root {
+            let segments = self.arena.segments();
+            self.direct.set_absent(segments, slots, absent);
+        }
+    }
+
+    /// The address of the block at `handle` and `code` in one word; when it does not fit, there are no words any more.
+    fn word(&mut self, handle: u32, code: u16) -> u64 {
+        let word = word(self.arena.segments(), handle, code);
+        word.unwrap_or_else(|| {
+            self.direct = Direct::default();
+            u64::from(code)
+        })
     }
 
     /// Turns one chunk that is not as the table's size wants it; whether there was one.
@@ -158,8 +201,8 @@ impl<A: Address> Fib<A> {
         true
     }
 
-    /// Whether the table is one of many routes below few root slots. What flat chunks take is then at most 72 octets a
-    /// route, and at most 600 KiB. Tables that have some keep them a little longer, not to go to and fro.
+    /// Whether the table is one of many routes below few root slots. What flat chunks take is then at most 128 octets a
+    /// route, and at most 1 MiB. Tables that have some keep them a little longer, not to go to and fro.
     fn flat_wanted(&self) -> bool {
         let most = (self.routes / ROUTES_A_CHUNK).min(MOST_CHUNKS);
         let slack = if self.flats.count > 0 { most / 4 } else { 0 };
@@ -189,18 +232,29 @@ impl<A: Address> Fib<A> {
         Entry::flat(handle).with_code(entry.code())
     }
 
-    fn write_flat(&self, handle: u32, entry: Entry, (first, last): (usize, usize)) {
-        let cells = self.arena.block(handle);
-        let node = self.node(entry.handle(), CHUNK);
-        store(cells, 0, Entry::child(entry.handle(), 0).0);
+    fn write_flat(&mut self, handle: u32, entry: Entry, (first, last): (usize, usize)) {
+        store(
+            self.arena.block(handle),
+            0,
+            Entry::child(entry.handle(), 0).0,
+        );
         for slot in first..=last {
-            let entry = node.entry(slot);
-            let entry = if entry.has_child() {
-                entry
+            let entry = self.node(entry.handle(), CHUNK).entry(slot);
+            let tail = if entry.has_child() {
+                entry.handle()
             } else {
-                Entry::child(EMPTY_TAIL, 0).with_code(entry.code())
+                EMPTY_TAIL
             };
-            store(cells, FLAT_HEADER + slot, entry.0);
+            let word = self.word(tail, entry.code());
+            let cells = self.arena.block(handle);
+            store(cells, FLAT_WORDS + slot, word);
+            let place = slot % 2 * 32;
+            let others = load(cells, FLAT_HANDLES + slot / 2) & !(0xffff_ffff << place);
+            store(
+                cells,
+                FLAT_HANDLES + slot / 2,
+                others | u64::from(tail) << place,
+            );
         }
     }
 
@@ -210,11 +264,14 @@ impl<A: Address> Fib<A> {
             return;
         }
         self.flats.count -= 1;
-        let handle = entry.handle();
+        self.let_go(entry.handle(), FLAT_CELLS);
+    }
+
+    fn let_go(&mut self, handle: u32, cells: usize) {
         if load(self.arena.block(handle), 1) == self.epoch() {
-            self.arena.free(handle, FLAT_CELLS);
+            self.arena.free(handle, cells);
         } else {
-            self.retire(handle, FLAT_CELLS);
+            self.retire(handle, cells);
         }
     }
 
@@ -231,18 +288,21 @@ impl<A: Address> Fib<A> {
             && let Some(place) = slots.get_mut(slot)
         {
             *place = entry.0;
+            self.direct.set(self.arena.segments(), slot, entry);
         }
     }
 }
 
 const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
 
-/// Cells before the slots.
-pub(super) const FLAT_HEADER: usize = 2;
-const FLAT_CELLS: usize = FLAT_HEADER + CHUNK.slots();
+/// The cell of the first slot's word.
+pub(super) const FLAT_WORDS: usize = 2;
+/// The cell of the first two slots' handles.
+pub(super) const FLAT_HANDLES: usize = FLAT_WORDS + CHUNK.slots();
+const FLAT_CELLS: usize = FLAT_HANDLES + CHUNK.slots() / 2;
 
 /// The handle of a tail that says nothing, in every IPv4 table: it is written after the empty chunk, the block at 0.
-#[expect(clippy::cast_possible_truncation, reason = "44")]
+#[expect(clippy::cast_possible_truncation, reason = "72")]
 pub(super) const EMPTY_TAIL: u32 = allocated(CHUNK.starts_end() + 1) as u32;
 
 /// The most chunks that are flat: all of a /8.

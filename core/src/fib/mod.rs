@@ -27,6 +27,7 @@ mod address;
 mod arena;
 mod batch;
 mod build;
+mod direct;
 mod draft;
 mod flat;
 mod hashed;

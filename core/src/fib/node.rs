@@ -2,17 +2,20 @@
 //!
 //! A node at depth d with stride s decides on bits d..d+s of an address: 2^s slots. Neighbouring slots with the same
 //! answer form a run, and only runs are stored: one bit for each slot says whether a run starts there, and the leaf of
-//! a slot is found by counting the bits up to it. 64 such bits are a cell, with a count for those before it, so that a
-//! node's answer costs two loads one after the other: the cell beside its count, then the leaf.
+//! a slot is found by counting bits. In a dense node 32 such bits share a cell with the index that they are counted from
+//! ([`group_cell`]), so that an answer costs two loads one after the other, each of one line: the cell, then the leaf.
+//! In other nodes 64 of them are a cell, with an index elsewhere: a cell more to load, but 41 in place of 65 before the
+//! leaves of a second-level node.
 //!
 //! Cells of a node, in order:
 //!
 //! | cells | content |
 //! |-------|---------|
-//! | 1 | routes (bits 0..14), skip in octets (14..18), handle of the cold block (32..64) |
+//! | 1 | routes (bits 0..14), skip in octets (14..18), whether dense (18), handle of the cold block (32..64) |
 //! | 1, wide nodes only | the octets that `skip` skips, left-aligned |
-//! | groups / 4 | for each group of 64 slots the index of the leaf before its first run start, 16 bits, low bits first |
-//! | groups | for each group of 64 slots one bit a slot: whether a run starts there |
+//! | groups / 4, unless dense | for each group of 64 slots the index of the leaf before its first run start, 16 bits, low bits first |
+//! | groups, unless dense | for each group of 64 slots one bit a slot: whether a run starts there |
+//! | 2 * groups, dense nodes only | for each 32 slots run starts and index |
 //! | entries, narrow nodes only | one [`Entry`] for each child, in slot order |
 //! | leaves | wide: one [`Entry`] a cell. Narrow: four 16-bit leaves a cell, low bits first |
 //!
@@ -25,7 +28,8 @@
 //!
 //! The index of a leaf counts leaves from the node's first cell (in cells when wide, in quarter cells when narrow). A
 //! narrow leaf is a next hop code, or, with its top bit set, the number of an entry. IPv4 nodes below the root are
-//! narrow (few of them have children), all others wide.
+//! narrow (few of them have children), all others wide. Narrow nodes are dense, but for the second level of small tables
+//! (`Fib::densify`): a hundred routes may have a chunk each, and are to stay small.
 //!
 //! Lookups read counts, run starts, entries and leaves. Routes are for the writer and for questions about prefixes. A route is kept
 //! by the node whose bits its length ends in, so a leaf is the longest match *within its node* and a lookup keeps the
@@ -127,6 +131,8 @@ pub(super) struct Shape {
     /// Bits that it decides on.
     pub(super) stride: u8,
     pub(super) narrow: bool,
+    /// Whether run starts and indices share cells. What [`Shape::at`] gives is dense when narrow; [`Node::new`] knows.
+    pub(super) dense: bool,
 }
 
 impl Shape {
@@ -141,6 +147,7 @@ impl Shape {
             depth,
             stride,
             narrow: bits == 32 && depth > 0,
+            dense: bits == 32 && depth > 0,
         }
     }
 
@@ -153,21 +160,34 @@ impl Shape {
         1 << self.stride
     }
 
+    /// Whether this is a narrow node that is not dense.
+    pub(super) const fn is_sparse(self) -> bool {
+        self.narrow && !self.dense
+    }
+
     pub(super) const fn groups(self) -> usize {
         self.slots() / GROUP_SLOTS
     }
 
     /// The cell of the first group's run starts.
     pub(super) const fn starts_at(self) -> usize {
-        self.header() + self.groups() / 4
+        if self.dense {
+            self.header()
+        } else {
+            self.header() + self.groups() / 4
+        }
     }
 
     /// The cell after the last group's run starts.
     pub(super) const fn starts_end(self) -> usize {
-        self.starts_at() + self.groups()
+        if self.dense {
+            self.starts_at() + 2 * self.groups()
+        } else {
+            self.starts_at() + self.groups()
+        }
     }
 
-    /// Cells before the counts.
+    /// Cells before indices and run starts.
     pub(super) const fn header(self) -> usize {
         if self.narrow { 1 } else { 2 }
     }
@@ -202,6 +222,16 @@ pub(super) struct Extent {
 }
 
 impl<'a> Node<'a> {
+    /// The node in `cells`; whether it is dense is what it says itself.
+    pub(super) fn new(cells: &'a [AtomicU64], cold: &'a [Segment], shape: Shape) -> Self {
+        let dense = shape.narrow && load(cells, 0) & DENSE != 0;
+        Self {
+            cells,
+            cold,
+            shape: Shape { dense, ..shape },
+        }
+    }
+
     pub(super) fn epoch(self) -> u64 {
         load(self.cold_cells(), 0)
     }
@@ -283,10 +313,16 @@ impl<'a> Node<'a> {
 
     /// Where the leaf of `slot` is: its index, or the cell of the entry that it points to.
     fn place(self, slot: usize) -> (usize, bool) {
-        let group = slot / GROUP_SLOTS;
-        let starts = load(self.cells, self.shape.starts_at() + group);
-        let starts = starts << (GROUP_SLOTS - 1 - slot % GROUP_SLOTS);
-        let leaf = self.leaf_before(group) + starts.count_ones() as usize;
+        let leaf = if self.shape.dense {
+            leaf_in_group(
+                load(self.cells, self.shape.starts_at() + slot / DENSE_SLOTS),
+                slot as u32,
+            )
+        } else {
+            let group = slot / GROUP_SLOTS;
+            let starts = self.starts(group) << (GROUP_SLOTS - 1 - slot % GROUP_SLOTS);
+            self.leaf_before(group) + starts.count_ones() as usize
+        };
         if !self.shape.narrow {
             return (leaf, false);
         }
@@ -300,8 +336,7 @@ impl<'a> Node<'a> {
     fn next_start(self, from: usize) -> Option<usize> {
         let mut slot = from;
         while slot < self.shape.slots() {
-            let starts = load(self.cells, self.shape.starts_at() + slot / GROUP_SLOTS);
-            let rest = starts >> (slot % GROUP_SLOTS);
+            let rest = self.starts(slot / GROUP_SLOTS) >> (slot % GROUP_SLOTS);
             if rest != 0 {
                 return Some(slot + rest.trailing_zeros() as usize);
             }
@@ -312,15 +347,50 @@ impl<'a> Node<'a> {
 
     /// The index after the last leaf.
     pub(super) fn leaf_end(self) -> usize {
-        let starts = load(self.cells, self.shape.starts_end() - 1);
-        self.leaf_before(self.shape.groups() - 1) + starts.count_ones() as usize + 1
+        let last = self.shape.groups() - 1;
+        self.leaf_before(last) + self.starts(last).count_ones() as usize + 1
+    }
+
+    /// The run starts of `group`, one bit for each of its 64 slots.
+    pub(super) fn starts(self, group: usize) -> u64 {
+        let at = self.shape.starts_at();
+        if !self.shape.dense {
+            return load(self.cells, at + group);
+        }
+        let [low, high] = [2 * group, 2 * group + 1].map(|cell| {
+            let starts = (load(self.cells, at + cell) & 0xffff_ffff) as u32;
+            u64::from(starts.rotate_left(1))
+        });
+        low | high << 32
     }
 
     /// The index of the leaf before the first run start of `group`.
     pub(super) fn leaf_before(self, group: usize) -> usize {
+        if self.shape.dense {
+            let cell = load(self.cells, self.shape.starts_at() + 2 * group);
+            return leaf_in_group(cell, 0).wrapping_sub((cell >> 31 & 1) as usize);
+        }
         let four = load(self.cells, self.shape.header() + group / 4);
         (four >> (group % 4 * 16) & 0xffff) as usize
     }
+}
+
+/// Run starts and index of 32 slots of a dense node.
+///
+/// Bits 0..31 say whether a run starts at the second slot, the third and so on to the last, bit 31 whether one starts at
+/// the first. The bits from bit s on, shifted down, are then the runs that start after slot s, and the first slot's bit,
+/// wherever it has got to: as many as slot s's leaf comes before the index, bits 48..64. `last` is the index of the last
+/// slot's leaf.
+pub(super) const fn group_cell(starts: u32, last: usize) -> u64 {
+    let index = last as u64 + (starts & 1) as u64;
+    starts.rotate_right(1) as u64 | index << 48
+}
+
+/// The index of the leaf of the slot that the last bits of `slot` name.
+#[inline(always)]
+pub(super) const fn leaf_in_group(cell: u64, slot: u32) -> usize {
+    let starts = (cell & 0xffff_ffff) as u32;
+    ((cell >> 48) as usize).wrapping_sub((starts >> (slot & 31)).count_ones() as usize)
 }
 
 /// Routes of one node in order of key, wherever they are kept.
@@ -471,8 +541,12 @@ pub(super) const ROOT_STRIDE: u8 = 13;
 pub(super) const CHUNK_STRIDE: u8 = 11;
 /// Bits that every further level decides on.
 pub(super) const TAIL_STRIDE: u8 = 8;
-/// Slots whose run starts share a cell.
+/// Slots whose run starts share a cell in a node that is not dense.
 pub(super) const GROUP_SLOTS: usize = 64;
+/// Slots whose run starts and index share a cell in a dense node.
+pub(super) const DENSE_SLOTS: usize = 32;
+/// The bit of a node's first cell that says that it is dense.
+pub(super) const DENSE: u64 = 1 << 18;
 /// The bit of a narrow leaf that says that the rest is the number of an entry.
 pub(super) const NARROW_CHILD: u64 = 0x8000;
 

@@ -45,6 +45,8 @@ pub(super) enum Root {
     Node(u32),
     Slots {
         slots: Box<[u64]>,
+        /// What `direct.rs` has for them.
+        direct: Box<[u64]>,
         routes: Arc<Vec<RouteCell>>,
     },
 }
@@ -168,12 +170,18 @@ impl<A: Address> FibReader<A> {
     }
 
     fn view(&self) -> View<'_> {
-        let (slots, routes, node): (&[u64], &[RouteCell], u32) = match &self.snapshot.root {
-            Root::Node(handle) => (&[], &[], *handle),
-            Root::Slots { slots, routes } => (slots, routes, 0),
-        };
+        let (slots, direct, routes, node): (&[u64], &[u64], &[RouteCell], u32) =
+            match &self.snapshot.root {
+                Root::Node(handle) => (&[], &[], &[], *handle),
+                Root::Slots {
+                    slots,
+                    direct,
+                    routes,
+                } => (slots, direct, routes, 0),
+            };
         View {
             slots,
+            direct,
             routes,
             node,
             flatness: self.snapshot.flatness,

@@ -9,9 +9,12 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::arena::{copy_cells, load, put, store};
-use super::node::{Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList};
+use super::draft::halves;
+use super::node::{
+    Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList, group_cell,
+};
 
-/// What one route's coming or going changes in a narrow node.
+/// What one route's coming or going changes in a dense node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Splice {
     /// The group that the route's slots are in.
@@ -168,17 +171,16 @@ impl Splice {
     ) -> Option<Self> {
         let (first, last) = (route.slot(), route.last_slot(node.shape.stride));
         let group = first / GROUP_SLOTS;
-        if !node.shape.narrow || last / GROUP_SLOTS != group {
+        if !node.shape.dense || last / GROUP_SLOTS != group {
             return None;
         }
-        let starts_at = node.shape.starts_at() + group;
         let has_next = group + 1 < node.shape.groups();
         let mut splice = Self {
             group,
             starts: [
-                load(node.cells, starts_at),
+                node.starts(group),
                 if has_next {
-                    load(node.cells, starts_at + 1)
+                    node.starts(group + 1)
                 } else {
                     0
                 },
@@ -234,25 +236,27 @@ impl Splice {
         node.route_count() + usize::from(self.route.is_some()) - usize::from(self.was)
     }
 
-    /// Run starts and counts: those of the two groups in question, and every count after them.
+    /// Run starts and indices: those of the two groups in question, and every index after them.
     fn write_starts(&self, node: Node<'_>, cells: &[AtomicU64]) {
         let shape = node.shape;
         let mut before = node.leaf_before(self.group);
         for (group, starts) in (self.group..shape.groups()).zip(self.starts) {
-            store(cells, shape.starts_at() + group, starts);
-            set_lane::<16>(cells, 4 * shape.header() + group, before as u64);
-            before += starts.count_ones() as usize;
+            for (half, starts) in halves(starts).into_iter().enumerate() {
+                before += starts.count_ones() as usize;
+                let at = shape.starts_at() + 2 * group + half;
+                store(cells, at, group_cell(starts, before));
+            }
         }
-        // Every later count moves by the same; four of them are a cell, and none of them passes 16 bits or zero.
-        let mut group = self.group + 2;
-        while group < shape.groups() {
-            let at = shape.header() + group / 4;
-            let counts = load(node.cells, at);
-            let ones = 0x0001_0001_0001_0001 << (group % 4 * 16);
-            let counts = (counts + ones * self.fresh_count as u64) - ones * self.removed as u64;
-            let kept = (1 << (group % 4 * 16)) - 1;
-            store(cells, at, load(cells, at) & kept | counts & !kept);
-            group = (group / 4 + 1) * 4;
+        if self.fresh_count == self.removed {
+            return;
+        }
+        // Every later index moves by the same, and none of them passes 16 bits or zero.
+        let behind = shape.starts_at() + 2 * (self.group + 2)..shape.starts_end();
+        let step = (self.fresh_count as u64).wrapping_sub(self.removed as u64) << 48;
+        if let (Some(from), Some(to)) = (node.cells.get(behind.clone()), cells.get(behind)) {
+            for (from, to) in from.iter().zip(to) {
+                put(to, from.load(Ordering::Relaxed).wrapping_add(step));
+            }
         }
     }
 

@@ -24,6 +24,7 @@ use core::marker::PhantomData;
 
 use super::address::Address;
 use super::arena::{Arena, Segment, copy_cells, load, store, writes};
+use super::direct::Direct;
 use super::draft::Draft;
 use super::flat::{EMPTY_TAIL, Flats, node_entry};
 use super::hashed::Hashes;
@@ -54,6 +55,12 @@ pub struct Fib<A> {
     pub(super) live: Extent,
     pub(super) flats: Flats,
     pub(super) hashes: Hashes,
+    pub(super) direct: Direct,
+    /// Whether chunks are written dense.
+    pub(super) dense: bool,
+    /// Chunks that are not, and the root slot from which on one is looked for.
+    sparse: usize,
+    sparse_cursor: usize,
     level: Level,
     family: PhantomData<A>,
 }
@@ -91,6 +98,10 @@ impl<A: Address> Fib<A> {
             live: Extent::default(),
             flats: Flats::default(),
             hashes: Hashes::default(),
+            direct: Direct::default(),
+            dense: true,
+            sparse: 0,
+            sparse_cursor: 0,
             level: Level::new(SimdLevel::detect()),
             family: PhantomData,
         };
@@ -102,6 +113,7 @@ impl<A: Address> Fib<A> {
             fib.draft.clear(Shape::at(24, A::BITS), 0, 0);
             fib.flats.has_tail = fib.write_draft() == EMPTY_TAIL;
         }
+        fib.dense = false;
         fib.draft.clear(Shape::at(0, A::BITS), 0, 0);
         fib.root = WriterRoot::Node(fib.write_draft());
         fib
@@ -148,9 +160,12 @@ impl<A: Address> Fib<A> {
         };
         if old.is_none() {
             self.routes += 1;
-            if self.routes >= SLOTS_FROM {
-                self.root_to_slots();
-            }
+        }
+        if A::BITS == 32 {
+            self.densify();
+        }
+        if self.routes >= SLOTS_FROM && self.sparse == 0 {
+            self.root_to_slots();
         }
         self.hash_change(key, len, code);
         Ok(old.and_then(NextHopId::from_code))
@@ -169,6 +184,7 @@ impl<A: Address> Fib<A> {
         };
         self.routes -= 1;
         if self.routes < NODE_BELOW {
+            self.dense = false;
             self.root_to_node();
         }
         self.hash_change(key, len, 0);
@@ -186,6 +202,7 @@ impl<A: Address> Fib<A> {
             WriterRoot::Node(handle) => Root::Node(*handle),
             WriterRoot::Slots { slots, routes } => Root::Slots {
                 slots: slots.clone(),
+                direct: self.direct.words(),
                 routes: Arc::clone(routes),
             },
         };
@@ -279,7 +296,7 @@ impl<A: Address> Fib<A> {
         let (root, root_routes) = match &self.root {
             WriterRoot::Node(_) => (0, 0),
             WriterRoot::Slots { slots, routes } => (
-                size_of_val(&**slots),
+                size_of_val(&**slots) + self.direct.octets(),
                 routes.capacity() * size_of::<RouteCell>(),
             ),
         };
@@ -314,6 +331,7 @@ impl<A: Address> Fib<A> {
         };
         View {
             slots,
+            direct: &[],
             routes,
             node,
             flatness: self.flats.flatness(),
@@ -323,15 +341,16 @@ impl<A: Address> Fib<A> {
     }
 
     pub(super) fn node(&self, handle: u32, shape: Shape) -> Node<'_> {
-        Node {
-            cells: self.arena.block(handle),
-            cold: self.cold.segments(),
-            shape,
-        }
+        Node::new(self.arena.block(handle), self.cold.segments(), shape)
     }
 
     /// Writes the draft into blocks of its own.
     pub(super) fn write_draft(&mut self) -> u32 {
+        let shape = &mut self.draft.shape;
+        if shape.narrow && shape.depth == ROOT_STRIDE {
+            shape.dense = self.dense;
+            self.sparse += usize::from(!self.dense);
+        }
         let extent = self.draft.extent();
         let (handle, cold) = self.allocate(extent);
         self.draft.write(
@@ -356,6 +375,7 @@ impl<A: Address> Fib<A> {
     pub(super) fn release(&mut self, handle: u32, shape: Shape) {
         let node = self.node(handle, shape);
         let (extent, cold, epoch) = (node.extent(), node.cold_handle(), node.epoch());
+        self.sparse -= usize::from(node.shape.is_sparse());
         self.live.lookup -= extent.lookup;
         self.live.routes -= extent.routes;
         let [node, cold] =
@@ -404,16 +424,19 @@ impl<A: Address> Fib<A> {
             node.set_child(slot, entry);
             return handle;
         }
+        if node.shape.is_sparse() {
+            self.read_draft(handle, shape);
+            self.draft.set(slot, entry);
+            return self.replace(handle, shape);
+        }
         let extent = node.extent();
         let (copy, cold) = self.allocate(extent);
-        let (from, to) = (self.node(handle, shape), self.node(copy, shape));
-        copy_cells(from.cells, to.cells, extent.lookup);
+        let (from, to) = (self.node(handle, shape), self.arena.block(copy));
+        copy_cells(from.cells, to, extent.lookup);
         copy_cells(from.cold_cells(), self.cold.block(cold), extent.routes);
-        store(
-            to.cells,
-            0,
-            load(from.cells, 0) & 0xffff_ffff | u64::from(cold) << 32,
-        );
+        let header = load(from.cells, 0) & 0xffff_ffff | u64::from(cold) << 32;
+        store(to, 0, header);
+        let to = self.node(copy, shape);
         store(to.cold_cells(), 0, self.epoch);
         to.set_child(slot, entry);
         self.release(handle, shape);
@@ -600,11 +623,8 @@ impl<A: Address> Fib<A> {
 
     fn read_draft(&mut self, handle: u32, shape: Shape) {
         let cells = self.arena.block(handle);
-        self.draft.read(Node {
-            cells,
-            cold: self.cold.segments(),
-            shape,
-        });
+        self.draft
+            .read(Node::new(cells, self.cold.segments(), shape));
     }
 
     fn root_entry(&self, slot: usize) -> Entry {
@@ -662,6 +682,7 @@ impl<A: Address> Fib<A> {
                 };
                 recode(
                     slots,
+                    &mut self.direct,
                     route,
                     Gaps::new(routes, index + 1, ROOT_STRIDE),
                     code,
@@ -690,9 +711,44 @@ impl<A: Address> Fib<A> {
                     .as_slice()
                     .cover(slot, ROOT_STRIDE, len)
                     .map_or(0, RouteCell::code);
-                recode(slots, removed, Gaps::new(routes, index, ROOT_STRIDE), code);
+                let gaps = Gaps::new(routes, index, ROOT_STRIDE);
+                recode(slots, &mut self.direct, removed, gaps, code);
                 Some(removed.code())
             }
+        }
+    }
+
+    /// Makes two chunks dense that are not, in a table of so many routes that all are to be.
+    fn densify(&mut self) {
+        self.dense |= self.routes >= DENSE_FROM;
+        let root = Shape::at(0, A::BITS);
+        let chunk = Shape::at(ROOT_STRIDE, A::BITS);
+        for _ in 0..2 {
+            let WriterRoot::Node(handle) = self.root else {
+                return;
+            };
+            if !self.dense || self.sparse == 0 {
+                return;
+            }
+            let node = self.node(handle, root);
+            let next = |from| {
+                let mut child = node.next_child(from);
+                while let Some((slot, entry)) = child {
+                    if self.node(entry.handle(), chunk).shape.is_sparse() {
+                        return child;
+                    }
+                    child = node.next_child(slot + 1);
+                }
+                None
+            };
+            let Some((slot, entry)) = next(self.sparse_cursor).or_else(|| next(0)) else {
+                return;
+            };
+            self.sparse_cursor = slot + 1;
+            self.read_draft(entry.handle(), chunk);
+            let dense = self.replace(entry.handle(), chunk);
+            let dense = entry.with_child_of(Entry::child(dense, 0));
+            self.root = WriterRoot::Node(self.replace_child(handle, root, slot, dense));
         }
     }
 
@@ -712,6 +768,9 @@ impl<A: Address> Fib<A> {
             .iter()
             .filter(|slot| Entry(**slot).has_child())
             .count();
+        if A::BITS == 32 {
+            self.direct = Direct::new(self.arena.segments(), &slots, 0);
+        }
         self.root = WriterRoot::Slots {
             slots: slots.into(),
             routes: Arc::new(self.draft.routes.clone()),
@@ -721,6 +780,7 @@ impl<A: Address> Fib<A> {
     fn root_to_node(&mut self) {
         self.unflatten();
         self.flats.clear();
+        self.direct = Direct::default();
         let WriterRoot::Slots { slots, routes } = &self.root else {
             return;
         };
@@ -740,7 +800,13 @@ fn chunk_slots<A: Address>(key: u128, len: u8) -> (usize, usize) {
 }
 
 /// Gives the slots that `route` decides another next hop.
-fn recode(slots: &mut [u64], route: RouteCell, mut gaps: Gaps<'_, Vec<RouteCell>>, code: u16) {
+fn recode(
+    slots: &mut [u64],
+    direct: &mut Direct,
+    route: RouteCell,
+    mut gaps: Gaps<'_, Vec<RouteCell>>,
+    code: u16,
+) {
     let last = route.last_slot(ROOT_STRIDE);
     for (slot, entry) in slots
         .iter_mut()
@@ -751,6 +817,7 @@ fn recode(slots: &mut [u64], route: RouteCell, mut gaps: Gaps<'_, Vec<RouteCell>
         if gaps.holds(slot) {
             writes(1);
             *entry = Entry(*entry).with_code(code).0;
+            direct.set_code(slot, code);
         }
     }
 }
@@ -790,5 +857,8 @@ pub(super) const MAX_SKIP: u8 = 6;
 
 /// The number of routes from which the root is laid out slot by slot: the 64 KiB are then below what the nodes take.
 pub(super) const SLOTS_FROM: usize = 512;
+/// The number of IPv4 routes from which chunks are dense. Every change makes two more of them so, and none is left when
+/// the root is laid out slot by slot.
+pub(super) const DENSE_FROM: usize = 256;
 /// The number of routes below which the root is a node again; well below, so that a table does not go to and fro.
 const NODE_BELOW: usize = 128;

@@ -178,6 +178,9 @@ fn churn<A: Address>(
         }
         assert_eq!(fib.len(), twin.routes.len());
         if step % 16 == 0 {
+            if let WriterRoot::Slots { slots, .. } = &fib.root {
+                assert!(fib.direct.agrees(fib.arena.segments(), slots));
+            }
             let reader = fib.reader();
             let mut keys = Vec::new();
             for _ in 0..4 {
@@ -235,8 +238,11 @@ fn churn<A: Address>(
                 &twin.routes.iter().map(|route| route.0).collect::<Vec<_>>(),
             );
             // A table that was changed into shape takes the cells that a table built so takes.
-            if matches!(built.root, WriterRoot::Node(_)) == matches!(fib.root, WriterRoot::Node(_))
-            {
+            // Which chunks of a table of some hundred routes are dense depends on how it came to be.
+            let alike = matches!(built.root, WriterRoot::Node(_))
+                == matches!(fib.root, WriterRoot::Node(_))
+                && (A::BITS == 128 || !matches!(fib.root, WriterRoot::Node(_)));
+            if alike {
                 // Chains of more than six skipped octets may be cut elsewhere.
                 let slack = if A::BITS == 32 {
                     0

@@ -19,6 +19,8 @@ use super::table::octets;
 pub(super) struct View<'a> {
     /// The root slot by slot; empty when the root is a node.
     pub(super) slots: &'a [u64],
+    /// The same with addresses in place of handles (`direct.rs`); empty where there are none.
+    pub(super) direct: &'a [u64],
     /// The routes that end in the root, when it is laid out slot by slot.
     pub(super) routes: &'a [RouteCell],
     /// The root's handle otherwise.
@@ -240,11 +242,7 @@ impl<'a> View<'a> {
     }
 
     fn node(&self, handle: u32, shape: Shape) -> Node<'a> {
-        Node {
-            cells: block(self.segments, handle),
-            cold: self.cold,
-            shape,
-        }
+        Node::new(block(self.segments, handle), self.cold, shape)
     }
 }
 

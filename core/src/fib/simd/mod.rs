@@ -167,7 +167,7 @@ impl Level {
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn lookup_bmi2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
     if A::BITS == 32 {
-        batch::lookup(Native, view, addresses, next_hops);
+        narrow::lookup(view, addresses, next_hops);
     } else {
         wide::lookup(view, addresses, next_hops);
     }
@@ -176,7 +176,11 @@ fn lookup_bmi2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Op
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn lookup_one_bmi2<A: Address>(view: &View<'_>, key: u128) -> u16 {
-    batch::lookup_one::<A>(Native, view, key)
+    if A::BITS == 32 {
+        narrow::lookup_one::<A>(view, key)
+    } else {
+        batch::lookup_one::<A>(Native, view, key)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -288,13 +292,6 @@ impl batch::Block for NativeBlock<'_> {
     #[inline(always)]
     fn prefetch_cell(self, at: usize) {
         let line = self.first.wrapping_add(at).cast::<i8>();
-        // SAFETY: a prefetch never faults, whatever the address.
-        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
-    }
-
-    #[inline(always)]
-    fn prefetch_quarter(self, at: usize) {
-        let line = self.first.cast::<u16>().wrapping_add(at).cast::<i8>();
         // SAFETY: a prefetch never faults, whatever the address.
         unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
     }

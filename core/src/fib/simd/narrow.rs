@@ -1,28 +1,36 @@
-//! Batches of IPv4 addresses by AVX2.
+//! IPv4 lookups by address: root words and flat chunks that say where the next level is (`direct.rs`).
 //!
-//! A group of 32 addresses goes down the table in passes, as in `batch.rs`, but what can be told from the addresses
-//! alone, and what becomes of the leaves, is worked out for all of them before and after, array by array: that is code
-//! which the compiler makes vectors of, eight addresses or sixteen leaves to each. The passes between only load. They
-//! load one lane at a time: on Zen 3 a gather of four cells takes twice as long as four loads.
+//! A lookup is root word, group cell, leaf; through a flat chunk it is root word, slot, group cell, leaf. A group of 32
+//! addresses goes in passes, each of which asks for what the next one reads: of one pass over a full table the
+//! processor overlaps some sixteen lookups by itself, which is not enough. Whether the next hop is the leaf's or the
+//! root's is chosen between registers at the end: what is stored in between is compiled to a branch or to a wait.
+//!
+//! Tables without words (of few routes, or where addresses do not fit) and those on their way to or from flat chunks
+//! take `batch.rs`.
+
+use core::arch::x86_64;
+use core::hint::select_unpredictable;
+use core::marker::PhantomData;
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::arena::Segment;
-use super::super::batch::{self, Block, CHUNK, LANES, Machine, Slots, TAIL};
-use super::super::flat::{FLAT_HEADER, Flatness};
-use super::super::node::{NARROW_CHILD, ROOT_STRIDE};
+use super::super::batch::{self, CHUNK, DENSE_GROUPS, LANES, Slots, TAIL};
+use super::super::flat::{FLAT_WORDS, Flatness};
+use super::super::node::{DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE, leaf_in_group};
 use super::super::walk::View;
 use super::Native;
 
 /// Looks up each of `addresses`.
-#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2")]
+#[inline(always)]
 pub(super) fn lookup<A: Address>(
     view: &View<'_>,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    let slots = <&Slots>::try_from(view.slots).ok();
-    let (Some(slots), Flatness::None | Flatness::All) = (slots, view.flatness) else {
+    let Some(table) = Table::of(view) else {
         return batch::lookup(Native, view, addresses, next_hops);
     };
     // As many as the shorter holds.
@@ -32,145 +40,212 @@ pub(super) fn lookup<A: Address>(
     let (groups, rest) = addresses.as_chunks();
     let (answers, rest_answers) = next_hops.as_chunks_mut();
     let groups = groups.iter().zip(answers);
-    if view.flatness == Flatness::All {
+    if table.flat {
         for (addresses, next_hops) in groups {
-            flat(slots, view.segments, addresses, next_hops);
+            flat(&table, addresses, next_hops);
         }
     } else {
         for (addresses, next_hops) in groups {
-            chunks(slots, view.segments, addresses, next_hops);
+            chunks(&table, addresses, next_hops);
         }
     }
-    if !rest.is_empty() {
-        batch::lookup(Native, view, rest, rest_answers);
+    for (address, next_hop) in rest.iter().zip(rest_answers) {
+        *next_hop = NextHopId::from_code(one(&table, key_of(*address)));
     }
 }
 
+/// The code for one address.
+#[inline(always)]
+pub(super) fn lookup_one<A: Address>(view: &View<'_>, key: u128) -> u16 {
+    match Table::of(view) {
+        Some(table) => one(&table, (key >> 96 & 0xffff_ffff) as u32),
+        None => batch::lookup_one::<A>(Native, view, key),
+    }
+}
+
+/// A table with words, all of whose chunks are flat or none.
+struct Table<'a> {
+    words: &'a Slots,
+    flat: bool,
+    slots: &'a Slots,
+    segments: &'a [Segment],
+}
+
+impl<'a> Table<'a> {
+    #[inline(always)]
+    fn of(view: &View<'a>) -> Option<Self> {
+        let flat = match view.flatness {
+            Flatness::None => false,
+            Flatness::All => true,
+            Flatness::Some => return None,
+        };
+        Some(Self {
+            words: view.direct.try_into().ok()?,
+            flat,
+            slots: view.slots.try_into().ok()?,
+            segments: view.segments,
+        })
+    }
+
+    #[inline(always)]
+    fn root(&self, key: u32) -> Word<'a> {
+        let slot = (key >> (32 - ROOT_STRIDE)) as usize % self.words.len();
+        Word {
+            word: self.words.get(slot).copied().unwrap_or_default(),
+            segments: PhantomData,
+        }
+    }
+}
+
+#[inline(always)]
+fn one(table: &Table<'_>, key: u32) -> u16 {
+    let root = table.root(key);
+    if table.flat {
+        let entry = root.slot(key);
+        return pick(entry.tail(key), pick(entry.code(), root.code()));
+    }
+    let leaf = read(root.leaf(CHUNK_CELL, chunk_group(key), key >> 8));
+    if u64::from(leaf) & NARROW_CHILD != 0 {
+        return batch::narrow_tail(Native, table.slots, table.segments, key, leaf);
+    }
+    pick(leaf, root.code())
+}
+
 /// A group in a table none of whose chunks is flat.
-#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2")]
+#[inline(always)]
 fn chunks<A: Address>(
-    slots: &Slots,
-    segments: &[Segment],
+    table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
 ) {
-    let keys = keys(addresses);
-    let tops = each(&keys, |key| key >> (32 - ROOT_STRIDE));
-    let groups = each(&keys, |key| key >> 14 & 31);
-    // Bits of the group's run starts that are behind the slot.
-    let behind = each(&keys, |key| !(key >> 8) & 63);
-    let mut codes = [0_u16; LANES];
-    let mut blocks = [Native.block(segments, 0); LANES];
-    for ((top, group), (code, block)) in tops
-        .iter()
-        .zip(&groups)
-        .zip(codes.iter_mut().zip(&mut blocks))
-    {
-        let root = batch::root_entry(slots, *top as usize);
-        *code = root.code();
-        *block = Native.block(segments, root.handle());
-        block.prefetch_cell(CHUNK.starts_at() + *group as usize);
-        block.prefetch_quarter(4 * CHUNK.header() + *group as usize);
+    let mut words = [Word::default(); LANES];
+    for (address, word) in addresses.iter().zip(&mut words) {
+        let key = key_of(*address);
+        *word = table.root(key);
+        prefetch(word.first().wrapping_add(CHUNK_CELL + chunk_group(key)));
     }
-    let mut indices = [0_usize; LANES];
-    for ((group, behind), (block, index)) in groups
-        .iter()
-        .zip(&behind)
-        .zip(blocks.iter().zip(&mut indices))
-    {
-        let group = *group as usize;
-        let starts = block.cell(CHUNK.starts_at() + group) << (behind & 63);
-        let before = block.quarter(4 * CHUNK.header() + group);
-        *index = usize::from(before) + starts.count_ones() as usize;
-        block.prefetch_quarter(*index);
+    let mut leaves = [ptr::null(); LANES];
+    for (address, (word, leaf)) in addresses.iter().zip(words.iter().zip(&mut leaves)) {
+        let key = key_of(*address);
+        *leaf = word.leaf(CHUNK_CELL, chunk_group(key), key >> 8);
+        prefetch(*leaf);
     }
-    let mut leaves = [0_u16; LANES];
-    for (leaf, (block, index)) in leaves.iter_mut().zip(blocks.iter().zip(&indices)) {
-        *leaf = block.quarter(*index);
+    let mut seen = 0;
+    for (next_hop, (word, leaf)) in next_hops.iter_mut().zip(words.iter().zip(&leaves)) {
+        let code = pick(read(*leaf), word.code());
+        seen |= code;
+        *next_hop = NextHopId::from_code(code);
     }
-    let answers = over(&leaves, &codes);
-    put(&answers, next_hops);
-    let seen = answers.iter().fold(0, |seen, answer| seen | answer);
     if u64::from(seen) & NARROW_CHILD != 0 {
-        batch::tails(Native, slots, segments, addresses, next_hops);
+        batch::tails(Native, table.slots, table.segments, addresses, next_hops);
     }
 }
 
 /// A group in a table all of whose chunks are flat: always through a tail, which may be the empty one.
-///
-/// What such a table's lookups read lies in the nearest caches, so that two passes do and nothing is asked for ahead.
-#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2")]
+#[inline(always)]
 fn flat<A: Address>(
-    slots: &Slots,
-    segments: &[Segment],
+    table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
 ) {
-    let keys = keys(addresses);
-    let tops = each(&keys, |key| key >> (32 - ROOT_STRIDE));
-    let places = each(&keys, |key| key >> 8 & 0x7ff);
-    let groups = each(&keys, |key| key >> 6 & 3);
-    let behind = each(&keys, |key| !key & 63);
-    let mut roots = [0_u16; LANES];
-    let mut codes = [0_u16; LANES];
-    let mut tails = [0_u32; LANES];
-    for ((top, place), ((root_code, code), tail)) in tops
-        .iter()
-        .zip(&places)
-        .zip(roots.iter_mut().zip(&mut codes).zip(&mut tails))
-    {
-        let root = batch::root_entry(slots, *top as usize);
-        *root_code = root.code();
-        let entry = batch::flat_entry(Native, segments, root, FLAT_HEADER + *place as usize);
-        *code = entry.code();
-        *tail = entry.handle();
+    for (address, next_hop) in addresses.iter().zip(next_hops) {
+        let key = key_of(*address);
+        let root = table.root(key);
+        let entry = root.slot(key);
+        let code = pick(entry.tail(key), pick(entry.code(), root.code()));
+        *next_hop = NextHopId::from_code(code);
     }
-    let mut leaves = [0_u16; LANES];
-    for ((group, behind), (tail, leaf)) in groups
-        .iter()
-        .zip(&behind)
-        .zip(tails.iter().zip(&mut leaves))
-    {
-        let group = *group as usize;
-        let tail = Native.block(segments, *tail);
-        let starts = tail.cell(TAIL.starts_at() + group) << (behind & 63);
-        let before = tail.quarter(4 * TAIL.header() + group);
-        *leaf = tail.quarter(usize::from(before) + starts.count_ones() as usize);
-    }
-    put(&over(&leaves, &over(&codes, &roots)), next_hops);
 }
 
 #[inline(always)]
-fn keys<A: Address>(addresses: &[A; LANES]) -> [u32; LANES] {
-    let mut keys = [0; LANES];
-    for (key, address) in keys.iter_mut().zip(addresses) {
-        *key = (address.to_key() >> 96 & 0xffff_ffff) as u32;
+fn key_of<A: Address>(address: A) -> u32 {
+    (address.to_key() >> 96 & 0xffff_ffff) as u32
+}
+
+/// The group of a chunk that `key` falls into.
+#[inline(always)]
+const fn chunk_group(key: u32) -> usize {
+    (key >> 8) as usize / DENSE_SLOTS % DENSE_GROUPS
+}
+
+/// `code`, or what is `below` it when that is none.
+#[inline(always)]
+fn pick(code: u16, below: u16) -> u16 {
+    select_unpredictable(code == 0, below, code)
+}
+
+/// An address with a next hop code, as `direct.rs` puts them together: of a block that the segments hold.
+#[derive(Clone, Copy, Debug, Default)]
+struct Word<'a> {
+    word: u64,
+    segments: PhantomData<&'a [Segment]>,
+}
+
+impl Word<'_> {
+    #[inline(always)]
+    const fn code(self) -> u16 {
+        (self.word & 0xffff) as u16
     }
-    keys
+
+    #[inline(always)]
+    fn first(self) -> *const AtomicU64 {
+        ptr::with_exposed_provenance((self.word.cast_signed() >> 16).cast_unsigned() as usize)
+    }
+
+    /// What the flat chunk here has for the slot of `key`.
+    #[inline(always)]
+    fn slot(self, key: u32) -> Self {
+        let place = self
+            .first()
+            .wrapping_add(FLAT_WORDS + (key >> 8) as usize % CHUNK.slots());
+        Self {
+            word: cell(place),
+            segments: PhantomData,
+        }
+    }
+
+    /// What the tail here says to `key`.
+    #[inline(always)]
+    fn tail(self, key: u32) -> u16 {
+        let group = key as usize / DENSE_SLOTS % (2 * TAIL.groups());
+        read(self.leaf(TAIL_CELL, group, key))
+    }
+
+    /// Where the dense node here, whose first group is cell `first`, has the leaf of the slot that `slot` names in
+    /// group `group`.
+    #[inline(always)]
+    fn leaf(self, first: usize, group: usize, slot: u32) -> *const u16 {
+        let index = leaf_in_group(cell(self.first().wrapping_add(first + group)), slot);
+        self.first().cast::<u16>().wrapping_add(index)
+    }
+}
+
+/// A cell of a block that a [`Word`] led to.
+#[inline(always)]
+fn cell(place: *const AtomicU64) -> u64 {
+    // SAFETY: the writer made the words of this very view from the addresses of blocks in its segments, exposed them,
+    // and the view's lifetime keeps the segments. A root word leads to a dense chunk, the empty one where there is none,
+    // or, in a table all of whose chunks are flat, to a flat chunk or the empty flat chunk; a word of a flat chunk leads
+    // to a tail, the empty one where there is none. `place` is a group's cell of the one, all of which a dense node has,
+    // or one of the 2,048 words of the other.
+    unsafe { (*place).load(Ordering::Relaxed) }
+}
+
+/// A leaf of a dense node that [`Word::leaf`] found.
+#[inline(always)]
+fn read(place: *const u16) -> u16 {
+    // SAFETY: group cells lead to leaves that `Draft::write` and `Splice` wrote into the same block, aligned to two
+    // octets since cells are aligned to eight. A block that a snapshot reaches is not written again while the snapshot
+    // lives, so that a part of a cell can be read as plain memory. x86-64 is little-endian: the first leaf comes first.
+    unsafe { place.read() }
 }
 
 #[inline(always)]
-fn each(keys: &[u32; LANES], part: impl Fn(u32) -> u32) -> [u32; LANES] {
-    let mut parts = [0; LANES];
-    for (place, key) in parts.iter_mut().zip(keys) {
-        *place = part(*key);
-    }
-    parts
+fn prefetch<T>(place: *const T) {
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(place.cast()) };
 }
 
-/// Each of `codes`, or what is `below` it when that is none.
-#[inline(always)]
-fn over(codes: &[u16; LANES], below: &[u16; LANES]) -> [u16; LANES] {
-    let mut answers = [0; LANES];
-    for (answer, (code, below)) in answers.iter_mut().zip(codes.iter().zip(below)) {
-        *answer = if *code == 0 { *below } else { *code };
-    }
-    answers
-}
-
-#[inline(always)]
-fn put(codes: &[u16; LANES], next_hops: &mut [Option<NextHopId>; LANES]) {
-    for (next_hop, code) in next_hops.iter_mut().zip(codes) {
-        *next_hop = NextHopId::from_code(*code);
-    }
-}
+/// The cell of the first group of a chunk and of a tail.
+const CHUNK_CELL: usize = CHUNK.starts_at();
+const TAIL_CELL: usize = TAIL.starts_at();

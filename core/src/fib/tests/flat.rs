@@ -48,7 +48,7 @@ fn a_table_that_spreads_loses_its_flat_chunks_and_one_that_shrinks_together_gain
     let mut step = |fib: &mut Fib<Ipv4Addr>, twin: &Twin, rng: &mut Rng, n: u32| {
         let memory = fib.memory();
         assert!(
-            fib.flats.octets() <= 96 * fib.len(),
+            fib.flats.octets() <= 160 * fib.len(),
             "{memory:?} for {} routes",
             fib.len()
         );

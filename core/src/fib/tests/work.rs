@@ -16,11 +16,11 @@ use super::rng::Rng;
 
 /// The largest IPv4 change below the root: a second-level node in which every slot has a child, with all its routes,
 /// and one third-level node.
-const MOST_IPV4: usize = 41 + 2_048 + 512 + 2_049 + 6 + 64 + 64 + 257;
+const MOST_IPV4: usize = 65 + 2_048 + 512 + 2_049 + 9 + 64 + 64 + 257;
 /// The largest IPv6 change below the root: a second-level node with all its routes, and thirteen nodes below it.
 const MOST_IPV6: usize = 42 + 2_048 + 2_049 + 13 * (7 + 256 + 257);
-/// The largest change of the root laid out slot by slot: the copy of its route list, and every slot.
-const MOST_ROOT: usize = 2 * 16_384 + 8_192;
+/// The largest change of the root laid out slot by slot: the copy of its route list, and every slot and its word.
+const MOST_ROOT: usize = 2 * 16_384 + 2 * 8_192;
 /// A new segment for each arena. The list of segments comes on top, two cells for each.
 const MOST_GROWTH: usize = 2 * 16_384;
 
