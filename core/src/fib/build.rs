@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use super::address::Address;
 use super::node::{Entry, ROOT_STRIDE, RouteCell, Shape};
-use super::table::{Fib, MAX_SKIP, WriterRoot, common_octets, octets, skippable};
+use super::root::WriterRoot;
+use super::table::{Fib, MAX_SKIP, common_octets, octets, skippable};
 use super::{FibError, NextHopId};
 
 /// A route on its way into the table.

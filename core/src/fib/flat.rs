@@ -24,7 +24,8 @@ use super::address::Address;
 use super::arena::{Segment, allocated, block, copy_cells, load, store};
 use super::direct::{Direct, word};
 use super::node::{Entry, ROOT_STRIDE, Shape};
-use super::table::{Fib, WriterRoot};
+use super::root::WriterRoot;
+use super::table::Fib;
 
 /// The flat chunks of a table.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -34,6 +34,7 @@ mod hashed;
 mod node;
 mod published;
 mod reader;
+mod root;
 #[allow(
     unsafe_code,
     reason = "calls code compiled for the processor that was found"

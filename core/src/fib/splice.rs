@@ -179,11 +179,7 @@ impl Splice {
             group,
             starts: [
                 node.starts(group),
-                if has_next {
-                    node.starts(group + 1)
-                } else {
-                    0
-                },
+                if has_next { node.starts(group + 1) } else { 0 },
             ],
             before: 0,
             removed: 0,

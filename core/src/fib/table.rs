@@ -17,20 +17,19 @@
 //! reader left (`published.rs` keeps the books), then its cells are used again. Readers never free anything: the
 //! writer keeps a reference to each snapshot until it is the only one.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use super::address::Address;
-use super::arena::{Arena, Segment, copy_cells, load, store, writes};
+use super::arena::{Arena, Segment, copy_cells, load, store};
 use super::direct::Direct;
 use super::draft::Draft;
-use super::flat::{EMPTY_TAIL, Flats, node_entry};
+use super::flat::{EMPTY_TAIL, Flats};
 use super::hashed::Hashes;
-use super::node::{Entry, Extent, Gaps, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
+use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
 use super::reader::{FibReader, Root, Snapshot};
+use super::root::WriterRoot;
 use super::simd::{Level, SimdLevel};
 use super::splice::Splice;
 use super::walk::{Covering, Routes, View};
@@ -59,22 +58,10 @@ pub struct Fib<A> {
     /// Whether chunks are written dense.
     pub(super) dense: bool,
     /// Chunks that are not, and the root slot from which on one is looked for.
-    sparse: usize,
-    sparse_cursor: usize,
+    pub(super) sparse: usize,
+    pub(super) sparse_cursor: usize,
     level: Level,
     family: PhantomData<A>,
-}
-
-/// The root as the writer has it.
-#[derive(Debug)]
-pub(super) enum WriterRoot {
-    /// A node in the arena, for small tables.
-    Node(u32),
-    /// All slots one by one, and the routes that end in the root.
-    Slots {
-        slots: Box<[u64]>,
-        routes: Arc<Vec<RouteCell>>,
-    },
 }
 
 impl<A: Address> Default for Fib<A> {
@@ -409,13 +396,19 @@ impl<A: Address> Fib<A> {
     }
 
     /// Puts the draft where the node at `handle` was.
-    fn replace(&mut self, handle: u32, shape: Shape) -> u32 {
+    pub(super) fn replace(&mut self, handle: u32, shape: Shape) -> u32 {
         self.release(handle, shape);
         self.write_draft()
     }
 
     /// Makes `slot` of a node, which has a child, say `entry`, which has one too. Gives the node's new handle.
-    fn replace_child(&mut self, handle: u32, shape: Shape, slot: usize, entry: Entry) -> u32 {
+    pub(super) fn replace_child(
+        &mut self,
+        handle: u32,
+        shape: Shape,
+        slot: usize,
+        entry: Entry,
+    ) -> u32 {
         let node = self.node(handle, shape);
         if node.entry(slot) == entry {
             return handle;
@@ -621,173 +614,10 @@ impl<A: Address> Fib<A> {
         copy
     }
 
-    fn read_draft(&mut self, handle: u32, shape: Shape) {
+    pub(super) fn read_draft(&mut self, handle: u32, shape: Shape) {
         let cells = self.arena.block(handle);
         self.draft
             .read(Node::new(cells, self.cold.segments(), shape));
-    }
-
-    fn root_entry(&self, slot: usize) -> Entry {
-        match &self.root {
-            WriterRoot::Node(handle) => self.node(*handle, Shape::at(0, A::BITS)).entry(slot),
-            WriterRoot::Slots { slots, .. } => {
-                let entry = Entry(slots.get(slot).copied().unwrap_or_default());
-                node_entry(self.arena.segments(), entry)
-            }
-        }
-    }
-
-    /// `changed` are the slots of the chunk that may say something else than before, the first and the last.
-    fn set_root_entry(&mut self, slot: usize, entry: Entry, changed: (usize, usize)) {
-        let shape = Shape::at(0, A::BITS);
-        match &mut self.root {
-            WriterRoot::Node(handle) => {
-                let handle = *handle;
-                let before = self.node(handle, shape).entry(slot);
-                let handle = if before.has_child() && entry.has_child() {
-                    self.replace_child(handle, shape, slot, entry)
-                } else {
-                    self.read_draft(handle, shape);
-                    self.draft.set(slot, entry);
-                    self.replace(handle, shape)
-                };
-                self.root = WriterRoot::Node(handle);
-            }
-            WriterRoot::Slots { .. } => self.set_root_slot(slot, entry, changed),
-        }
-    }
-
-    fn insert_in_root(&mut self, slot: usize, len: u8, code: u16) -> Option<u16> {
-        match &mut self.root {
-            WriterRoot::Node(handle) => {
-                let handle = *handle;
-                self.read_draft(handle, Shape::at(0, A::BITS));
-                let old = self.draft.insert(slot, len, code);
-                self.root = WriterRoot::Node(self.replace(handle, Shape::at(0, A::BITS)));
-                old
-            }
-            WriterRoot::Slots { slots, routes } => {
-                let route = RouteCell::new(slot, len, code);
-                let routes = Arc::make_mut(routes);
-                writes(routes.len());
-                let index = routes.lower_bound(route.key());
-                let old = match routes.get_mut(index) {
-                    Some(old) if old.key() == route.key() => {
-                        Some(core::mem::replace(old, route).code())
-                    }
-                    Some(_) | None => {
-                        routes.insert(index, route);
-                        None
-                    }
-                };
-                recode(
-                    slots,
-                    &mut self.direct,
-                    route,
-                    Gaps::new(routes, index + 1, ROOT_STRIDE),
-                    code,
-                );
-                old
-            }
-        }
-    }
-
-    fn remove_from_root(&mut self, slot: usize, len: u8) -> Option<u16> {
-        match &mut self.root {
-            WriterRoot::Node(handle) => {
-                let handle = *handle;
-                self.read_draft(handle, Shape::at(0, A::BITS));
-                let old = self.draft.remove(slot, len)?;
-                self.root = WriterRoot::Node(self.replace(handle, Shape::at(0, A::BITS)));
-                Some(old)
-            }
-            WriterRoot::Slots { slots, routes } => {
-                let removed = routes.find(slot, len)?;
-                let routes = Arc::make_mut(routes);
-                writes(routes.len());
-                let index = routes.lower_bound(removed.key());
-                routes.remove(index);
-                let code = routes
-                    .as_slice()
-                    .cover(slot, ROOT_STRIDE, len)
-                    .map_or(0, RouteCell::code);
-                let gaps = Gaps::new(routes, index, ROOT_STRIDE);
-                recode(slots, &mut self.direct, removed, gaps, code);
-                Some(removed.code())
-            }
-        }
-    }
-
-    /// Makes two chunks dense that are not, in a table of so many routes that all are to be.
-    fn densify(&mut self) {
-        self.dense |= self.routes >= DENSE_FROM;
-        let root = Shape::at(0, A::BITS);
-        let chunk = Shape::at(ROOT_STRIDE, A::BITS);
-        for _ in 0..2 {
-            let WriterRoot::Node(handle) = self.root else {
-                return;
-            };
-            if !self.dense || self.sparse == 0 {
-                return;
-            }
-            let node = self.node(handle, root);
-            let next = |from| {
-                let mut child = node.next_child(from);
-                while let Some((slot, entry)) = child {
-                    if self.node(entry.handle(), chunk).shape.is_sparse() {
-                        return child;
-                    }
-                    child = node.next_child(slot + 1);
-                }
-                None
-            };
-            let Some((slot, entry)) = next(self.sparse_cursor).or_else(|| next(0)) else {
-                return;
-            };
-            self.sparse_cursor = slot + 1;
-            self.read_draft(entry.handle(), chunk);
-            let dense = self.replace(entry.handle(), chunk);
-            let dense = entry.with_child_of(Entry::child(dense, 0));
-            self.root = WriterRoot::Node(self.replace_child(handle, root, slot, dense));
-        }
-    }
-
-    /// Lays the root out slot by slot.
-    pub(super) fn root_to_slots(&mut self) {
-        let WriterRoot::Node(handle) = self.root else {
-            return;
-        };
-        let shape = Shape::at(0, A::BITS);
-        self.read_draft(handle, shape);
-        let mut slots = Vec::with_capacity(shape.slots());
-        writes(shape.slots());
-        self.draft
-            .for_each_run(|count, entry| slots.resize(slots.len() + count, entry.0));
-        self.release(handle, shape);
-        self.flats.chunks = slots
-            .iter()
-            .filter(|slot| Entry(**slot).has_child())
-            .count();
-        if A::BITS == 32 {
-            self.direct = Direct::new(self.arena.segments(), &slots, 0);
-        }
-        self.root = WriterRoot::Slots {
-            slots: slots.into(),
-            routes: Arc::new(self.draft.routes.clone()),
-        };
-    }
-
-    fn root_to_node(&mut self) {
-        self.unflatten();
-        self.flats.clear();
-        self.direct = Direct::default();
-        let WriterRoot::Slots { slots, routes } = &self.root else {
-            return;
-        };
-        self.draft.clear(Shape::at(0, A::BITS), 0, 0);
-        self.draft.set_all(slots.iter().map(|slot| Entry(*slot)));
-        self.draft.routes.extend_from_slice(routes);
-        self.root = WriterRoot::Node(self.write_draft());
     }
 }
 
@@ -797,29 +627,6 @@ fn chunk_slots<A: Address>(key: u128, len: u8) -> (usize, usize) {
     let slot = shape.slot(key);
     let unused = shape.end().saturating_sub(len);
     (slot, slot | ((1 << unused) - 1))
-}
-
-/// Gives the slots that `route` decides another next hop.
-fn recode(
-    slots: &mut [u64],
-    direct: &mut Direct,
-    route: RouteCell,
-    mut gaps: Gaps<'_, Vec<RouteCell>>,
-    code: u16,
-) {
-    let last = route.last_slot(ROOT_STRIDE);
-    for (slot, entry) in slots
-        .iter_mut()
-        .enumerate()
-        .take(last + 1)
-        .skip(route.slot())
-    {
-        if gaps.holds(slot) {
-            writes(1);
-            *entry = Entry(*entry).with_code(code).0;
-            direct.set_code(slot, code);
-        }
-    }
 }
 
 /// Whole octets after bit `depth` that a node for a prefix of `len` bits can skip.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use super::address::{Address, prefix_mask};
-use super::table::WriterRoot;
+use super::root::WriterRoot;
 use super::{Fib, FibReader, NextHopId, SimdLevel};
 
 mod flat;
