@@ -238,8 +238,8 @@ fn flat_entry(machine: impl Machine, segments: &[Segment], root: Entry, slot: us
     let there = u64::from(flat).wrapping_neg();
     let asked = usize::from(flat).wrapping_neg();
     let block = machine.block(segments, root.handle());
-    let code = block.cell(FLAT_WORDS + slot & asked) & 0xffff;
-    let handle = block.cell(FLAT_HANDLES + slot / 2 & asked) >> (slot % 2 * 32) << 32;
+    let code = block.cell((FLAT_WORDS + slot) & asked) & 0xffff;
+    let handle = block.cell((FLAT_HANDLES + slot / 2) & asked) >> (slot % 2 * 32) << 32;
     Entry((handle | code) & there | Entry::child(EMPTY_TAIL, 0).0 & !there)
 }
 

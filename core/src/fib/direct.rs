@@ -19,7 +19,7 @@ pub(super) struct Direct {
     /// One word for each slot; none when the root is a node, in IPv6, and where addresses do not fit.
     words: Vec<u64>,
     /// What the words of slots without a chunk lead to.
-    absent: u32,
+    pub(super) absent: u32,
 }
 
 impl Direct {

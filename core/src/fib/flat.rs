@@ -39,7 +39,7 @@ pub(super) struct Flats {
     /// The root slot from which on one that is to be turned is looked for.
     cursor: usize,
     /// The empty flat chunk, 0 while there is none.
-    empty: u32,
+    pub(super) empty: u32,
 }
 
 /// How many of a table's chunks are flat.

@@ -316,7 +316,7 @@ impl<'a> Node<'a> {
         let leaf = if self.shape.dense {
             leaf_in_group(
                 load(self.cells, self.shape.starts_at() + slot / DENSE_SLOTS),
-                slot as u32,
+                (slot & (DENSE_SLOTS - 1)) as u32,
             )
         } else {
             let group = slot / GROUP_SLOTS;

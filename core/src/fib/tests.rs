@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use super::address::{Address, prefix_mask};
+use super::flat::Flatness;
 use super::root::WriterRoot;
 use super::{Fib, FibReader, NextHopId, SimdLevel};
 
@@ -180,6 +181,8 @@ fn churn<A: Address>(
         if step % 16 == 0 {
             if let WriterRoot::Slots { slots, .. } = &fib.root {
                 assert!(fib.direct.agrees(fib.arena.segments(), slots));
+                let all = fib.flats.flatness() == Flatness::All && fib.direct.octets() > 0;
+                assert_eq!(fib.direct.absent, if all { fib.flats.empty } else { 0 });
             }
             let reader = fib.reader();
             let mut keys = Vec::new();

@@ -130,15 +130,31 @@ fn chunks<A: Address>(
         *leaf = word.leaf(CHUNK_CELL, chunk_group(key), key >> 8);
         prefetch(*leaf);
     }
-    let mut seen = 0;
-    for (next_hop, (word, leaf)) in next_hops.iter_mut().zip(words.iter().zip(&leaves)) {
-        let code = pick(read(*leaf), word.code());
-        seen |= code;
-        *next_hop = NextHopId::from_code(code);
+    // Array by array: the compiler makes vectors of it.
+    let mut answers = [0; LANES];
+    for (answer, (word, leaf)) in answers.iter_mut().zip(words.iter().zip(&leaves)) {
+        *answer = pick(read(*leaf), word.code());
     }
+    for (next_hop, code) in next_hops.iter_mut().zip(&answers) {
+        *next_hop = NextHopId::from_code(*code);
+    }
+    let seen = answers.iter().fold(0, |seen, code| seen | code);
     if u64::from(seen) & NARROW_CHILD != 0 {
-        batch::tails(Native, table.slots, table.segments, addresses, next_hops);
+        // SAFETY: whoever gets here was compiled for these instructions, too: `lookup` is inlined into functions of
+        // `simd/mod.rs` that are.
+        unsafe { tails(table, addresses, next_hops) };
     }
+}
+
+/// Takes up the answers that are the number of an entry. Apart, so that the answers need not be kept in registers for it.
+#[inline(never)]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn tails<A: Address>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    batch::tails(Native, table.slots, table.segments, addresses, next_hops);
 }
 
 /// A group in a table all of whose chunks are flat: always through a tail, which may be the empty one.
@@ -188,6 +204,7 @@ impl Word<'_> {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
     fn first(self) -> *const AtomicU64 {
         ptr::with_exposed_provenance((self.word.cast_signed() >> 16).cast_unsigned() as usize)
     }

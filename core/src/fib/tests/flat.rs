@@ -211,3 +211,30 @@ fn batches_of_every_length_are_right_at_every_level_and_flatness() {
     assert_eq!(seen, [true; 3]);
     assert!(fib.arena.segments().len() > 1);
 }
+
+#[test]
+fn where_addresses_do_not_fit_the_answers_are_the_same() {
+    let mut rng = Rng(34);
+    // Below three root slots, which are flat, and below many.
+    for slots in [3, 1_000] {
+        let mut fib = Fib::<Ipv4Addr>::new();
+        let mut twin = Twin::default();
+        for n in 0..3_000 {
+            if n == 2_000 {
+                check_lengths(&mut fib, &twin, &mut rng);
+                assert!(fib.direct.octets() > 0 || !cfg!(target_arch = "x86_64"));
+                fib.direct.turn_off();
+                check_lengths(&mut fib, &twin, &mut rng);
+            }
+            for (key, len) in routes_of(0x140 + n % slots, n) {
+                let next_hop = id(u64::from(n % 300));
+                let old = twin.insert(key, len, next_hop);
+                assert_eq!(fib.insert(Ipv4Addr::join(key, len), next_hop), Ok(old));
+            }
+            if n % 500 == 499 || n == 2_000 {
+                check_lengths(&mut fib, &twin, &mut rng);
+            }
+        }
+        assert_eq!(fib.direct.octets(), 0);
+    }
+}

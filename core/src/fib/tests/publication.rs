@@ -117,7 +117,7 @@ fn in_any_order_readers_see_whole_generations() {
 
 #[test]
 fn taking_memory_back_too_early_is_found() {
-    let found = catch_unwind(AssertUnwindSafe(|| play::<Ipv4Addr>(4_000, 3, true)));
+    let found = catch_unwind(AssertUnwindSafe(|| play::<Ipv6Addr>(400, 7, true)));
     assert!(found.is_err(), "a fault that is there was not found");
 }
 
