@@ -312,11 +312,15 @@ impl<'a> Node<'a> {
     }
 
     /// Where the leaf of `slot` is: its index, or the cell of the entry that it points to.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a slot is below 2 to the 13th"
+    )]
     fn place(self, slot: usize) -> (usize, bool) {
         let leaf = if self.shape.dense {
             leaf_in_group(
                 load(self.cells, self.shape.starts_at() + slot / DENSE_SLOTS),
-                (slot & (DENSE_SLOTS - 1)) as u32,
+                slot as u32,
             )
         } else {
             let group = slot / GROUP_SLOTS;
