@@ -26,14 +26,14 @@ use crate::node::{DeviceError, NodeError, RunOptions, run};
 use crate::output;
 use crate::rootless::RootlessError;
 
-/// One process per host: an overlay of IPv4 and IPv6 over VXLAN, IP in IP, FOU or GUE.
+/// One process per host: an overlay of IPv4 and IPv6 over VXLAN, Geneve, IP in IP, FOU or GUE.
 #[derive(Debug, Parser)]
 #[command(
     name = "tun-node",
     version,
     arg_required_else_help = true,
     max_term_width = 100,
-    long_about = "One process per host: an overlay of IPv4 and IPv6 over VXLAN, IP in IP, FOU or GUE.\n\n\
+    long_about = "One process per host: an overlay of IPv4 and IPv6 over VXLAN, Geneve, IP in IP, FOU or GUE.\n\n\
         A node owns some prefixes of the overlay and knows which of its peers owns the others. It \
         makes a TUN device, routes the overlay to it, and carries what comes through to the peer \
         that owns the destination, over UDP or raw IP, in user space.",

@@ -97,6 +97,8 @@ enum Encap {
     Fou,
     /// Generic UDP encapsulation.
     Gue,
+    /// RFC 8926, with Ethernet inside.
+    Geneve,
 }
 
 impl Encap {
@@ -106,6 +108,7 @@ impl Encap {
             Self::Vxlan => "vxlan",
             Self::Fou => "fou",
             Self::Gue => "gue",
+            Self::Geneve => "geneve",
         }
     }
 
@@ -115,6 +118,7 @@ impl Encap {
             Self::Vxlan => 8472,
             Self::Fou => 5555,
             Self::Gue => 6080,
+            Self::Geneve => 6081,
         }
     }
 }

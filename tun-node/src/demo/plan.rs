@@ -122,7 +122,7 @@ impl Plan {
                 "\n[[peers]]\nname = \"{}\"\naddress = \"{}\"\nencap = \"{encap}\"\n{}prefixes = {}\n",
                 node.name,
                 node.underlay,
-                if self.encap == Encap::Vxlan {
+                if matches!(self.encap, Encap::Vxlan | Encap::Geneve) {
                     "vtep-mac = \"auto\"\n"
                 } else {
                     ""
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn every_file_is_a_valid_configuration() {
-        for encap in [Encap::Vxlan, Encap::Fou, Encap::Gue] {
+        for encap in [Encap::Vxlan, Encap::Fou, Encap::Gue, Encap::Geneve] {
             for count in [2, 3, 16] {
                 let plan = Plan::at(count, encap, Path::new("/tmp/a \"b\""), 7, 4000);
                 for (index, node) in plan.nodes.iter().enumerate() {

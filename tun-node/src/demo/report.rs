@@ -20,7 +20,7 @@ pub(super) struct Report {
     pub(super) ok: bool,
     /// What went wrong, in one sentence.
     pub(super) failure: Option<String>,
-    /// `vxlan`, `fou` or `gue`.
+    /// `vxlan`, `fou`, `gue` or `geneve`.
     pub(super) encap: &'static str,
     /// The UDP port of the encapsulation.
     pub(super) port: u16,
@@ -346,11 +346,16 @@ impl Report {
              nothing but ordinary UDP sockets to the outside, reached each other through {}; every \
              pair answered over IPv4 and IPv6 without loss, and {} arrived unchanged.\n\
              Look further: `tun-node demo --keep` leaves the nodes running and says how to get \
-             into them, `--encap vxlan|fou|gue` and `--nodes 2..16` change the overlay, `--json` \
+             into them, `--encap vxlan|fou|gue|geneve` and `--nodes 2..16` change the overlay, `--json` \
              prints every number.\n",
             self.seconds,
             self.nodes.len(),
-            self.encap.to_uppercase(),
+            // Geneve is a name, the others stand for words.
+            if self.encap == "geneve" {
+                "Geneve".to_owned()
+            } else {
+                self.encap.to_uppercase()
+            },
             megabytes(moved),
         )
     }
