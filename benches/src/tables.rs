@@ -73,12 +73,6 @@ impl<A: Family> Warren<A> {
         (Self(fib.reader()), fib)
     }
 
-    /// The same table, looked up by portable code.
-    #[must_use]
-    pub fn portable(&self) -> Self {
-        self.at(SimdLevel::Portable)
-    }
-
     /// The same table, looked up with no more than `level` of the machine's instructions.
     #[must_use]
     pub fn at(&self, level: SimdLevel) -> Self {
@@ -101,7 +95,8 @@ impl<A: Family> Table<A> for Warren<A> {
         match self.0.simd_level() {
             SimdLevel::Portable => "warren portable",
             SimdLevel::Bmi2 => "warren bmi2",
-            SimdLevel::Avx2 => "warren",
+            SimdLevel::Avx2 => "warren avx2",
+            SimdLevel::Avx512 => "warren avx512",
         }
     }
 

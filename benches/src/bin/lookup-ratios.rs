@@ -36,10 +36,7 @@ fn main() {
             };
             let (ours, fib) = Warren::new(&routes);
             println!("\n{set} ipv4: {} routes, {:?}", routes.len(), fib.memory());
-            let portable = ours.portable();
-            let bmi2 = ours.at(SimdLevel::Bmi2);
-            let mut tables: Vec<Box<dyn Table<Ipv4Addr>>> =
-                vec![Box::new(ours), Box::new(bmi2), Box::new(portable)];
+            let mut tables = every_level::<Ipv4Addr>(ours);
             #[cfg(warren_dpdk)]
             match warren_benches::dpdk::RteFib::new(&routes) {
                 Some(table) => tables.push(Box::new(table)),
@@ -60,10 +57,7 @@ fn main() {
             };
             let (ours, fib) = Warren::new(&routes);
             println!("\n{set} ipv6: {} routes, {:?}", routes.len(), fib.memory());
-            let portable = ours.portable();
-            let bmi2 = ours.at(SimdLevel::Bmi2);
-            let mut tables: Vec<Box<dyn Table<Ipv6Addr>>> =
-                vec![Box::new(ours), Box::new(bmi2), Box::new(portable)];
+            let mut tables = every_level::<Ipv6Addr>(ours);
             #[cfg(warren_dpdk)]
             match warren_benches::dpdk::RteFib6::new(&routes) {
                 Some(table) => tables.push(Box::new(table)),
@@ -82,6 +76,21 @@ fn main() {
     if let Some(path) = words.iter().find_map(|word| word.strip_prefix("json=")) {
         fs::write(path, json).expect("the file named by json= can be written");
     }
+}
+
+/// The table as the machine can look it up best, then by each lower level.
+fn every_level<A: Family>(ours: Warren<A>) -> Vec<Box<dyn Table<A>>> {
+    let most = ours.0.simd_level();
+    let lower = SimdLevel::ALL
+        .into_iter()
+        .rev()
+        .filter(|level| *level < most);
+    let lower: Vec<Box<dyn Table<A>>> = lower
+        .map(|level| Box::new(ours.at(level)) as Box<dyn Table<A>>)
+        .collect();
+    let mut tables: Vec<Box<dyn Table<A>>> = vec![Box::new(ours)];
+    tables.extend(lower);
+    tables
 }
 
 fn wanted(words: &[String], word: &str, kind: &[&str]) -> bool {

@@ -60,6 +60,7 @@ use core::num::NonZeroU16;
 ///
 /// `Option<NextHopId>` takes 2 octets, as a leaf of the table does.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
 pub struct NextHopId(NonZeroU16);
 
 impl NextHopId {

@@ -14,6 +14,8 @@
 #[cfg(target_arch = "x86_64")]
 mod hashed;
 #[cfg(target_arch = "x86_64")]
+mod lanes;
+#[cfg(target_arch = "x86_64")]
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -43,13 +45,16 @@ pub enum SimdLevel {
     Portable,
     /// x86-64 with POPCNT, LZCNT, MOVBE, BMI1 and BMI2 (every server processor since 2015), and prefetch.
     Bmi2,
-    /// The same with AVX2: several addresses of a batch to a vector.
+    /// The same with AVX2.
     Avx2,
+    /// The same with AVX-512 F, BW, DQ, VL, VPOPCNTDQ and VBMI2 (Intel since Ice Lake, AMD since Zen 4): several
+    /// addresses of a batch to a vector.
+    Avx512,
 }
 
 impl SimdLevel {
     /// Every level, lowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Bmi2, Self::Avx2];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Bmi2, Self::Avx2, Self::Avx512];
 
     /// The highest level that this machine has.
     #[must_use]
@@ -58,10 +63,11 @@ impl SimdLevel {
         {
             let (most, _) = x86_64::__get_cpuid_max(0);
             let popcnt = x86_64::__cpuid(1).ecx >> 23 & 1 == 1;
-            let extended = if most >= 7 {
-                x86_64::__cpuid_count(7, 0).ebx
+            let (extended, further) = if most >= 7 {
+                let leaf = x86_64::__cpuid_count(7, 0);
+                (leaf.ebx, leaf.ecx)
             } else {
-                0
+                (0, 0)
             };
             let (bmi1, bmi2) = (extended >> 3 & 1 == 1, extended >> 8 & 1 == 1);
             let movbe = x86_64::__cpuid(1).ecx >> 22 & 1 == 1;
@@ -69,10 +75,15 @@ impl SimdLevel {
             let lzcnt =
                 most_extended >= 0x8000_0001 && x86_64::__cpuid(0x8000_0001).ecx >> 5 & 1 == 1;
             if popcnt && bmi1 && bmi2 && movbe && lzcnt {
-                return if extended >> 5 & 1 == 1 && saves_vectors() {
-                    Self::Avx2
-                } else {
-                    Self::Bmi2
+                let saved = saved_state();
+                let avx2 = extended >> 5 & 1 == 1 && saved & SSE_AND_AVX == SSE_AND_AVX;
+                let avx512 = extended & AVX512_EBX == AVX512_EBX
+                    && further & AVX512_ECX == AVX512_ECX
+                    && saved & ALL_VECTORS == ALL_VECTORS;
+                return match (avx2, avx512) {
+                    (false, _) => Self::Bmi2,
+                    (true, false) => Self::Avx2,
+                    (true, true) => Self::Avx512,
                 };
             }
         }
@@ -109,8 +120,11 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of `Avx2` exists only where these instructions were found.
             SimdLevel::Avx2 => unsafe { lookup_avx2(view, addresses, next_hops) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe { lookup_avx512(view, addresses, next_hops) },
             #[cfg(not(target_arch = "x86_64"))]
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => {
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
                 batch::lookup(Portable, view, addresses, next_hops);
             }
         }
@@ -156,9 +170,13 @@ impl Level {
             SimdLevel::Portable => batch::lookup_one::<A>(Portable, view, key),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { lookup_one_bmi2::<A>(view, key) },
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => unsafe {
+                lookup_one_bmi2::<A>(view, key)
+            },
             #[cfg(not(target_arch = "x86_64"))]
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => batch::lookup_one::<A>(Portable, view, key),
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                batch::lookup_one::<A>(Portable, view, key)
+            }
         }
     }
 }
@@ -193,18 +211,65 @@ fn lookup_avx2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Op
     }
 }
 
-/// Whether the operating system keeps the upper halves of vector registers over a switch.
 #[cfg(target_arch = "x86_64")]
-fn saves_vectors() -> bool {
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn lookup_avx512<A: Address>(
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    if A::BITS != 32 {
+        return wide::lookup(view, addresses, next_hops);
+    }
+    match narrow::Table::of(view) {
+        Some(table) if table.flat => {
+            narrow::in_groups(
+                &table,
+                addresses,
+                next_hops,
+                |table, addresses, next_hops| {
+                    lanes::flat(table, addresses, next_hops);
+                },
+            );
+        }
+        Some(table) => {
+            narrow::in_groups(
+                &table,
+                addresses,
+                next_hops,
+                |table, addresses, next_hops| {
+                    lanes::chunks(table, addresses, next_hops);
+                },
+            );
+        }
+        None => batch::lookup(Native, view, addresses, next_hops),
+    }
+}
+
+/// The processor state that the operating system keeps over a switch, as XCR0 has it.
+#[cfg(target_arch = "x86_64")]
+fn saved_state() -> u64 {
     const OSXSAVE_AND_AVX: u32 = 3 << 27;
-    const SSE_AND_AVX: u64 = 3 << 1;
     if x86_64::__cpuid(1).ecx & OSXSAVE_AND_AVX != OSXSAVE_AND_AVX {
-        return false;
+        return 0;
     }
     // SAFETY: OSXSAVE says that the operating system has turned XGETBV on.
-    let kept = unsafe { x86_64::_xgetbv(0) };
-    kept & SSE_AND_AVX == SSE_AND_AVX
+    unsafe { x86_64::_xgetbv(0) }
 }
+
+/// The bits of XCR0 for 128-bit and 256-bit registers.
+#[cfg(target_arch = "x86_64")]
+const SSE_AND_AVX: u64 = 3 << 1;
+/// Those, and the bits for mask registers and both parts of the 512-bit ones.
+#[cfg(target_arch = "x86_64")]
+const ALL_VECTORS: u64 = SSE_AND_AVX | 7 << 5;
+/// The bits of CPUID leaf 7 for AVX-512 F, DQ, BW and VL (EBX), VBMI2 and VPOPCNTDQ (ECX).
+#[cfg(target_arch = "x86_64")]
+const AVX512_EBX: u32 = 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31;
+#[cfg(target_arch = "x86_64")]
+const AVX512_ECX: u32 = 1 << 6 | 1 << 14;
 
 /// Takes handles and places at their word, and prefetches by instruction, which every x86-64 has.
 #[cfg(target_arch = "x86_64")]

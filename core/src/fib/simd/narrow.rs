@@ -30,27 +30,32 @@ pub(super) fn lookup<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    let Some(table) = Table::of(view) else {
-        return batch::lookup(Native, view, addresses, next_hops);
-    };
+    match Table::of(view) {
+        Some(table) if table.flat => in_groups(&table, addresses, next_hops, flat),
+        Some(table) => in_groups(&table, addresses, next_hops, chunks),
+        None => batch::lookup(Native, view, addresses, next_hops),
+    }
+}
+
+/// Looks up each of `addresses`, as many as there are lanes by `group`, those that are left one by one.
+#[inline(always)]
+pub(super) fn in_groups<A: Address>(
+    table: &Table<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+    group: impl Fn(&Table<'_>, &[A; LANES], &mut [Option<NextHopId>; LANES]),
+) {
     // As many as the shorter holds.
     let count = addresses.len().min(next_hops.len());
     let (addresses, _) = addresses.split_at(count);
     let (next_hops, _) = next_hops.split_at_mut(count);
     let (groups, rest) = addresses.as_chunks();
     let (answers, rest_answers) = next_hops.as_chunks_mut();
-    let groups = groups.iter().zip(answers);
-    if table.flat {
-        for (addresses, next_hops) in groups {
-            flat(&table, addresses, next_hops);
-        }
-    } else {
-        for (addresses, next_hops) in groups {
-            chunks(&table, addresses, next_hops);
-        }
+    for (addresses, next_hops) in groups.iter().zip(answers) {
+        group(table, addresses, next_hops);
     }
     for (address, next_hop) in rest.iter().zip(rest_answers) {
-        *next_hop = NextHopId::from_code(one(&table, key_of(*address)));
+        *next_hop = NextHopId::from_code(one(table, key_of(*address)));
     }
 }
 
@@ -64,16 +69,16 @@ pub(super) fn lookup_one<A: Address>(view: &View<'_>, key: u128) -> u16 {
 }
 
 /// A table with words, all of whose chunks are flat or none.
-struct Table<'a> {
-    words: &'a Slots,
-    flat: bool,
+pub(super) struct Table<'a> {
+    pub(super) words: &'a Slots,
+    pub(super) flat: bool,
     slots: &'a Slots,
     segments: &'a [Segment],
 }
 
 impl<'a> Table<'a> {
     #[inline(always)]
-    fn of(view: &View<'a>) -> Option<Self> {
+    pub(super) fn of(view: &View<'a>) -> Option<Self> {
         let flat = match view.flatness {
             Flatness::None => false,
             Flatness::All => true,
@@ -149,7 +154,7 @@ fn chunks<A: Address>(
 /// Takes up the answers that are the number of an entry. Apart, so that the answers need not be kept in registers for it.
 #[inline(never)]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn tails<A: Address>(
+pub(super) fn tails<A: Address>(
     table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
@@ -174,7 +179,7 @@ fn flat<A: Address>(
 }
 
 #[inline(always)]
-fn key_of<A: Address>(address: A) -> u32 {
+pub(super) fn key_of<A: Address>(address: A) -> u32 {
     (address.to_key() >> 96 & 0xffff_ffff) as u32
 }
 
@@ -264,5 +269,5 @@ fn prefetch<T>(place: *const T) {
 }
 
 /// The cell of the first group of a chunk and of a tail.
-const CHUNK_CELL: usize = CHUNK.starts_at();
-const TAIL_CELL: usize = TAIL.starts_at();
+pub(super) const CHUNK_CELL: usize = CHUNK.starts_at();
+pub(super) const TAIL_CELL: usize = TAIL.starts_at();

@@ -1,0 +1,284 @@
+//! IPv4 lookups, eight addresses to a vector (AVX-512), of tables that have root words (`direct.rs`).
+//!
+//! A step of a lookup is the same for all addresses: from where the next cell is to what it says. Eight of them are
+//! one vector: the places are computed in it, stored, and the cells loaded one by one and put together again, which
+//! takes half the time of a gather. A leaf is read as the cell that it is in, so that every step loads the same. A
+//! lookup is then some ten instructions in place of thirty.
+//!
+//! The twin is `narrow.rs`.
+
+use core::arch::x86_64::{
+    __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_loadh_pd, _mm_loadl_epi64,
+    _mm256_castsi128_si256, _mm256_inserti128_si256, _mm512_add_epi64, _mm512_and_si512,
+    _mm512_andnot_si512, _mm512_castsi256_si512, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64,
+    _mm512_inserti64x4, _mm512_mask_mov_epi64, _mm512_or_si512, _mm512_popcnt_epi64,
+    _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64,
+    _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_sub_epi64,
+    _mm512_testn_epi64_mask,
+};
+use core::{mem, ptr};
+
+use super::super::NextHopId;
+use super::super::address::Address;
+use super::super::batch::{DENSE_GROUPS, LANES, TAIL};
+use super::super::flat::FLAT_WORDS;
+use super::super::node::{CHUNK_STRIDE, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
+use super::narrow::{CHUNK_CELL, TAIL_CELL, Table, key_of, tails};
+
+/// A group in a table none of whose chunks is flat.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+pub(super) fn chunks<A: Address>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    let keys = keys_of(addresses);
+    let mut words = [_mm512_setzero_si512(); VECTORS];
+    let mut places = [Places::NONE; VECTORS];
+    for ((key, word), places) in keys.iter().zip(&mut words).zip(&mut places) {
+        *word = root(table, *key);
+        let group = bits::<{ 8 + GROUP_BITS }>(*key, DENSE_GROUPS);
+        places.set(cell_after(address_of(*word), CHUNK_CELL, group));
+    }
+    for ((key, word), places) in keys.iter().zip(&words).zip(&mut places) {
+        let cell = load(places);
+        places.set(leaf(address_of(*word), cell, _mm512_srli_epi64::<8>(*key)));
+    }
+    let mut seen = _mm512_setzero_si512();
+    for ((word, places), next_hops) in words.iter().zip(&mut places).zip(groups_of(next_hops)) {
+        let code = pick(read(places), code_of(*word));
+        seen = _mm512_or_si512(seen, code);
+        answer(next_hops, code);
+    }
+    if _mm512_reduce_or_epi64(seen).cast_unsigned() & NARROW_CHILD != 0 {
+        tails(table, addresses, next_hops);
+    }
+}
+
+/// A group in a table all of whose chunks are flat: always through a tail, which may be the empty one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+pub(super) fn flat<A: Address>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    let keys = keys_of(addresses);
+    let mut codes = [_mm512_setzero_si512(); VECTORS];
+    let mut places = [Places::NONE; VECTORS];
+    for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
+        let word = root(table, *key);
+        *code = code_of(word);
+        let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
+        places.set(cell_after(address_of(word), FLAT_WORDS, slot));
+    }
+    let mut firsts = [_mm512_setzero_si512(); VECTORS];
+    for (((key, code), first), places) in keys
+        .iter()
+        .zip(&mut codes)
+        .zip(&mut firsts)
+        .zip(&mut places)
+    {
+        let word = load(places);
+        *code = pick(code_of(word), *code);
+        *first = address_of(word);
+        let group = bits::<GROUP_BITS>(*key, 2 * TAIL.groups());
+        places.set(cell_after(*first, TAIL_CELL, group));
+    }
+    for ((key, first), places) in keys.iter().zip(&firsts).zip(&mut places) {
+        let cell = load(places);
+        places.set(leaf(*first, cell, *key));
+    }
+    for ((code, places), next_hops) in codes.iter().zip(&mut places).zip(groups_of(next_hops)) {
+        answer(next_hops, pick(read(places), *code));
+    }
+}
+
+/// The addresses as numbers, eight to a vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn keys_of<A: Address>(addresses: &[A; LANES]) -> [__m512i; VECTORS] {
+    let mut keys = [_mm512_setzero_si512(); VECTORS];
+    let (eights, _) = addresses.as_chunks::<EIGHT>();
+    for (key, eight) in keys.iter_mut().zip(eights) {
+        let eight = eight.map(key_of);
+        // SAFETY: both are eight 32-bit numbers, and every value is one of each.
+        *key = _mm512_cvtepu32_epi64(unsafe { mem::transmute::<[u32; EIGHT], __m256i>(eight) });
+    }
+    keys
+}
+
+/// The root words of `key`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn root(table: &Table<'_>, key: __m512i) -> __m512i {
+    let mut slots = Places::NONE;
+    slots.set(_mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(key));
+    let words = table.words.as_ptr();
+    // SAFETY: a key has 32 bits, so that the slots are below the number of words; a word is eight octets.
+    unsafe {
+        gather(
+            slots
+                .each()
+                .map(|slot| words.cast::<u64>().wrapping_add(slot)),
+        )
+    }
+}
+
+/// `SHIFT` bits of the numbers taken away, and all but those below `count`, a power of two.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn bits<const SHIFT: u32>(key: __m512i, count: usize) -> __m512i {
+    let mask = _mm512_set1_epi64(count as i64 - 1);
+    _mm512_and_si512(_mm512_srli_epi64::<SHIFT>(key), mask)
+}
+
+/// The address in a word of `direct.rs`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn address_of(word: __m512i) -> __m512i {
+    _mm512_srai_epi64::<16>(word)
+}
+
+/// The next hop code in a word of `direct.rs`, or in the low bits of a cell.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn code_of(word: __m512i) -> __m512i {
+    _mm512_and_si512(word, _mm512_set1_epi64(0xffff))
+}
+
+/// Where cell `first` + `at` of the blocks at `block` is.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn cell_after(block: __m512i, first: usize, at: __m512i) -> __m512i {
+    let first = _mm512_set1_epi64((first * 8) as i64);
+    _mm512_add_epi64(_mm512_add_epi64(block, first), _mm512_slli_epi64::<3>(at))
+}
+
+/// Where the leaves of the slots are that the last bits of `slot` name, in dense nodes at `block` whose group cells say
+/// `cell`: `leaf_in_group`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vpopcntdq")]
+fn leaf(block: __m512i, cell: __m512i, slot: __m512i) -> __m512i {
+    let starts = _mm512_and_si512(cell, _mm512_set1_epi64(0xffff_ffff));
+    let slot = _mm512_and_si512(slot, _mm512_set1_epi64(DENSE_SLOTS as i64 - 1));
+    let before = _mm512_popcnt_epi64(_mm512_srlv_epi64(starts, slot));
+    let index = _mm512_sub_epi64(_mm512_srli_epi64::<48>(cell), before);
+    _mm512_add_epi64(block, _mm512_slli_epi64::<1>(index))
+}
+
+/// What the leaves at `places` say.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn read(places: &mut Places) -> __m512i {
+    let leaves = places.vector();
+    let in_cell = _mm512_set1_epi64(7);
+    places.set(_mm512_andnot_si512(in_cell, leaves));
+    let octet = _mm512_and_si512(leaves, in_cell);
+    code_of(_mm512_srlv_epi64(
+        load(places),
+        _mm512_slli_epi64::<3>(octet),
+    ))
+}
+
+/// `code`, or what is `below` it where that is none.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pick(code: __m512i, below: __m512i) -> __m512i {
+    _mm512_mask_mov_epi64(code, _mm512_testn_epi64_mask(code, code), below)
+}
+
+/// The cells at `places`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(places: &Places) -> __m512i {
+    // SAFETY: as `cell` in `narrow.rs`: the places are a group's cell of a dense node or a word of a flat chunk, or the
+    // cell that such a node has the leaf in that its group cell leads to.
+    unsafe { gather(places.each().map(ptr::with_exposed_provenance)) }
+}
+
+/// Eight cells in one vector.
+///
+/// # Safety
+///
+/// Each of `cells` is aligned to eight octets, and in memory that nobody writes meanwhile.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn gather(cells: [*const u64; EIGHT]) -> __m512i {
+    let [a, b, c, d, e, f, g, h] = cells;
+    // SAFETY: the caller says so.
+    let (ab, cd, ef, gh) = unsafe { (pair(a, b), pair(c, d), pair(e, f), pair(g, h)) };
+    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(ab), cd);
+    let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(ef), gh);
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+/// Two cells in one vector.
+///
+/// # Safety
+///
+/// As [`gather`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn pair(low: *const u64, high: *const u64) -> __m128i {
+    // SAFETY: the caller says so.
+    unsafe {
+        let low = _mm_castsi128_pd(_mm_loadl_epi64(low.cast()));
+        _mm_castpd_si128(_mm_loadh_pd(low, high.cast()))
+    }
+}
+
+/// Writes eight answers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn answer(next_hops: &mut [Option<NextHopId>; EIGHT], codes: __m512i) {
+    // SAFETY: both are eight 16-bit numbers, and every value is one of each.
+    let codes = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(_mm512_cvtepi64_epi16(codes)) };
+    *next_hops = codes.map(NextHopId::from_code);
+}
+
+fn groups_of(
+    next_hops: &mut [Option<NextHopId>; LANES],
+) -> impl Iterator<Item = &mut [Option<NextHopId>; EIGHT]> {
+    next_hops.as_chunks_mut().0.iter_mut()
+}
+
+/// Eight places, where they can be taken one by one.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Places([usize; EIGHT]);
+
+impl Places {
+    const NONE: Self = Self([0; EIGHT]);
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn set(&mut self, places: __m512i) {
+        // SAFETY: both are eight 64-bit numbers, and every value is one of each.
+        self.0 = unsafe { mem::transmute::<__m512i, [usize; EIGHT]>(places) };
+    }
+
+    /// The places one by one. To take a vector apart in registers takes three instructions a place, which is why the
+    /// compiler must not know what was stored.
+    #[inline]
+    fn each(&self) -> [usize; EIGHT] {
+        // SAFETY: the place is a live number of this very array.
+        self.0
+            .each_ref()
+            .map(|place| unsafe { ptr::from_ref(place).read_volatile() })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn vector(&self) -> __m512i {
+        // SAFETY: as in `set`.
+        unsafe { mem::transmute::<[usize; EIGHT], __m512i>(self.0) }
+    }
+}
+
+/// Bits of an address that name a slot within its group.
+const GROUP_BITS: u32 = DENSE_SLOTS.trailing_zeros();
+/// Addresses of a vector.
+const EIGHT: usize = 8;
+const VECTORS: usize = LANES / EIGHT;
