@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::NextHopId;
 use super::address::Address;
 use super::arena::{self, Segment};
-use super::flat::{EMPTY_TAIL, FLAT_HANDLES, FLAT_WORDS, Flatness};
+use super::flat::{FLAT_HANDLES, FLAT_WORDS, Flatness, TAIL_LEAVES};
 use super::node::{DENSE_SLOTS, Entry, NARROW_CHILD, ROOT_STRIDE, Shape, leaf_in_group};
 use super::walk::View;
 
@@ -224,15 +224,6 @@ pub(super) fn tails<A: Address>(
 fn flat(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) -> u16 {
     let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
     let slot = (key >> 8) as usize % CHUNK.slots();
-    let entry = flat_entry(machine, segments, root, slot);
-    let tail = machine.block(segments, entry.handle());
-    let leaf = tail.quarter(dense_leaf(tail, TAIL, key));
-    first_of(leaf, first_of(entry.code(), root.code()))
-}
-
-/// What the flat chunk of `root` says for `slot`; the empty tail where there is none.
-#[inline(always)]
-fn flat_entry(machine: impl Machine, segments: &[Segment], root: Entry, slot: usize) -> Entry {
     // A root slot without a chunk has the handle of the block at 0: it is asked for its first cell, in vain.
     let flat = root.is_flat();
     let there = u64::from(flat).wrapping_neg();
@@ -240,7 +231,11 @@ fn flat_entry(machine: impl Machine, segments: &[Segment], root: Entry, slot: us
     let block = machine.block(segments, root.handle());
     let code = block.cell((FLAT_WORDS + slot) & asked) & 0xffff;
     let handle = block.cell((FLAT_HANDLES + slot / 2) & asked) >> (slot % 2 * 32) << 32;
-    Entry((handle | code) & there | Entry::child(EMPTY_TAIL, 0).0 & !there)
+    let entry = Entry((handle | code) & there);
+    let tail = machine.block(segments, entry.handle());
+    let leaf = tail.quarter((4 * TAIL_LEAVES + key as usize % TAIL.slots()) & asked);
+    let leaf = leaf & u16::from(flat).wrapping_neg();
+    first_of(leaf, first_of(entry.code(), root.code()))
 }
 
 /// What root and chunk say: a next hop code, or the number of an entry of the chunk and [`NARROW_CHILD`].

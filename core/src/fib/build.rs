@@ -80,6 +80,15 @@ impl<A: Address> Fib<A> {
             same
         });
         self.dense = sorted.len() >= super::table::DENSE_FROM;
+        if A::BITS == 32 {
+            // As many as there will be.
+            let long = sorted.iter().filter(|route| route.len > 24);
+            let mut tails: Vec<u128> = long.map(|route| route.key.widen() >> 104).collect();
+            tails.dedup();
+            self.tails.count = tails.len();
+            self.tails.spread = self.tails.wants(sorted.len());
+            self.tails.count = 0;
+        }
         let mut slots = Vec::new();
         let root = self.build_node(&sorted, Shape::at(0, A::BITS), &mut slots)?;
         let shape = Shape::at(0, A::BITS);

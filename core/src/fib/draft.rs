@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::arena::{load, store};
 use super::node::{
     DENSE, Entry, Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, ROOT_GROUPS, RouteCell, RouteList,
-    Shape, group_cell,
+    SPREAD, Shape, group_cell,
 };
 
 /// A node taken apart, for changing it.
@@ -132,6 +132,7 @@ impl Draft {
             0,
             u64::from(handle) << 32
                 | if shape.dense { DENSE } else { 0 }
+                | if shape.spread { SPREAD } else { 0 }
                 | u64::from(self.skip) << 14
                 | self.routes.len() as u64,
         );
@@ -283,6 +284,27 @@ impl Draft {
             }
         }
         self.children = self.leaves.iter().filter(|entry| entry.has_child()).count();
+    }
+
+    /// Lets a run start at every slot, or only where the answer changes.
+    pub(super) fn set_spread(&mut self, spread: bool) {
+        let was = core::mem::replace(&mut self.shape.spread, spread);
+        if !spread && !was {
+            return;
+        }
+        let mut slots = core::mem::take(&mut self.fresh);
+        slots.clear();
+        self.for_each_run(|count, entry| slots.resize(slots.len() + count, entry));
+        if spread {
+            let groups = self.shape.groups();
+            for starts in self.starts.iter_mut().take(groups) {
+                *starts = u64::MAX;
+            }
+            self.fresh = core::mem::replace(&mut self.leaves, slots);
+        } else {
+            self.set_all(slots.iter().copied());
+            self.fresh = slots;
+        }
     }
 
     /// Octets on the heap.

@@ -1,8 +1,9 @@
 //! Flat chunks: the second level of a small IPv4 table slot by slot, for lookups only.
 //!
 //! An overlay's table has its routes below few root slots, and more than half of its addresses end in a tail. There a
-//! chunk's 2,048 slots are laid out one by one, beside its node: a lookup finds what the chunk says in one load, goes
-//! through the tail without asking whether there is one, and so never takes a branch that cannot be foreseen.
+//! chunk's 2,048 slots are laid out one by one, beside its node, and so are its tails (`tails.rs`): a lookup finds what
+//! the chunk says in one load, goes through the tail without asking whether there is one, and so never takes a branch
+//! that cannot be foreseen.
 //!
 //! A flat chunk hangs between root slot and node: the root slot's entry has the flat bit and its handle, the flat
 //! chunk's first cell the node's. Whoever is not a lookup takes it away with [`node_entry`].
@@ -12,7 +13,7 @@
 //! | 1 | [`Entry`] without next hop: the chunk's node |
 //! | 1 | epoch, as in a node's cold block |
 //! | 2,048 | for each slot its next hop code (bits 0..16) and its tail's address, as in `direct.rs` |
-//! | 1,024 | for each two slots the handles of their tails; [`EMPTY_TAIL`] stands for none |
+//! | 1,024 | for each two slots the handles of their tails; an empty tail stands for none |
 //!
 //! While a table has nothing but flat chunks, the words of root slots without a chunk lead to an empty flat chunk, which
 //! has words only.
@@ -21,17 +22,15 @@
 //! to date and turns at most one other, so that no update costs more than a few microseconds for them.
 
 use super::address::Address;
-use super::arena::{Segment, allocated, block, copy_cells, load, store};
+use super::arena::{Segment, block, copy_cells, load, store};
 use super::direct::{Direct, word};
-use super::node::{Entry, ROOT_STRIDE, Shape};
+use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::root::WriterRoot;
 use super::table::Fib;
 
 /// The flat chunks of a table.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Flats {
-    /// Whether the empty tail is where lookups take it to be; without it no chunk is flat.
-    pub(super) has_tail: bool,
     /// How many there are.
     pub(super) count: usize,
     /// Root slots that have a child, while the root is laid out slot by slot.
@@ -40,6 +39,8 @@ pub(super) struct Flats {
     cursor: usize,
     /// The empty flat chunk, 0 while there is none.
     pub(super) empty: u32,
+    /// The empty tail, 0 while there is none.
+    empty_tail: u32,
 }
 
 /// How many of a table's chunks are flat.
@@ -65,16 +66,14 @@ impl Flats {
 
     /// Forgets the chunks of a root that is no longer laid out slot by slot.
     pub(super) fn clear(&mut self) {
-        *self = Self {
-            has_tail: self.has_tail,
-            ..Self::default()
-        };
+        *self = Self::default();
     }
 
     /// Octets of all of them.
     pub(super) const fn octets(self) -> usize {
         let empty = if self.empty == 0 { 0 } else { FLAT_HANDLES };
-        (self.count * FLAT_CELLS + empty) * 8
+        let empty_tail = if self.empty_tail == 0 { 0 } else { TAIL_CELLS };
+        (self.count * FLAT_CELLS + empty + empty_tail) * 8
     }
 }
 
@@ -133,6 +132,10 @@ impl<A: Address> Fib<A> {
             self.let_go(self.flats.empty, FLAT_HANDLES);
             self.flats.empty = 0;
         }
+        if self.flats.empty_tail != 0 {
+            self.let_go(self.flats.empty_tail, TAIL_CELLS);
+            self.flats.empty_tail = 0;
+        }
     }
 
     /// Lets root words without a chunk lead where lookups of such a table can go on.
@@ -140,7 +143,8 @@ impl<A: Address> Fib<A> {
         let all = self.flats.flatness() == Flatness::All;
         if all && self.flats.empty == 0 && self.direct.octets() > 0 {
             let handle = self.arena.allocate(FLAT_HANDLES);
-            let empty = self.word(EMPTY_TAIL, 0);
+            let empty_tail = self.empty_tail();
+            let empty = self.word(empty_tail, 0);
             let cells = self.arena.block(handle);
             store(cells, 1, self.epoch());
             for slot in 0..CHUNK.slots() {
@@ -207,7 +211,7 @@ impl<A: Address> Fib<A> {
     fn flat_wanted(&self) -> bool {
         let most = (self.routes / ROUTES_A_CHUNK).min(MOST_CHUNKS);
         let slack = if self.flats.count > 0 { most / 4 } else { 0 };
-        self.flats.has_tail && self.flats.chunks <= most + slack
+        self.tails.spread && self.tails.packed == 0 && self.flats.chunks <= most + slack
     }
 
     /// Puts a flat chunk before the node of `entry`.
@@ -233,18 +237,33 @@ impl<A: Address> Fib<A> {
         Entry::flat(handle).with_code(entry.code())
     }
 
+    /// The tail that says nothing: a block like a spread tail's, of which only the leaves are read.
+    fn empty_tail(&mut self) -> u32 {
+        if self.flats.empty_tail == 0 {
+            let handle = self.arena.allocate(TAIL_CELLS);
+            let cells = self.arena.block(handle);
+            store(cells, 1, self.epoch());
+            for leaf in TAIL_LEAVES..TAIL_CELLS {
+                store(cells, leaf, 0);
+            }
+            self.flats.empty_tail = handle;
+        }
+        self.flats.empty_tail
+    }
+
     fn write_flat(&mut self, handle: u32, entry: Entry, (first, last): (usize, usize)) {
         store(
             self.arena.block(handle),
             0,
             Entry::child(entry.handle(), 0).0,
         );
+        let empty_tail = self.empty_tail();
         for slot in first..=last {
             let entry = self.node(entry.handle(), CHUNK).entry(slot);
             let tail = if entry.has_child() {
                 entry.handle()
             } else {
-                EMPTY_TAIL
+                empty_tail
             };
             let word = self.word(tail, entry.code());
             let cells = self.arena.block(handle);
@@ -295,6 +314,7 @@ impl<A: Address> Fib<A> {
 }
 
 const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
+const TAIL: Shape = Shape::at(ROOT_STRIDE + CHUNK_STRIDE, 32);
 
 /// The cell of the first slot's word.
 pub(super) const FLAT_WORDS: usize = 2;
@@ -302,9 +322,9 @@ pub(super) const FLAT_WORDS: usize = 2;
 pub(super) const FLAT_HANDLES: usize = FLAT_WORDS + CHUNK.slots();
 const FLAT_CELLS: usize = FLAT_HANDLES + CHUNK.slots() / 2;
 
-/// The handle of a tail that says nothing, in every IPv4 table: it is written after the empty chunk, the block at 0.
-#[expect(clippy::cast_possible_truncation, reason = "72")]
-pub(super) const EMPTY_TAIL: u32 = allocated(CHUNK.starts_end() + 1) as u32;
+/// The cell of a spread tail's first four leaves.
+pub(super) const TAIL_LEAVES: usize = TAIL.starts_end();
+const TAIL_CELLS: usize = TAIL_LEAVES + TAIL.slots() / 4;
 
 /// The most chunks that are flat: all of a /8.
 const MOST_CHUNKS: usize = 32;

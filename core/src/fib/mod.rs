@@ -42,6 +42,7 @@ mod root;
 mod simd;
 mod splice;
 mod table;
+mod tails;
 mod walk;
 
 #[cfg(test)]

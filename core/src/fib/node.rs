@@ -11,7 +11,7 @@
 //!
 //! | cells | content |
 //! |-------|---------|
-//! | 1 | routes (bits 0..14), skip in octets (14..18), whether dense (18), handle of the cold block (32..64) |
+//! | 1 | routes (bits 0..14), skip in octets (14..18), whether dense (18), whether spread (19, `tails.rs`), handle of the cold block (32..64) |
 //! | 1, wide nodes only | the octets that `skip` skips, left-aligned |
 //! | groups / 4, unless dense | for each group of 64 slots the index of the leaf before its first run start, 16 bits, low bits first |
 //! | groups, unless dense | for each group of 64 slots one bit a slot: whether a run starts there |
@@ -133,6 +133,8 @@ pub(super) struct Shape {
     pub(super) narrow: bool,
     /// Whether run starts and indices share cells. What [`Shape::at`] gives is dense when narrow; [`Node::new`] knows.
     pub(super) dense: bool,
+    /// Whether a run starts at every slot of this narrow tail (`tails.rs`). Only [`Node::new`] knows, too.
+    pub(super) spread: bool,
 }
 
 impl Shape {
@@ -148,6 +150,7 @@ impl Shape {
             stride,
             narrow: bits == 32 && depth > 0,
             dense: bits == 32 && depth > 0,
+            spread: false,
         }
     }
 
@@ -163,6 +166,11 @@ impl Shape {
     /// Whether this is a narrow node that is not dense.
     pub(super) const fn is_sparse(self) -> bool {
         self.narrow && !self.dense
+    }
+
+    /// Whether this is the last level of an IPv4 table.
+    pub(super) const fn is_narrow_tail(self) -> bool {
+        self.narrow && self.depth > ROOT_STRIDE
     }
 
     pub(super) const fn groups(self) -> usize {
@@ -224,11 +232,17 @@ pub(super) struct Extent {
 impl<'a> Node<'a> {
     /// The node in `cells`; whether it is dense is what it says itself.
     pub(super) fn new(cells: &'a [AtomicU64], cold: &'a [Segment], shape: Shape) -> Self {
-        let dense = shape.narrow && load(cells, 0) & DENSE != 0;
+        let first = load(cells, 0);
+        let dense = shape.narrow && first & DENSE != 0;
+        let spread = shape.narrow && first & SPREAD != 0;
         Self {
             cells,
             cold,
-            shape: Shape { dense, ..shape },
+            shape: Shape {
+                dense,
+                spread,
+                ..shape
+            },
         }
     }
 
@@ -551,6 +565,8 @@ pub(super) const GROUP_SLOTS: usize = 64;
 pub(super) const DENSE_SLOTS: usize = 32;
 /// The bit of a node's first cell that says that it is dense.
 pub(super) const DENSE: u64 = 1 << 18;
+/// The bit of a node's first cell that says that it is spread.
+pub(super) const SPREAD: u64 = 1 << 19;
 /// The bit of a narrow leaf that says that the rest is the number of an entry.
 pub(super) const NARROW_CHILD: u64 = 0x8000;
 

@@ -14,7 +14,7 @@ use super::node::{
     Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList, group_cell,
 };
 
-/// What one route's coming or going changes in a dense node.
+/// What one route's coming or going changes in a dense node that is not spread.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Splice {
     /// The group that the route's slots are in.
@@ -171,7 +171,7 @@ impl Splice {
     ) -> Option<Self> {
         let (first, last) = (route.slot(), route.last_slot(node.shape.stride));
         let group = first / GROUP_SLOTS;
-        if !node.shape.dense || last / GROUP_SLOTS != group {
+        if !node.shape.dense || node.shape.spread || last / GROUP_SLOTS != group {
             return None;
         }
         let has_next = group + 1 < node.shape.groups();

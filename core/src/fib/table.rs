@@ -24,7 +24,7 @@ use super::address::Address;
 use super::arena::{Arena, Segment, copy_cells, load, store};
 use super::direct::Direct;
 use super::draft::Draft;
-use super::flat::{EMPTY_TAIL, Flats};
+use super::flat::Flats;
 use super::hashed::Hashes;
 use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
@@ -32,6 +32,7 @@ use super::reader::{FibReader, Root, Snapshot};
 use super::root::WriterRoot;
 use super::simd::{Level, SimdLevel};
 use super::splice::Splice;
+use super::tails::Tails;
 use super::walk::{Covering, Routes, View};
 use super::{FibError, FibMemory, NextHopId};
 
@@ -53,6 +54,7 @@ pub struct Fib<A> {
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
     pub(super) flats: Flats,
+    pub(super) tails: Tails,
     pub(super) hashes: Hashes,
     pub(super) direct: Direct,
     /// Whether chunks are written dense.
@@ -84,6 +86,7 @@ impl<A: Address> Fib<A> {
             published: Books::default(),
             live: Extent::default(),
             flats: Flats::default(),
+            tails: Tails::default(),
             hashes: Hashes::default(),
             direct: Direct::default(),
             dense: true,
@@ -93,13 +96,9 @@ impl<A: Address> Fib<A> {
             family: PhantomData,
         };
         // Handle 0 means "no child". It is also the handle of an empty chunk, so that a batch can go through it
-        // without asking. The empty tail is for flat chunks.
+        // without asking.
         fib.draft.clear(Shape::at(ROOT_STRIDE, A::BITS), 0, 0);
         fib.write_draft();
-        if A::BITS == 32 {
-            fib.draft.clear(Shape::at(24, A::BITS), 0, 0);
-            fib.flats.has_tail = fib.write_draft() == EMPTY_TAIL;
-        }
         fib.dense = false;
         fib.draft.clear(Shape::at(0, A::BITS), 0, 0);
         fib.root = WriterRoot::Node(fib.write_draft());
@@ -150,6 +149,7 @@ impl<A: Address> Fib<A> {
         }
         if A::BITS == 32 {
             self.densify();
+            self.spread_some();
         }
         if self.routes >= SLOTS_FROM && self.sparse == 0 {
             self.root_to_slots();
@@ -173,6 +173,9 @@ impl<A: Address> Fib<A> {
         if self.routes < NODE_BELOW {
             self.dense = false;
             self.root_to_node();
+        }
+        if A::BITS == 32 {
+            self.spread_some();
         }
         self.hash_change(key, len, 0);
         NextHopId::from_code(old)
@@ -338,6 +341,10 @@ impl<A: Address> Fib<A> {
             shape.dense = self.dense;
             self.sparse += usize::from(!self.dense);
         }
+        if shape.is_narrow_tail() {
+            self.draft.set_spread(self.tails.spread);
+        }
+        self.tails.add(self.draft.shape);
         let extent = self.draft.extent();
         let (handle, cold) = self.allocate(extent);
         self.draft.write(
@@ -362,7 +369,9 @@ impl<A: Address> Fib<A> {
     pub(super) fn release(&mut self, handle: u32, shape: Shape) {
         let node = self.node(handle, shape);
         let (extent, cold, epoch) = (node.extent(), node.cold_handle(), node.epoch());
-        self.sparse -= usize::from(node.shape.is_sparse());
+        let shape = node.shape;
+        self.sparse -= usize::from(shape.is_sparse());
+        self.tails.subtract(shape);
         self.live.lookup -= extent.lookup;
         self.live.routes -= extent.routes;
         let [node, cold] =
@@ -610,6 +619,7 @@ impl<A: Address> Fib<A> {
             self.cold.block(cold),
             self.epoch,
         );
+        self.tails.add(self.node(copy, shape).shape);
         self.release(handle, shape);
         copy
     }

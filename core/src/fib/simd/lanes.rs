@@ -21,9 +21,9 @@ use core::{mem, ptr};
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::batch::{DENSE_GROUPS, LANES, TAIL};
-use super::super::flat::FLAT_WORDS;
+use super::super::flat::{FLAT_WORDS, TAIL_LEAVES};
 use super::super::node::{CHUNK_STRIDE, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
-use super::narrow::{CHUNK_CELL, TAIL_CELL, Table, key_of, tails};
+use super::narrow::{CHUNK_CELL, Table, key_of, tails};
 
 /// A group in a table none of whose chunks is flat.
 #[inline]
@@ -73,22 +73,11 @@ pub(super) fn flat<A: Address>(
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         places.set(cell_after(address_of(word), FLAT_WORDS, slot));
     }
-    let mut firsts = [_mm512_setzero_si512(); VECTORS];
-    for (((key, code), first), places) in keys
-        .iter()
-        .zip(&mut codes)
-        .zip(&mut firsts)
-        .zip(&mut places)
-    {
+    for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
         let word = load(places);
         *code = pick(code_of(word), *code);
-        *first = address_of(word);
-        let group = bits::<GROUP_BITS>(*key, 2 * TAIL.groups());
-        places.set(cell_after(*first, TAIL_CELL, group));
-    }
-    for ((key, first), places) in keys.iter().zip(&firsts).zip(&mut places) {
-        let cell = load(places);
-        places.set(leaf(*first, cell, *key));
+        let leaves = cell_after(address_of(word), TAIL_LEAVES, _mm512_setzero_si512());
+        places.set(leaf_after(leaves, bits::<0>(*key, TAIL.slots())));
     }
     for ((code, places), next_hops) in codes.iter().zip(&mut places).zip(groups_of(next_hops)) {
         answer(next_hops, pick(read(places), *code));
@@ -164,8 +153,17 @@ fn leaf(block: __m512i, cell: __m512i, slot: __m512i) -> __m512i {
     let starts = _mm512_and_si512(cell, _mm512_set1_epi64(0xffff_ffff));
     let slot = _mm512_and_si512(slot, _mm512_set1_epi64(DENSE_SLOTS as i64 - 1));
     let before = _mm512_popcnt_epi64(_mm512_srlv_epi64(starts, slot));
-    let index = _mm512_sub_epi64(_mm512_srli_epi64::<48>(cell), before);
-    _mm512_add_epi64(block, _mm512_slli_epi64::<1>(index))
+    leaf_after(
+        block,
+        _mm512_sub_epi64(_mm512_srli_epi64::<48>(cell), before),
+    )
+}
+
+/// Where leaf `index` after `place` is.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn leaf_after(place: __m512i, index: __m512i) -> __m512i {
+    _mm512_add_epi64(place, _mm512_slli_epi64::<1>(index))
 }
 
 /// What the leaves at `places` say.
@@ -194,7 +192,7 @@ fn pick(code: __m512i, below: __m512i) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn load(places: &Places) -> __m512i {
     // SAFETY: as `cell` in `narrow.rs`: the places are a group's cell of a dense node or a word of a flat chunk, or the
-    // cell that such a node has the leaf in that its group cell leads to.
+    // cell of a dense node or a spread tail that a leaf is in.
     unsafe { gather(places.each().map(ptr::with_exposed_provenance)) }
 }
 

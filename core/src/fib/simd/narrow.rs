@@ -1,6 +1,6 @@
 //! IPv4 lookups by address: root words and flat chunks that say where the next level is (`direct.rs`).
 //!
-//! A lookup is root word, group cell, leaf; through a flat chunk it is root word, slot, group cell, leaf. A group of 32
+//! A lookup is root word, group cell, leaf; through a flat chunk it is root word, slot, leaf of a spread tail. A group of 32
 //! addresses goes in passes, each of which asks for what the next one reads: of one pass over a full table the
 //! processor overlaps some sixteen lookups by itself, which is not enough. Whether the next hop is the leaf's or the
 //! root's is chosen between registers at the end: what is stored in between is compiled to a branch or to a wait.
@@ -18,7 +18,7 @@ use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::arena::Segment;
 use super::super::batch::{self, CHUNK, DENSE_GROUPS, LANES, Slots, TAIL};
-use super::super::flat::{FLAT_WORDS, Flatness};
+use super::super::flat::{FLAT_WORDS, Flatness, TAIL_LEAVES};
 use super::super::node::{DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE, leaf_in_group};
 use super::super::walk::View;
 use super::Native;
@@ -226,11 +226,11 @@ impl Word<'_> {
         }
     }
 
-    /// What the tail here says to `key`.
+    /// What the spread tail here says to `key`.
     #[inline(always)]
     fn tail(self, key: u32) -> u16 {
-        let group = key as usize / DENSE_SLOTS % (2 * TAIL.groups());
-        read(self.leaf(TAIL_CELL, group, key))
+        let leaf = 4 * TAIL_LEAVES + key as usize % TAIL.slots();
+        read(self.first().cast::<u16>().wrapping_add(leaf))
     }
 
     /// Where the dense node here, whose first group is cell `first`, has the leaf of the slot that `slot` names in
@@ -247,16 +247,16 @@ impl Word<'_> {
 fn cell(place: *const AtomicU64) -> u64 {
     // SAFETY: the writer made the words of this very view from the addresses of blocks in its segments, exposed them,
     // and the view's lifetime keeps the segments. A root word leads to a dense chunk, the empty one where there is none,
-    // or, in a table all of whose chunks are flat, to a flat chunk or the empty flat chunk; a word of a flat chunk leads
-    // to a tail, the empty one where there is none. `place` is a group's cell of the one, all of which a dense node has,
-    // or one of the 2,048 words of the other.
+    // or, in a table all of whose chunks are flat, to a flat chunk or the empty flat chunk. `place` is a group's cell of
+    // the one, all of which a dense node has, or one of the 2,048 words of the other.
     unsafe { (*place).load(Ordering::Relaxed) }
 }
 
-/// A leaf of a dense node that [`Word::leaf`] found.
+/// A leaf that [`Word::leaf`] or [`Word::tail`] found.
 #[inline(always)]
 fn read(place: *const u16) -> u16 {
-    // SAFETY: group cells lead to leaves that `Draft::write` and `Splice` wrote into the same block, aligned to two
+    // SAFETY: a word of a flat chunk leads to a spread tail, the empty one where there is none, which has 256 leaves;
+    // group cells lead to leaves that `Draft::write` and `Splice` wrote into the same block, aligned to two
     // octets since cells are aligned to eight. A block that a snapshot reaches is not written again while the snapshot
     // lives, so that a part of a cell can be read as plain memory. x86-64 is little-endian: the first leaf comes first.
     unsafe { place.read() }
@@ -268,6 +268,5 @@ fn prefetch<T>(place: *const T) {
     unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(place.cast()) };
 }
 
-/// The cell of the first group of a chunk and of a tail.
+/// The cell of the first group of a chunk.
 pub(super) const CHUNK_CELL: usize = CHUNK.starts_at();
-pub(super) const TAIL_CELL: usize = TAIL.starts_at();
