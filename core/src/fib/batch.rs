@@ -21,7 +21,9 @@ use super::NextHopId;
 use super::address::Address;
 use super::arena::{self, Segment};
 use super::flat::{FLAT_HANDLES, FLAT_WORDS, Flatness, TAIL_LEAVES};
-use super::node::{DENSE_SLOTS, Entry, NARROW_CHILD, ROOT_STRIDE, Shape, leaf_in_group};
+use super::node::{
+    DENSE_SLOTS, Entry, NARROW_CHILD, ROOT_STRIDE, Shape, TOP_CELL, cell_of, leaf_in_group,
+};
 use super::walk::View;
 
 /// How a processor reads blocks.
@@ -166,7 +168,7 @@ fn narrow<A: Address, M: Machine>(
         let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
         *code = root.code();
         *block = machine.block(segments, root.handle());
-        block.prefetch_cell(CHUNK.starts_at() + (key >> 13) as usize % DENSE_GROUPS);
+        block.prefetch_cell(CHUNK.starts_at() + cell_of(block.cell(TOP_CELL), key >> 8).0);
     }
     for (address, (block, leaf)) in addresses.iter().zip(blocks.iter().zip(&mut leaves)) {
         let key = (address.to_key() >> 96) as u32;
@@ -258,7 +260,8 @@ pub(super) fn narrow_tail(
 ) -> u16 {
     let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
     let chunk = machine.block(segments, root.handle());
-    let entry = Entry(chunk.cell(CHUNK.starts_end() + usize::from(leaf & 0x7fff)));
+    let entries = CHUNK.starts_at() + chunk.cell(TOP_CELL).count_ones() as usize;
+    let entry = Entry(chunk.cell(entries + usize::from(leaf & 0x7fff)));
     let block = machine.block(segments, entry.handle());
     let leaf = block.quarter(dense_leaf(block, TAIL, key));
     first_of(leaf, first_of(entry.code(), root.code()))
@@ -396,8 +399,12 @@ fn root_entry(slots: &Slots, slot: usize) -> Entry {
 /// The index of the leaf of the slot that the last bits of `slot` name, in a dense node.
 #[inline(always)]
 fn dense_leaf(block: impl Block, shape: Shape, slot: u32) -> usize {
-    let group = slot as usize / DENSE_SLOTS % (2 * shape.groups());
-    leaf_in_group(block.cell(shape.starts_at() + group), slot)
+    let (cell, slot) = if shape.has_top() {
+        cell_of(block.cell(TOP_CELL), slot)
+    } else {
+        (slot as usize / DENSE_SLOTS % (2 * shape.groups()), slot)
+    };
+    leaf_in_group(block.cell(shape.starts_at() + cell), slot)
 }
 
 /// The same in any other node.
@@ -430,7 +437,5 @@ pub(super) const LANES: usize = 32;
 
 pub(super) const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
 pub(super) const TAIL: Shape = Shape::at(24, 32);
-/// Groups of a second-level node of IPv4.
-pub(super) const DENSE_GROUPS: usize = 2 * CHUNK.groups();
 const WIDE_CHUNK: Shape = Shape::at(ROOT_STRIDE, 128);
 const WIDE_TAIL: Shape = Shape::at(24, 128);

@@ -1,7 +1,8 @@
 //! The root of a large IPv4 table as addresses: what a lookup needs of a root slot in one word.
 //!
 //! Beside the slots, which name blocks by handle, the writer keeps for each of them the address of its chunk's first
-//! cell and its next hop code. A lookup of `simd/narrow.rs` then goes from root to chunk without the list of segments.
+//! cell and its next hop code, and the chunk's top. A lookup of `simd/narrow.rs` then goes from root to chunk without the
+//! list of segments, and knows at once which cell of the chunk to load.
 //! Segments never move, and who holds the words holds the segments, too: the writer, or a snapshot.
 //!
 //! Only x86-64 reads addresses, so elsewhere there are none; nor where an address needs more than the 48 bits that a
@@ -10,14 +11,18 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::arena::{Segment, block, writes};
-use super::node::Entry;
+use super::arena::{Segment, block, load, writes};
+use super::node::{Entry, TOP_CELL};
 
-/// The words of a root that is laid out slot by slot: bits 0..16 next hop code, 16..64 address, sign-extended.
+/// What the root has for a slot: a word (bits 0..16 next hop code, 16..64 address, sign-extended), and the top of a
+/// chunk that is not flat.
+pub(super) type RootWord = [u64; 2];
+
+/// The words of a root that is laid out slot by slot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Direct {
     /// One word for each slot; none when the root is a node, in IPv6, and where addresses do not fit.
-    words: Vec<u64>,
+    words: Vec<RootWord>,
     /// What the words of slots without a chunk lead to.
     pub(super) absent: u32,
 }
@@ -25,8 +30,8 @@ pub(super) struct Direct {
 impl Direct {
     /// The words of `slots`, those without a chunk leading to the block at `absent`.
     pub(super) fn new(segments: &[Segment], slots: &[u64], absent: u32) -> Self {
-        writes(slots.len());
-        let words: Option<Vec<u64>> = slots
+        writes(2 * slots.len());
+        let words: Option<Vec<RootWord>> = slots
             .iter()
             .map(|slot| word_of(segments, Entry(*slot), absent))
             .collect();
@@ -37,7 +42,7 @@ impl Direct {
     }
 
     /// A copy of the words for a snapshot.
-    pub(super) fn words(&self) -> Box<[u64]> {
+    pub(super) fn words(&self) -> Box<[RootWord]> {
         self.words.as_slice().into()
     }
 
@@ -51,7 +56,7 @@ impl Direct {
         let Some(place) = self.words.get_mut(slot) else {
             return;
         };
-        writes(1);
+        writes(2);
         match word_of(segments, entry, self.absent) {
             Some(word) => *place = word,
             None => self.words = Vec::new(),
@@ -62,6 +67,7 @@ impl Direct {
     pub(super) fn set_code(&mut self, slot: usize, code: u16) {
         if let Some(word) = self.words.get_mut(slot) {
             writes(1);
+            let [word, _] = word;
             *word = *word & !0xffff | u64::from(code);
         }
     }
@@ -88,13 +94,15 @@ impl Direct {
 }
 
 /// The word of `entry`, or of the block at `absent` when it has no child.
-fn word_of(segments: &[Segment], entry: Entry, absent: u32) -> Option<u64> {
+fn word_of(segments: &[Segment], entry: Entry, absent: u32) -> Option<RootWord> {
     let handle = if entry.has_child() {
         entry.handle()
     } else {
         absent
     };
-    word(segments, handle, entry.code())
+    // A flat chunk has something else there, which nobody reads.
+    let top = load(block(segments, handle), TOP_CELL);
+    Some([word(segments, handle, entry.code())?, top])
 }
 
 /// The address of the block at `handle` and `code` in one word, if they fit.

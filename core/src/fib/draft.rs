@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::arena::{load, store};
 use super::node::{
     DENSE, Entry, Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, ROOT_GROUPS, RouteCell, RouteList,
-    SPREAD, Shape, group_cell,
+    SPREAD, Shape, TOP_CELL, group_cell,
 };
 
 /// A node taken apart, for changing it.
@@ -68,7 +68,7 @@ impl Draft {
         let extent = node.extent();
         let first = node.leaf_before(0) + 1;
         if shape.narrow {
-            let entries = node.cells.get(shape.starts_end()..).unwrap_or_default();
+            let entries = node.cells.get(node.starts_end()..).unwrap_or_default();
             let count = node.leaf_end() - first;
             let leaves = node.cells.get(first / 4..extent.lookup).unwrap_or_default();
             self.leaves.resize(leaves.len() * 4, Entry::default());
@@ -82,7 +82,7 @@ impl Draft {
                 }
             }
             self.leaves.truncate(count);
-            self.children = first / 4 - shape.starts_end();
+            self.children = first / 4 - node.starts_end();
             if self.children > 0 {
                 for leaf in &mut self.leaves {
                     if leaf.0 & NARROW_CHILD != 0 {
@@ -112,7 +112,7 @@ impl Draft {
 
     /// The cells that the draft takes.
     pub(super) fn extent(&self) -> Extent {
-        let before = self.shape.starts_end();
+        let before = self.starts_end();
         let leaves = if self.shape.narrow {
             self.children + self.leaves.len().div_ceil(4)
         } else {
@@ -140,7 +140,7 @@ impl Draft {
             let unused = 64 - 8 * u32::from(self.skip);
             store(cells, 1, self.expected.checked_shl(unused).unwrap_or(0));
         }
-        let entries = shape.starts_end();
+        let entries = self.starts_end();
         let first = if shape.narrow {
             (entries + self.children) * 4
         } else {
@@ -149,12 +149,18 @@ impl Draft {
         let mut leaf = first - 1;
         let starts = self.starts.get(..shape.groups()).unwrap_or_default();
         if shape.dense {
-            for (group, starts) in starts.iter().enumerate() {
-                for (half, starts) in halves(*starts).into_iter().enumerate() {
-                    leaf += starts.count_ones() as usize;
-                    let at = shape.starts_at() + 2 * group + half;
-                    store(cells, at, group_cell(starts, leaf));
+            let (mut at, mut top) = (shape.starts_at(), 0);
+            for (half, starts) in starts.iter().flat_map(|starts| halves(*starts)).enumerate() {
+                if starts == 0 && shape.has_top() {
+                    continue;
                 }
+                leaf += starts.count_ones() as usize;
+                store(cells, at, group_cell(starts, leaf));
+                at += 1;
+                top |= 1 << half;
+            }
+            if shape.has_top() {
+                store(cells, TOP_CELL, top);
             }
         } else {
             for (at, four) in starts.chunks(4).enumerate() {
@@ -200,6 +206,18 @@ impl Draft {
                 .fold(0, |cell, route| cell << 32 | u64::from(route.0));
             store(cold, 1 + at, cell);
         }
+    }
+
+    /// The cell after the last run starts.
+    fn starts_end(&self) -> usize {
+        if !self.shape.has_top() {
+            return self.shape.starts_end();
+        }
+        let starts = self.starts.iter().take(self.shape.groups());
+        let cells = starts
+            .flat_map(|starts| halves(*starts))
+            .filter(|starts| *starts != 0);
+        self.shape.starts_at() + cells.count()
     }
 
     /// Whether the node says nothing at all.

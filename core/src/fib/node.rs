@@ -5,7 +5,9 @@
 //! a slot is found by counting bits. In a dense node 32 such bits share a cell with the index that they are counted from
 //! ([`group_cell`]), so that an answer costs two loads one after the other, each of one line: the cell, then the leaf.
 //! In other nodes 64 of them are a cell, with an index elsewhere: a cell more to load, but 41 in place of 65 before the
-//! leaves of a second-level node.
+//! leaves of a second-level node. Of a dense second-level node only the groups in which a run starts have a cell, in a
+//! full table two of five; the top says which, a bit each, and how many bits come before says where. A slot of another
+//! group is the last one of the group with a cell before it.
 //!
 //! Cells of a node, in order:
 //!
@@ -13,9 +15,10 @@
 //! |-------|---------|
 //! | 1 | routes (bits 0..14), skip in octets (14..18), whether dense (18), whether spread (19, `tails.rs`), handle of the cold block (32..64) |
 //! | 1, wide nodes only | the octets that `skip` skips, left-aligned |
+//! | 1, dense second-level nodes only | the top: for each group of 32 slots whether it has a cell; the first always has |
 //! | groups / 4, unless dense | for each group of 64 slots the index of the leaf before its first run start, 16 bits, low bits first |
 //! | groups, unless dense | for each group of 64 slots one bit a slot: whether a run starts there |
-//! | 2 * groups, dense nodes only | for each 32 slots run starts and index |
+//! | 2 * groups or fewer, dense nodes only | for each 32 slots (that the top names) run starts and index |
 //! | entries, narrow nodes only | one [`Entry`] for each child, in slot order |
 //! | leaves | wide: one [`Entry`] a cell. Narrow: four 16-bit leaves a cell, low bits first |
 //!
@@ -180,13 +183,18 @@ impl Shape {
     /// The cell of the first group's run starts.
     pub(super) const fn starts_at(self) -> usize {
         if self.dense {
-            self.header()
+            self.header() + self.has_top() as usize
         } else {
             self.header() + self.groups() / 4
         }
     }
 
-    /// The cell after the last group's run starts.
+    /// Whether only those groups have a cell that the top names.
+    pub(super) const fn has_top(self) -> bool {
+        self.dense && self.depth == ROOT_STRIDE
+    }
+
+    /// The cell after the last group's run starts, when all groups have one.
     pub(super) const fn starts_end(self) -> usize {
         if self.dense {
             self.starts_at() + 2 * self.groups()
@@ -332,10 +340,8 @@ impl<'a> Node<'a> {
     )]
     fn place(self, slot: usize) -> (usize, bool) {
         let leaf = if self.shape.dense {
-            leaf_in_group(
-                load(self.cells, self.shape.starts_at() + slot / DENSE_SLOTS),
-                slot as u32,
-            )
+            let (cell, slot) = cell_of(self.top(), slot as u32);
+            leaf_in_group(load(self.cells, self.shape.starts_at() + cell), slot)
         } else {
             let group = slot / GROUP_SLOTS;
             let starts = self.starts(group) << (GROUP_SLOTS - 1 - slot % GROUP_SLOTS);
@@ -348,7 +354,7 @@ impl<'a> Node<'a> {
         if code & NARROW_CHILD == 0 {
             return (leaf, false);
         }
-        (self.shape.starts_end() + (code & 0x7fff) as usize, true)
+        (self.starts_end() + (code & 0x7fff) as usize, true)
     }
 
     fn next_start(self, from: usize) -> Option<usize> {
@@ -363,6 +369,41 @@ impl<'a> Node<'a> {
         None
     }
 
+    /// Which groups of 32 slots of a dense node have a cell, a bit each.
+    pub(super) fn top(self) -> u64 {
+        if self.shape.has_top() {
+            load(self.cells, TOP_CELL)
+        } else {
+            (1 << (2 * self.shape.groups())) - 1
+        }
+    }
+
+    /// The cell after the last run starts: of a narrow node, that of the first entry.
+    pub(super) fn starts_end(self) -> usize {
+        if self.shape.dense {
+            self.shape.starts_at() + self.top().count_ones() as usize
+        } else {
+            self.shape.starts_end()
+        }
+    }
+
+    /// The run starts of the `half`th 32 slots of a dense node, and the index of the leaf of the last of them.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a slot is below 2 to the 13th"
+    )]
+    fn half(self, half: usize) -> (u32, usize) {
+        let last = half * DENSE_SLOTS + DENSE_SLOTS - 1;
+        let (at, _) = cell_of(self.top(), last as u32);
+        let cell = load(self.cells, self.shape.starts_at() + at);
+        let starts = if self.top() >> half & 1 == 1 {
+            ((cell & 0xffff_ffff) as u32).rotate_left(1)
+        } else {
+            0
+        };
+        (starts, leaf_in_group(cell, last as u32))
+    }
+
     /// The index after the last leaf.
     pub(super) fn leaf_end(self) -> usize {
         let last = self.shape.groups() - 1;
@@ -375,18 +416,15 @@ impl<'a> Node<'a> {
         if !self.shape.dense {
             return load(self.cells, at + group);
         }
-        let [low, high] = [2 * group, 2 * group + 1].map(|cell| {
-            let starts = (load(self.cells, at + cell) & 0xffff_ffff) as u32;
-            u64::from(starts.rotate_left(1))
-        });
+        let [low, high] = [2 * group, 2 * group + 1].map(|half| u64::from(self.half(half).0));
         low | high << 32
     }
 
     /// The index of the leaf before the first run start of `group`.
     pub(super) fn leaf_before(self, group: usize) -> usize {
         if self.shape.dense {
-            let cell = load(self.cells, self.shape.starts_at() + 2 * group);
-            return leaf_in_group(cell, 0).wrapping_sub((cell >> 31 & 1) as usize);
+            let (starts, last) = self.half(2 * group);
+            return last.wrapping_sub(starts.count_ones() as usize);
         }
         let four = load(self.cells, self.shape.header() + group / 4);
         (four >> (group % 4 * 16) & 0xffff) as usize
@@ -409,6 +447,19 @@ pub(super) const fn group_cell(starts: u32, last: usize) -> u64 {
 pub(super) const fn leaf_in_group(cell: u64, slot: u32) -> usize {
     let starts = (cell & 0xffff_ffff) as u32;
     ((cell >> 48) as usize).wrapping_sub((starts >> (slot & 31)).count_ones() as usize)
+}
+
+/// For `slot` of a dense node with that top, the number of the cell that says it, and the slot that the cell is to be
+/// asked for: the last one, in the cell of a group before.
+#[inline(always)]
+pub(super) const fn cell_of(top: u64, slot: u32) -> (usize, u32) {
+    let upto = top << (!(slot >> DENSE_BITS) & 63);
+    // All ones when the group itself has no cell.
+    let before = ((upto >> 63 & 1) as u32).wrapping_sub(1);
+    (
+        (upto.count_ones() as usize).wrapping_sub(1),
+        slot | before & ((1 << DENSE_BITS) - 1),
+    )
 }
 
 /// Routes of one node in order of key, wherever they are kept.
@@ -562,7 +613,11 @@ pub(super) const TAIL_STRIDE: u8 = 8;
 /// Slots whose run starts share a cell in a node that is not dense.
 pub(super) const GROUP_SLOTS: usize = 64;
 /// Slots whose run starts and index share a cell in a dense node.
-pub(super) const DENSE_SLOTS: usize = 32;
+pub(super) const DENSE_SLOTS: usize = 1 << DENSE_BITS;
+/// Bits of an address that name one of them.
+pub(super) const DENSE_BITS: u32 = 5;
+/// The cell of a dense second-level node's top.
+pub(super) const TOP_CELL: usize = 1;
 /// The bit of a node's first cell that says that it is dense.
 pub(super) const DENSE: u64 = 1 << 18;
 /// The bit of a node's first cell that says that it is spread.

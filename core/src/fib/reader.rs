@@ -8,6 +8,7 @@ use core::marker::PhantomData;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::Segment;
+use super::direct::RootWord;
 use super::flat::Flatness;
 use super::hashed::Hashed;
 use super::node::RouteCell;
@@ -46,7 +47,7 @@ pub(super) enum Root {
     Slots {
         slots: Box<[u64]>,
         /// What `direct.rs` has for them.
-        direct: Box<[u64]>,
+        direct: Box<[RootWord]>,
         routes: Arc<Vec<RouteCell>>,
     },
 }
@@ -170,7 +171,7 @@ impl<A: Address> FibReader<A> {
     }
 
     fn view(&self) -> View<'_> {
-        let (slots, direct, routes, node): (&[u64], &[u64], &[RouteCell], u32) =
+        let (slots, direct, routes, node): (&[u64], &[RootWord], &[RouteCell], u32) =
             match &self.snapshot.root {
                 Root::Node(handle) => (&[], &[], &[], *handle),
                 Root::Slots {

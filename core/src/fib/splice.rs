@@ -6,12 +6,13 @@
 //! it is, as long as its blocks are large enough: only what lies behind the change moves. [`Splice`] says what changes;
 //! where it cannot, there is none and the caller goes by the draft.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::arena::{copy_cells, load, put, store};
 use super::draft::halves;
 use super::node::{
-    Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList, group_cell,
+    Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList, TOP_CELL, group_cell,
 };
 
 /// What one route's coming or going changes in a dense node that is not spread.
@@ -78,7 +79,7 @@ impl Splice {
 
     /// The cells that the node takes after the change.
     pub(super) fn extent(&self, node: Node<'_>) -> Extent {
-        let leaves = node.leaf_end() + self.fresh_count - self.removed;
+        let leaves = self.moved(node, node.leaf_end() + self.fresh_count - self.removed);
         Extent {
             lookup: leaves.div_ceil(4),
             routes: 1 + self.route_count(node).div_ceil(2),
@@ -96,14 +97,21 @@ impl Splice {
     ) {
         let shape = node.shape;
         store(cells, 0, u64::from(handle) << 32 | self.header(node));
-        let first = node.leaf_before(0) + 1;
+        let from = node.leaf_before(0) + 1;
+        let first = self.moved(node, from);
         let kept = self.before / 4 * 4;
-        copy_from(node.cells, cells, shape.header(), (first + kept) / 4);
+        let entries = shape.starts_at() + self.top(node).count_ones() as usize;
+        copy_from(
+            node.cells,
+            node.starts_end()..(from + kept) / 4,
+            cells,
+            entries,
+        );
         self.write_starts(node, cells);
-        let [at, behind] = [first + self.before, first + self.before + self.removed];
+        let [at, behind] = [first + self.before, from + self.before + self.removed];
         copy_lanes::<16>(
             node.cells,
-            first + kept,
+            from + kept,
             cells,
             first + kept,
             self.before - kept,
@@ -121,7 +129,13 @@ impl Splice {
         copy_lanes::<32>(from, source, cold, target, rest);
     }
 
-    /// Changes the node where it is: no snapshot reaches it, and its blocks hold [`extent`](Self::extent) of it.
+    /// Whether the same groups have cells after the change.
+    pub(super) fn keeps_top(&self, node: Node<'_>) -> bool {
+        self.top(node) == node.top()
+    }
+
+    /// Changes the node where it is: no snapshot reaches it, its top stays, and its blocks hold
+    /// [`extent`](Self::extent) of it.
     pub(super) fn write_in_place(&self, node: Node<'_>) {
         let cold = node.cold_cells();
         let (source, target) = self.routes_behind();
@@ -232,27 +246,83 @@ impl Splice {
         node.route_count() + usize::from(self.route.is_some()) - usize::from(self.was)
     }
 
-    /// Run starts and indices: those of the two groups in question, and every index after them.
+    /// Which groups of 32 slots have a cell after the change.
+    fn top(&self, node: Node<'_>) -> u64 {
+        let mut top = node.top();
+        if node.shape.has_top() {
+            for (half, starts) in self.halves(node) {
+                top = top & !(1 << half) | u64::from(starts != 0) << half;
+            }
+        }
+        top
+    }
+
+    /// The 32 slots whose run starts may change, and those.
+    fn halves(&self, node: Node<'_>) -> impl Iterator<Item = (usize, u32)> {
+        let all = self.starts.into_iter().flat_map(halves);
+        (2 * self.group..2 * node.shape.groups()).zip(all)
+    }
+
+    /// Where a leaf is after the change that was at `index`, for the cells before it: every cell is four leaves.
+    fn moved(&self, node: Node<'_>, index: usize) -> usize {
+        let [before, after] = [node.top(), self.top(node)].map(|top| top.count_ones() as usize);
+        index + 4 * after - 4 * before
+    }
+
+    /// Run starts and indices: those of the two groups in question, and every index that moves.
     fn write_starts(&self, node: Node<'_>, cells: &[AtomicU64]) {
         let shape = node.shape;
-        let mut before = node.leaf_before(self.group);
-        for (group, starts) in (self.group..shape.groups()).zip(self.starts) {
-            for (half, starts) in halves(starts).into_iter().enumerate() {
-                before += starts.count_ones() as usize;
-                let at = shape.starts_at() + 2 * group + half;
-                store(cells, at, group_cell(starts, before));
+        let (before, after) = (node.top(), self.top(node));
+        if shape.has_top() {
+            store(cells, TOP_CELL, after);
+        }
+        let moved = (self.moved(node, 0x4000) as u64).wrapping_sub(0x4000);
+        let upto = |top: u64, half: usize| {
+            let below = if half < 64 {
+                top & ((1 << half) - 1)
+            } else {
+                top
+            };
+            shape.starts_at() + below.count_ones() as usize
+        };
+        // None of the indices passes 16 bits or zero.
+        let shift = |from: usize, to: usize, count: usize, step: u64| {
+            if let (Some(from), Some(to)) = (
+                node.cells.get(from..from + count),
+                cells.get(to..to + count),
+            ) {
+                for (from, to) in from.iter().zip(to) {
+                    put(to, from.load(Ordering::Relaxed).wrapping_add(step << 48));
+                }
+            }
+        };
+        let is_copy = !core::ptr::eq(node.cells, cells);
+        let first = 2 * self.group;
+        let mut at = upto(after, first);
+        if is_copy {
+            shift(
+                shape.starts_at(),
+                shape.starts_at(),
+                at - shape.starts_at(),
+                moved,
+            );
+        }
+        let mut index = self.moved(node, node.leaf_before(self.group));
+        let mut last = first;
+        for (half, starts) in self.halves(node) {
+            index += starts.count_ones() as usize;
+            last = half + 1;
+            if after >> half & 1 == 1 {
+                store(cells, at, group_cell(starts, index));
+                at += 1;
             }
         }
-        if self.fresh_count == self.removed {
-            return;
-        }
-        // Every later index moves by the same, and none of them passes 16 bits or zero.
-        let behind = shape.starts_at() + 2 * (self.group + 2)..shape.starts_end();
-        let step = (self.fresh_count as u64).wrapping_sub(self.removed as u64) << 48;
-        if let (Some(from), Some(to)) = (node.cells.get(behind.clone()), cells.get(behind)) {
-            for (from, to) in from.iter().zip(to) {
-                put(to, from.load(Ordering::Relaxed).wrapping_add(step));
-            }
+        let step = moved
+            .wrapping_add(self.fresh_count as u64)
+            .wrapping_sub(self.removed as u64);
+        if is_copy || step != 0 {
+            let from = upto(before, last);
+            shift(from, at, node.starts_end() - from, step);
         }
     }
 
@@ -275,10 +345,11 @@ impl Splice {
     }
 }
 
-/// Copies cells `first..end`.
-fn copy_from(from: &[AtomicU64], to: &[AtomicU64], first: usize, end: usize) {
-    if let (Some(from), Some(to)) = (from.get(first..end), to.get(first..end)) {
-        copy_cells(from, to, end - first);
+/// Copies `cells` of a block to where cell `first` of another is.
+fn copy_from(from: &[AtomicU64], cells: Range<usize>, to: &[AtomicU64], first: usize) {
+    let count = cells.len();
+    if let (Some(from), Some(to)) = (from.get(cells), to.get(first..)) {
+        copy_cells(from, to, count);
     }
 }
 

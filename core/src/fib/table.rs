@@ -605,6 +605,7 @@ impl<A: Address> Fib<A> {
         if node.epoch() == self.epoch
             && Arena::same_size(before.lookup, extent.lookup)
             && Arena::same_size(before.routes, extent.routes)
+            && splice.keeps_top(node)
         {
             splice.write_in_place(node);
             self.live.lookup = self.live.lookup + extent.lookup - before.lookup;

@@ -10,6 +10,7 @@ use core::marker::PhantomData;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::{Segment, block};
+use super::direct::RootWord;
 use super::flat::{Flatness, node_entry};
 use super::node::{Entry, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::table::octets;
@@ -20,7 +21,7 @@ pub(super) struct View<'a> {
     /// The root slot by slot; empty when the root is a node.
     pub(super) slots: &'a [u64],
     /// The same with addresses in place of handles (`direct.rs`); empty where there are none.
-    pub(super) direct: &'a [u64],
+    pub(super) direct: &'a [RootWord],
     /// The routes that end in the root, when it is laid out slot by slot.
     pub(super) routes: &'a [RouteCell],
     /// The root's handle otherwise.

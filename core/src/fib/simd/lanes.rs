@@ -9,41 +9,91 @@
 
 use core::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_loadh_pd, _mm_loadl_epi64,
-    _mm256_castsi128_si256, _mm256_inserti128_si256, _mm512_add_epi64, _mm512_and_si512,
-    _mm512_andnot_si512, _mm512_castsi256_si512, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64,
-    _mm512_inserti64x4, _mm512_mask_mov_epi64, _mm512_or_si512, _mm512_popcnt_epi64,
+    _mm_loadu_si128, _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256,
+    _mm256_inserti128_si256, _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512,
+    _mm512_castsi256_si512, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64, _mm512_inserti64x4,
+    _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_or_si512, _mm512_popcnt_epi64,
     _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64,
-    _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_sub_epi64,
+    _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_sub_epi64,
     _mm512_testn_epi64_mask,
 };
 use core::{mem, ptr};
 
 use super::super::NextHopId;
 use super::super::address::Address;
-use super::super::batch::{DENSE_GROUPS, LANES, TAIL};
+use super::super::batch::{LANES, TAIL};
 use super::super::flat::{FLAT_WORDS, TAIL_LEAVES};
-use super::super::node::{CHUNK_STRIDE, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
-use super::narrow::{CHUNK_CELL, Table, key_of, tails};
+use super::super::node::{CHUNK_STRIDE, DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
+use super::narrow::{CHUNK_CELL, Group, Table, key_of, tails};
 
 /// A group in a table none of whose chunks is flat.
+pub(super) struct Chunks;
+
+impl Group for Chunks {
+    #[inline(always)]
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        // SAFETY: whoever takes this group was compiled for these instructions, too: `lookup_avx512`.
+        unsafe { chunks(table, addresses, next_hops) };
+    }
+}
+
+/// A group in a table all of whose chunks are flat.
+pub(super) struct Flat;
+
+impl Group for Flat {
+    #[inline(always)]
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        // SAFETY: as for `Chunks`.
+        unsafe { flat(table, addresses, next_hops) };
+    }
+}
+
+/// Root word, group cell, leaf.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
-pub(super) fn chunks<A: Address>(
+#[target_feature(enable = "avx512f,avx512dq,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn chunks<A: Address>(
     table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
 ) {
     let keys = keys_of(addresses);
     let mut words = [_mm512_setzero_si512(); VECTORS];
+    let mut slots = [_mm512_setzero_si512(); VECTORS];
     let mut places = [Places::NONE; VECTORS];
-    for ((key, word), places) in keys.iter().zip(&mut words).zip(&mut places) {
-        *word = root(table, *key);
-        let group = bits::<{ 8 + GROUP_BITS }>(*key, DENSE_GROUPS);
-        places.set(cell_after(address_of(*word), CHUNK_CELL, group));
+    for (((key, word), slot), places) in
+        keys.iter().zip(&mut words).zip(&mut slots).zip(&mut places)
+    {
+        let (root, top) = root(table, *key);
+        // `cell_of`: the groups up to this one, the one in question leftmost.
+        let after = _mm512_andnot_si512(
+            _mm512_srli_epi64::<{ 8 + DENSE_BITS }>(*key),
+            _mm512_set1_epi64(CHUNK_GROUPS - 1),
+        );
+        let upto = _mm512_sllv_epi64(top, after);
+        let last = _mm512_set1_epi64(DENSE_SLOTS as i64 - 1);
+        *slot = _mm512_mask_mov_epi64(
+            last,
+            _mm512_movepi64_mask(upto),
+            _mm512_srli_epi64::<8>(*key),
+        );
+        *word = root;
+        places.set(cell_after(
+            address_of(root),
+            CHUNK_CELL - 1,
+            _mm512_popcnt_epi64(upto),
+        ));
     }
-    for ((key, word), places) in keys.iter().zip(&words).zip(&mut places) {
+    for ((slot, word), places) in slots.iter().zip(&words).zip(&mut places) {
         let cell = load(places);
-        places.set(leaf(address_of(*word), cell, _mm512_srli_epi64::<8>(*key)));
+        places.set(leaf(address_of(*word), cell, *slot));
     }
     let mut seen = _mm512_setzero_si512();
     for ((word, places), next_hops) in words.iter().zip(&mut places).zip(groups_of(next_hops)) {
@@ -56,10 +106,10 @@ pub(super) fn chunks<A: Address>(
     }
 }
 
-/// A group in a table all of whose chunks are flat: always through a tail, which may be the empty one.
+/// Root word, slot, leaf: always through a tail, which may be the empty one.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
-pub(super) fn flat<A: Address>(
+#[target_feature(enable = "avx512f,avx512dq,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn flat<A: Address>(
     table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
@@ -68,7 +118,7 @@ pub(super) fn flat<A: Address>(
     let mut codes = [_mm512_setzero_si512(); VECTORS];
     let mut places = [Places::NONE; VECTORS];
     for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
-        let word = root(table, *key);
+        let (word, _) = root(table, *key);
         *code = code_of(word);
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         places.set(cell_after(address_of(word), FLAT_WORDS, slot));
@@ -98,21 +148,31 @@ fn keys_of<A: Address>(addresses: &[A; LANES]) -> [__m512i; VECTORS] {
     keys
 }
 
-/// The root words of `key`.
+/// The root words and tops of `key`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn root(table: &Table<'_>, key: __m512i) -> __m512i {
+fn root(table: &Table<'_>, key: __m512i) -> (__m512i, __m512i) {
     let mut slots = Places::NONE;
     slots.set(_mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(key));
     let words = table.words.as_ptr();
-    // SAFETY: a key has 32 bits, so that the slots are below the number of words; a word is eight octets.
-    unsafe {
-        gather(
-            slots
-                .each()
-                .map(|slot| words.cast::<u64>().wrapping_add(slot)),
-        )
-    }
+    // SAFETY: a key has 32 bits, so that the slots are below the number of root words; each is 16 octets.
+    let [a, b, c, d, e, f, g, h] = slots
+        .each()
+        .map(|slot| unsafe { _mm_loadu_si128(words.wrapping_add(slot).cast()) });
+    (
+        four_pairs(
+            _mm_unpacklo_epi64(a, b),
+            _mm_unpacklo_epi64(c, d),
+            _mm_unpacklo_epi64(e, f),
+            _mm_unpacklo_epi64(g, h),
+        ),
+        four_pairs(
+            _mm_unpackhi_epi64(a, b),
+            _mm_unpackhi_epi64(c, d),
+            _mm_unpackhi_epi64(e, f),
+            _mm_unpackhi_epi64(g, h),
+        ),
+    )
 }
 
 /// `SHIFT` bits of the numbers taken away, and all but those below `count`, a power of two.
@@ -207,6 +267,12 @@ unsafe fn gather(cells: [*const u64; EIGHT]) -> __m512i {
     let [a, b, c, d, e, f, g, h] = cells;
     // SAFETY: the caller says so.
     let (ab, cd, ef, gh) = unsafe { (pair(a, b), pair(c, d), pair(e, f), pair(g, h)) };
+    four_pairs(ab, cd, ef, gh)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn four_pairs(ab: __m128i, cd: __m128i, ef: __m128i, gh: __m128i) -> __m512i {
     let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(ab), cd);
     let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(ef), gh);
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
@@ -275,8 +341,8 @@ impl Places {
     }
 }
 
-/// Bits of an address that name a slot within its group.
-const GROUP_BITS: u32 = DENSE_SLOTS.trailing_zeros();
+/// Groups of a chunk.
+const CHUNK_GROUPS: i64 = (1 << CHUNK_STRIDE) / DENSE_SLOTS as i64;
 /// Addresses of a vector.
 const EIGHT: usize = 8;
 const VECTORS: usize = LANES / EIGHT;

@@ -225,24 +225,10 @@ fn lookup_avx512<A: Address>(
     }
     match narrow::Table::of(view) {
         Some(table) if table.flat => {
-            narrow::in_groups(
-                &table,
-                addresses,
-                next_hops,
-                |table, addresses, next_hops| {
-                    lanes::flat(table, addresses, next_hops);
-                },
-            );
+            narrow::in_groups::<A, lanes::Flat>(&table, addresses, next_hops);
         }
         Some(table) => {
-            narrow::in_groups(
-                &table,
-                addresses,
-                next_hops,
-                |table, addresses, next_hops| {
-                    lanes::chunks(table, addresses, next_hops);
-                },
-            );
+            narrow::in_groups::<A, lanes::Chunks>(&table, addresses, next_hops);
         }
         None => batch::lookup(Native, view, addresses, next_hops),
     }

@@ -17,9 +17,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::arena::Segment;
-use super::super::batch::{self, CHUNK, DENSE_GROUPS, LANES, Slots, TAIL};
+use super::super::batch::{self, CHUNK, LANES, Slots, TAIL};
+use super::super::direct::RootWord;
 use super::super::flat::{FLAT_WORDS, Flatness, TAIL_LEAVES};
-use super::super::node::{DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE, leaf_in_group};
+use super::super::node::{NARROW_CHILD, ROOT_STRIDE, cell_of, leaf_in_group};
 use super::super::walk::View;
 use super::Native;
 
@@ -31,19 +32,29 @@ pub(super) fn lookup<A: Address>(
     next_hops: &mut [Option<NextHopId>],
 ) {
     match Table::of(view) {
-        Some(table) if table.flat => in_groups(&table, addresses, next_hops, flat),
-        Some(table) => in_groups(&table, addresses, next_hops, chunks),
+        Some(table) if table.flat => in_groups::<A, Flat>(&table, addresses, next_hops),
+        Some(table) => in_groups::<A, Chunks>(&table, addresses, next_hops),
         None => batch::lookup(Native, view, addresses, next_hops),
     }
 }
 
-/// Looks up each of `addresses`, as many as there are lanes by `group`, those that are left one by one.
+/// How a group of addresses is looked up: a type, not a closure, so that it is compiled for the same processor as what
+/// it is a part of.
+pub(super) trait Group {
+    /// Looks up each of `addresses`.
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    );
+}
+
+/// Looks up each of `addresses`, as many as there are lanes by `G`, those that are left one by one.
 #[inline(always)]
-pub(super) fn in_groups<A: Address>(
+pub(super) fn in_groups<A: Address, G: Group>(
     table: &Table<'_>,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
-    group: impl Fn(&Table<'_>, &[A; LANES], &mut [Option<NextHopId>; LANES]),
 ) {
     // As many as the shorter holds.
     let count = addresses.len().min(next_hops.len());
@@ -52,7 +63,7 @@ pub(super) fn in_groups<A: Address>(
     let (groups, rest) = addresses.as_chunks();
     let (answers, rest_answers) = next_hops.as_chunks_mut();
     for (addresses, next_hops) in groups.iter().zip(answers) {
-        group(table, addresses, next_hops);
+        G::lookup(table, addresses, next_hops);
     }
     for (address, next_hop) in rest.iter().zip(rest_answers) {
         *next_hop = NextHopId::from_code(one(table, key_of(*address)));
@@ -70,7 +81,7 @@ pub(super) fn lookup_one<A: Address>(view: &View<'_>, key: u128) -> u16 {
 
 /// A table with words, all of whose chunks are flat or none.
 pub(super) struct Table<'a> {
-    pub(super) words: &'a Slots,
+    pub(super) words: &'a [RootWord; 1 << ROOT_STRIDE],
     pub(super) flat: bool,
     slots: &'a Slots,
     segments: &'a [Segment],
@@ -93,11 +104,13 @@ impl<'a> Table<'a> {
     }
 
     #[inline(always)]
-    fn root(&self, key: u32) -> Word<'a> {
+    fn root(&self, key: u32) -> Root<'a> {
         let slot = (key >> (32 - ROOT_STRIDE)) as usize % self.words.len();
-        Word {
-            word: self.words.get(slot).copied().unwrap_or_default(),
-            segments: PhantomData,
+        let [word, top] = self.words.get(slot).copied().unwrap_or_default();
+        let segments = PhantomData;
+        Root {
+            word: Word { word, segments },
+            top,
         }
     }
 }
@@ -106,48 +119,58 @@ impl<'a> Table<'a> {
 fn one(table: &Table<'_>, key: u32) -> u16 {
     let root = table.root(key);
     if table.flat {
-        let entry = root.slot(key);
-        return pick(entry.tail(key), pick(entry.code(), root.code()));
+        let entry = root.word.slot(key);
+        return pick(entry.tail(key), pick(entry.code(), root.word.code()));
     }
-    let leaf = read(root.leaf(CHUNK_CELL, chunk_group(key), key >> 8));
+    let (place, slot) = root.cell(key);
+    let leaf = read(root.word.leaf(place, slot));
     if u64::from(leaf) & NARROW_CHILD != 0 {
         return batch::narrow_tail(Native, table.slots, table.segments, key, leaf);
     }
-    pick(leaf, root.code())
+    pick(leaf, root.word.code())
 }
 
 /// A group in a table none of whose chunks is flat.
-#[inline(always)]
-fn chunks<A: Address>(
-    table: &Table<'_>,
-    addresses: &[A; LANES],
-    next_hops: &mut [Option<NextHopId>; LANES],
-) {
-    let mut words = [Word::default(); LANES];
-    for (address, word) in addresses.iter().zip(&mut words) {
-        let key = key_of(*address);
-        *word = table.root(key);
-        prefetch(word.first().wrapping_add(CHUNK_CELL + chunk_group(key)));
-    }
-    let mut leaves = [ptr::null(); LANES];
-    for (address, (word, leaf)) in addresses.iter().zip(words.iter().zip(&mut leaves)) {
-        let key = key_of(*address);
-        *leaf = word.leaf(CHUNK_CELL, chunk_group(key), key >> 8);
-        prefetch(*leaf);
-    }
-    // Array by array: the compiler makes vectors of it.
-    let mut answers = [0; LANES];
-    for (answer, (word, leaf)) in answers.iter_mut().zip(words.iter().zip(&leaves)) {
-        *answer = pick(read(*leaf), word.code());
-    }
-    for (next_hop, code) in next_hops.iter_mut().zip(&answers) {
-        *next_hop = NextHopId::from_code(*code);
-    }
-    let seen = answers.iter().fold(0, |seen, code| seen | code);
-    if u64::from(seen) & NARROW_CHILD != 0 {
-        // SAFETY: whoever gets here was compiled for these instructions, too: `lookup` is inlined into functions of
-        // `simd/mod.rs` that are.
-        unsafe { tails(table, addresses, next_hops) };
+struct Chunks;
+
+impl Group for Chunks {
+    #[inline(always)]
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        let mut words = [Word::default(); LANES];
+        let mut cells = [ptr::null(); LANES];
+        let mut slots = [0; LANES];
+        let asked = cells.iter_mut().zip(&mut slots);
+        for (address, (word, (cell, slot))) in addresses.iter().zip(words.iter_mut().zip(asked)) {
+            let key = key_of(*address);
+            let root = table.root(key);
+            *word = root.word;
+            (*cell, *slot) = root.cell(key);
+            prefetch(*cell);
+        }
+        let mut leaves = [ptr::null(); LANES];
+        let asked = cells.iter().zip(&slots);
+        for (leaf, (word, (cell, slot))) in leaves.iter_mut().zip(words.iter().zip(asked)) {
+            *leaf = word.leaf(*cell, *slot);
+            prefetch(*leaf);
+        }
+        // Array by array: the compiler makes vectors of it.
+        let mut answers = [0; LANES];
+        for (answer, (word, leaf)) in answers.iter_mut().zip(words.iter().zip(&leaves)) {
+            *answer = pick(read(*leaf), word.code());
+        }
+        for (next_hop, code) in next_hops.iter_mut().zip(&answers) {
+            *next_hop = NextHopId::from_code(*code);
+        }
+        let seen = answers.iter().fold(0, |seen, code| seen | code);
+        if u64::from(seen) & NARROW_CHILD != 0 {
+            // SAFETY: whoever gets here was compiled for these instructions, too: `lookup` is inlined into functions of
+            // `simd/mod.rs` that are.
+            unsafe { tails(table, addresses, next_hops) };
+        }
     }
 }
 
@@ -163,18 +186,22 @@ pub(super) fn tails<A: Address>(
 }
 
 /// A group in a table all of whose chunks are flat: always through a tail, which may be the empty one.
-#[inline(always)]
-fn flat<A: Address>(
-    table: &Table<'_>,
-    addresses: &[A; LANES],
-    next_hops: &mut [Option<NextHopId>; LANES],
-) {
-    for (address, next_hop) in addresses.iter().zip(next_hops) {
-        let key = key_of(*address);
-        let root = table.root(key);
-        let entry = root.slot(key);
-        let code = pick(entry.tail(key), pick(entry.code(), root.code()));
-        *next_hop = NextHopId::from_code(code);
+struct Flat;
+
+impl Group for Flat {
+    #[inline(always)]
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        for (address, next_hop) in addresses.iter().zip(next_hops) {
+            let key = key_of(*address);
+            let root = table.root(key).word;
+            let entry = root.slot(key);
+            let code = pick(entry.tail(key), pick(entry.code(), root.code()));
+            *next_hop = NextHopId::from_code(code);
+        }
     }
 }
 
@@ -183,16 +210,27 @@ pub(super) fn key_of<A: Address>(address: A) -> u32 {
     (address.to_key() >> 96 & 0xffff_ffff) as u32
 }
 
-/// The group of a chunk that `key` falls into.
-#[inline(always)]
-const fn chunk_group(key: u32) -> usize {
-    (key >> 8) as usize / DENSE_SLOTS % DENSE_GROUPS
-}
-
 /// `code`, or what is `below` it when that is none.
 #[inline(always)]
 fn pick(code: u16, below: u16) -> u16 {
     select_unpredictable(code == 0, below, code)
+}
+
+/// What the root has for an address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Root<'a> {
+    word: Word<'a>,
+    /// Of the chunk here, which is not flat.
+    top: u64,
+}
+
+impl Root<'_> {
+    /// The group cell of the chunk here that says the slot of `key`, and the slot that it is to be asked for.
+    #[inline(always)]
+    fn cell(self, key: u32) -> (*const AtomicU64, u32) {
+        let (cell, slot) = cell_of(self.top, key >> 8);
+        (self.word.first().wrapping_add(CHUNK_CELL + cell), slot)
+    }
 }
 
 /// An address with a next hop code, as `direct.rs` puts them together: of a block that the segments hold.
@@ -233,11 +271,11 @@ impl Word<'_> {
         read(self.first().cast::<u16>().wrapping_add(leaf))
     }
 
-    /// Where the dense node here, whose first group is cell `first`, has the leaf of the slot that `slot` names in
-    /// group `group`.
+    /// Where the dense node here has the leaf of the slot that the last bits of `slot` name in the group whose cell is
+    /// at `place`.
     #[inline(always)]
-    fn leaf(self, first: usize, group: usize, slot: u32) -> *const u16 {
-        let index = leaf_in_group(cell(self.first().wrapping_add(first + group)), slot);
+    fn leaf(self, place: *const AtomicU64, slot: u32) -> *const u16 {
+        let index = leaf_in_group(cell(place), slot);
         self.first().cast::<u16>().wrapping_add(index)
     }
 }
@@ -248,7 +286,7 @@ fn cell(place: *const AtomicU64) -> u64 {
     // SAFETY: the writer made the words of this very view from the addresses of blocks in its segments, exposed them,
     // and the view's lifetime keeps the segments. A root word leads to a dense chunk, the empty one where there is none,
     // or, in a table all of whose chunks are flat, to a flat chunk or the empty flat chunk. `place` is a group's cell of
-    // the one, all of which a dense node has, or one of the 2,048 words of the other.
+    // the one, of those that its top names, or one of the 2,048 words of the other.
     unsafe { (*place).load(Ordering::Relaxed) }
 }
 
