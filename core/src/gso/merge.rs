@@ -69,6 +69,9 @@ struct Part {
 /// The longest headers of a packet that is merged: IPv6, and TCP with 40 octets of options.
 const HEAD_OCTETS_MAX: usize = 40 + 60;
 
+/// Octets of the two ports.
+const PORTS: usize = 4;
+
 /// Flags that end a run.
 const LAST: u8 = tcp::flag::PSH | tcp::flag::FIN;
 
@@ -305,7 +308,9 @@ impl Run {
                     is_same(transport, other_transport, [0..4, 8..13, 14..16, 18..end])
                         && flags.is_some_and(|(one, other)| (one ^ other) & !LAST == 0)
                 }
-                SegmentKind::Udp => is_same(transport, other_transport, [0..4]),
+                SegmentKind::Udp => {
+                    transport.first_chunk::<PORTS>() == other_transport.first_chunk::<PORTS>()
+                }
             }
     }
 
