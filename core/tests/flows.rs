@@ -51,9 +51,15 @@ fn an_engine_that_remembers_flows_does_what_one_that_does_not_does() {
                 .iter_mut()
                 .for_each(|e| e.set_tables(Arc::clone(&new)));
         }
-        let packets: Vec<_> = (0..1 + random.below(BATCH))
-            .map(|_| packet(&mut random))
-            .collect();
+        let wanted = 1 + random.below(BATCH);
+        let mut packets = Vec::new();
+        while packets.len() < wanted {
+            let (octets, offload) = packet(&mut random);
+            for _ in 0..[0, 0, 1, 5][random.below(4)].min(wanted - packets.len() - 1) {
+                packets.push((sibling(&octets, &mut random), offload));
+            }
+            packets.push((octets, offload));
+        }
         for (engine, batch) in senders.iter_mut().zip(&mut batches) {
             batch.clear();
             for (octets, offload) in &packets {
@@ -192,6 +198,25 @@ fn packet(random: &mut Random) -> (Vec<u8>, Offload) {
         offload.segments = Some((kind, 100 + random.word() % 1500));
     }
     (octets, offload)
+}
+
+/// A packet that may be taken for the next one of the same train, and at times is.
+fn sibling(octets: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut octets = octets.to_vec();
+    let header = octets.len().min(48);
+    let identification = if octets[0] >> 4 == 6 { 3 } else { 4 };
+    match random.below(4) {
+        // The identification of IPv4, or the flow label.
+        0 => octets[identification] ^= random.octet() & 0xf,
+        1 | 2 => octets[random.below(header)] ^= 1 << random.below(8),
+        _ => return octets,
+    }
+    if octets[0] == 0x45 && !random.once_in(8) {
+        octets[10..12].fill(0);
+        let sum = warren_core::wire::checksum::of(&octets[..20]);
+        octets[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    octets
 }
 
 fn tcp(family: Family, from: u8, to: u8, payload: &[u8], random: &mut Random) -> Vec<u8> {

@@ -64,6 +64,7 @@ impl Contender {
         all.extend(
             [
                 "warren",
+                "warren-pin=true",
                 "warren-fou",
                 "warren-gue",
                 "warren-geneve",
@@ -122,6 +123,10 @@ impl Contender {
         match self {
             Self::None | Self::Kernel => &Measure::ALL[..7],
             Self::Warren { .. } if self.is_main() => &Measure::ALL,
+            // Both nodes' workers on one CPU: one stream gains by it what four lose.
+            Self::Warren { options, .. } if options.iter().eq(["pin=true"]) => {
+                &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
+            }
             Self::Warren { .. } => &[Measure::Tcp1, Measure::Udp64],
             Self::Forwarder => &[Measure::RoundTrip],
             Self::Peer(_) => &[

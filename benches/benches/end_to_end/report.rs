@@ -48,8 +48,11 @@ pub(crate) fn figure(
 pub(crate) fn table(samples: &[Sample], plan: &Plan) {
     for &wire in &plan.wires {
         print(&format!(
-            "\n{wire} veth, MTU {}, medians of {} rounds, {} s each; in brackets: against the kernel's VXLAN\n",
-            plan.mtu, plan.rounds, plan.seconds
+            "\n{wire} veth, MTU {}, TCP {}, medians of {} rounds, {} s each; in brackets: against the kernel's VXLAN\n",
+            plan.mtu,
+            congestion_control(),
+            plan.rounds,
+            plan.seconds
         ));
         let mut head = String::from("| contender |");
         let mut rule = String::from("|---|");
@@ -90,6 +93,13 @@ pub(crate) fn table(samples: &[Sample], plan: &Plan) {
     }
 }
 
+/// How TCP of this host decides how much may be on the way, which every new namespace inherits.
+/// `bbr` paces: it, not the path, then limits what a fast path carries.
+fn congestion_control() -> String {
+    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    name.map_or_else(|_| "unknown".into(), |name| name.trim().into())
+}
+
 /// A figure with as many digits as a measurement of a second or two can have.
 fn rounded(value: f64) -> String {
     let digits = match value {
@@ -103,8 +113,11 @@ fn rounded(value: f64) -> String {
 /// Every sample as JSON.
 pub(crate) fn json(samples: &[Sample], plan: &Plan) -> String {
     let mut text = format!(
-        "{{\"mtu\":{},\"rounds\":{},\"seconds\":{},\"samples\":[",
-        plan.mtu, plan.rounds, plan.seconds
+        "{{\"mtu\":{},\"congestion_control\":\"{}\",\"rounds\":{},\"seconds\":{},\"samples\":[",
+        plan.mtu,
+        congestion_control(),
+        plan.rounds,
+        plan.seconds
     );
     for (number, sample) in samples.iter().enumerate() {
         let names = sample.measure.figures();

@@ -11,6 +11,7 @@ use core::net::IpAddr;
 
 use super::flows::{DecapKey, Delivery, Flows, Shim, may_be_known};
 use super::lookups::{CHUNK, Hops};
+use super::trail::Trail;
 use super::{Engine, Rules, check, drop_frame, undecided};
 use crate::batch::{Batch, Frame, Link};
 use crate::encap::ecn;
@@ -33,9 +34,9 @@ pub(super) struct Admitted {
 /// A packet that passes: its traffic class behind the tunnel.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    permit: Permit,
-    traffic_class: u8,
-    anomalous: bool,
+    pub(super) permit: Permit,
+    pub(super) traffic_class: u8,
+    pub(super) anomalous: bool,
 }
 
 impl Engine {
@@ -57,17 +58,31 @@ impl Engine {
             policy: self.policy,
         };
         self.lookups.clear();
+        let mut trail: Option<Trail> = None;
         for (index, slot) in (start..batch.len()).zip(&mut self.opened) {
             *slot = None;
             let Some(mut frame) = undecided(batch, index) else {
                 continue;
             };
             self.decap.received.count(frame.bytes().len());
+            if let Some(before) = &trail
+                && let Some(octets) = before.goes_on(&frame)
+            {
+                before.deliver(&mut frame, octets);
+                self.deliveries.count_hit();
+                self.decap.ecn_anomalies += u64::from(before.is_anomalous());
+                self.decap.forwarded.count(octets);
+                if let Some(counters) = self.peers.get_mut(before.peer().index()) {
+                    counters.count_received(before.kind(), octets);
+                }
+                continue;
+            }
             if let Some(known) = rules.known(&frame, &mut self.deliveries) {
                 let counters = self.peers.get_mut(known.peer.index());
                 match known.arrival {
                     Ok(arrival) => {
                         self.decap.ecn_anomalies += u64::from(arrival.anomalous);
+                        trail = Trail::of(&frame, known.peer, &known.opened, &arrival);
                         deliver(&mut frame, &known.opened, arrival);
                         let octets = frame.bytes().len();
                         self.decap.forwarded.count(octets);

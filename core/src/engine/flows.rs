@@ -109,7 +109,7 @@ pub(super) struct Shim {
 }
 
 /// The longest shim without options: VXLAN or Geneve, and Ethernet.
-const SHIM_OCTETS_MAX: usize = 8 + 14;
+pub(super) const SHIM_OCTETS_MAX: usize = 8 + 14;
 
 impl Shim {
     /// The first `len` octets of `frame`; `None` when that is more than any shim without options.
@@ -152,6 +152,11 @@ impl<K: Copy + Eq, R> Flows<K, R> {
     /// Makes all entries old.
     pub(super) const fn forget(&mut self) {
         self.generation += 1;
+    }
+
+    /// Counts a packet whose flow was known without asking.
+    pub(super) const fn count_hit(&mut self) {
+        self.hits += 1;
     }
 
     /// How often a flow was known.

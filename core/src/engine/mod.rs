@@ -20,6 +20,7 @@ mod limiter;
 mod lookups;
 mod peers;
 mod reply;
+mod trail;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

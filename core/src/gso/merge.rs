@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{ChecksumState, Offload, PartialChecksum, SegmentKind};
+use super::{Offload, PartialChecksum, SegmentKind};
 use crate::packet::{Fragment, Packet};
 use crate::units::Family;
 use crate::wire::checksum::Sum;
@@ -44,43 +44,36 @@ pub struct MergeRun {
 #[derive(Clone, Debug)]
 struct Run {
     merged: MergeRun,
-    head: Head,
+    /// The headers of the first packet, which those of the others are compared with.
+    head: [u8; HEAD_OCTETS_MAX],
+    /// Where the transport header begins in it.
+    transport: usize,
+    /// The sum over the part of the pseudo header that is the same throughout the run.
+    addresses: Sum,
     next_sequence: u32,
     last_identification: u16,
     fixed_identification: bool,
     closed: bool,
 }
 
-/// The part of the headers that must be equal throughout a run.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Head {
-    family: Family,
-    addresses: [u8; 32],
-    kind: SegmentKind,
-    ports: [u8; 4],
-    traffic_class: u8,
-    hop_limit: u8,
-    dont_fragment: bool,
-    flow_label: u32,
-    /// TCP: acknowledgement, data offset, flags without PSH and FIN, window.
-    acknowledgement: [u8; 4],
-    flags: u8,
-    window: [u8; 2],
-    urgent: [u8; 2],
-    options: [u8; 40],
-    options_octets: usize,
-}
-
-/// One packet as a candidate.
-struct Candidate {
-    head: Head,
-    header_octets: usize,
+/// What differs between the packets of a run.
+#[derive(Clone, Copy, Debug)]
+struct Part {
     payload_octets: usize,
     sequence: u32,
     identification: u16,
     ends: bool,
     last_flags: u8,
 }
+
+/// The longest headers of a packet that is merged: IPv6, and TCP with 40 octets of options.
+const HEAD_OCTETS_MAX: usize = 40 + 60;
+
+/// Octets of the two ports.
+const PORTS: usize = 4;
+
+/// Flags that end a run.
+const LAST: u8 = tcp::flag::PSH | tcp::flag::FIN;
 
 /// The largest super-packet: the IPv4 total length.
 const MAX_TOTAL_OCTETS: usize = 65_535;
@@ -95,17 +88,13 @@ impl Merge {
     /// Offers the next packet, which starts at the first octet of `packet`; octets behind its
     /// total length make it unmergeable.
     pub fn offer(&mut self, packet: &[u8]) -> Offer {
-        let Some(candidate) = Candidate::read(packet) else {
-            return Offer::Unmergeable(self.finish());
-        };
-        if self.run.as_mut().is_some_and(|run| run.append(&candidate)) {
+        if self.run.as_mut().is_some_and(|run| run.append(packet)) {
             return Offer::Joined;
         }
-        Offer::Began(
-            self.run
-                .replace(Run::start(&candidate))
-                .map(|run| run.merged),
-        )
+        match Run::start(packet) {
+            Some(run) => Offer::Began(self.run.replace(run).map(|run| run.merged)),
+            None => Offer::Unmergeable(self.finish()),
+        }
     }
 
     /// Ends the run in progress.
@@ -184,42 +173,95 @@ impl MergeRun {
 }
 
 impl Run {
-    fn start(first: &Candidate) -> Self {
-        Self {
+    /// A run of this packet; `None` when it is none that may be merged.
+    fn start(packet: &[u8]) -> Option<Self> {
+        let read = Packet::parse(packet).ok()?;
+        if read.fragment != Fragment::Whole || read.total_octets != packet.len() {
+            return None;
+        }
+        let family = read.family();
+        // A longer network header has options or extensions.
+        if read.transport_offset != usize::from(family.header_octets()) {
+            return None;
+        }
+        let (network, transport) = packet.split_at_checked(read.transport_offset)?;
+        let (kind, transport_header) = match read.flow.protocol {
+            ip_protocol::TCP => {
+                let (header, _, _) = TcpHeader::parse(transport).ok()?;
+                const NEVER: u8 = tcp::flag::SYN | tcp::flag::RST | tcp::flag::URG | tcp::flag::CWR;
+                if header.flags() & NEVER != 0 || header.flags() & tcp::flag::ACK == 0 {
+                    return None;
+                }
+                (SegmentKind::Tcp, header.header_octets())
+            }
+            ip_protocol::UDP => {
+                UdpHeader::parse(transport).ok()?;
+                (SegmentKind::Udp, size_of::<UdpHeader>())
+            }
+            _ => return None,
+        };
+        let addresses = match family {
+            Family::V4 => network.get(12..20)?,
+            Family::V6 => network.get(8..40)?,
+        };
+        let header_octets = read.transport_offset + transport_header;
+        let mut head = [0; HEAD_OCTETS_MAX];
+        head.get_mut(..header_octets)?
+            .copy_from_slice(packet.get(..header_octets)?);
+        let mut run = Self {
             merged: MergeRun {
                 count: 1,
-                header_octets: first.header_octets,
-                total_octets: first.header_octets + first.payload_octets,
-                kind: first.head.kind,
-                segment_octets: u16::try_from(first.payload_octets).unwrap_or(u16::MAX),
-                last_flags: first.last_flags,
-                family: first.head.family,
+                header_octets,
+                total_octets: packet.len(),
+                kind,
+                segment_octets: 0,
+                last_flags: 0,
+                family,
             },
-            head: first.head,
-            next_sequence: first.next_sequence(),
-            last_identification: first.identification,
+            head,
+            transport: read.transport_offset,
+            addresses: Sum::ZERO
+                .octets(addresses)
+                .word(u16::from(read.flow.protocol)),
+            next_sequence: 0,
+            last_identification: 0,
             fixed_identification: false,
-            closed: first.ends || first.payload_octets == 0,
-        }
+            closed: false,
+        };
+        let first = run.part(packet)?;
+        run.merged.segment_octets = u16::try_from(first.payload_octets).unwrap_or(u16::MAX);
+        run.merged.last_flags = first.last_flags;
+        run.next_sequence = first.next_sequence();
+        run.last_identification = first.identification;
+        run.closed = first.ends || first.payload_octets == 0;
+        Some(run)
     }
 
-    fn append(&mut self, next: &Candidate) -> bool {
+    /// Takes the packet into the run; `false`, and no change, when it does not belong there.
+    fn append(&mut self, packet: &[u8]) -> bool {
+        if self.closed || !self.has_same_head(packet) {
+            return false;
+        }
+        let Some(next) = self.part(packet) else {
+            return false;
+        };
         let merged = &mut self.merged;
         let segment_octets = usize::from(merged.segment_octets);
-        if self.closed
-            || self.head != next.head
-            || next.payload_octets == 0
+        if next.payload_octets == 0
             || next.payload_octets > segment_octets
             || merged.total_octets + next.payload_octets > MAX_TOTAL_OCTETS
-            || (next.head.kind == SegmentKind::Tcp && next.sequence != self.next_sequence)
+            || (merged.kind == SegmentKind::Tcp && next.sequence != self.next_sequence)
         {
             return false;
         }
-        if next.head.family == Family::V4 {
+        if merged.family == Family::V4 {
+            const DONT_FRAGMENT: u8 = 0x40;
+            let [_, _, _, _, _, _, flags, ..] = self.head;
             let counts = next.identification == self.last_identification.wrapping_add(1);
             // With DF set nobody reassembles, and the sender may keep the field fixed (RFC 6864
             // section 4.1); the kernel merges those too.
-            let fixed = next.head.dont_fragment && next.identification == self.last_identification;
+            let fixed =
+                flags & DONT_FRAGMENT != 0 && next.identification == self.last_identification;
             let allowed = if merged.count == 1 {
                 counts || fixed
             } else {
@@ -238,105 +280,97 @@ impl Run {
         self.closed = next.ends || next.payload_octets < segment_octets;
         true
     }
-}
 
-impl Candidate {
-    fn read(packet: &[u8]) -> Option<Self> {
-        let read = Packet::parse(packet).ok()?;
-        if read.fragment != Fragment::Whole || read.total_octets != packet.len() {
-            return None;
-        }
-        let family = read.family();
-        // A longer network header has options or extensions.
-        if read.transport_offset != usize::from(family.header_octets()) {
-            return None;
-        }
-        let transport = packet.get(read.transport_offset..)?;
-        let mut head = Head {
-            family,
-            addresses: [0; 32],
-            kind: SegmentKind::Tcp,
-            ports: *transport.first_chunk()?,
-            traffic_class: read.traffic_class,
-            hop_limit: read.hop_limit,
-            dont_fragment: read.dont_fragment,
-            flow_label: 0,
-            acknowledgement: [0; 4],
-            flags: 0,
-            window: [0; 2],
-            urgent: [0; 2],
-            options: [0; 40],
-            options_octets: 0,
+    /// Whether the headers of `packet` are those of the first one, but for what [`part`](Self::part)
+    /// reads.
+    fn has_same_head(&self, packet: &[u8]) -> bool {
+        let head = self.head.get(..self.merged.header_octets);
+        let (Some(head), Some(other)) = (head, packet.get(..self.merged.header_octets)) else {
+            return false;
         };
-        let identification = match family {
+        let (Some((network, transport)), Some((other_network, other_transport))) = (
+            head.split_at_checked(self.transport),
+            other.split_at_checked(self.transport),
+        ) else {
+            return false;
+        };
+        let network = match self.merged.family {
+            // But the lengths, the identification and the header's checksum.
+            Family::V4 => is_same(network, other_network, [0..2, 6..10, 12..20]),
+            Family::V6 => is_same(network, other_network, [0..4, 6..40]),
+        };
+        network
+            && match self.merged.kind {
+                // But the sequence number, the flags that end a run, and the checksum.
+                SegmentKind::Tcp => {
+                    let end = transport.len();
+                    let flags = transport.get(13).zip(other_transport.get(13));
+                    is_same(transport, other_transport, [0..4, 8..13, 14..16, 18..end])
+                        && flags.is_some_and(|(one, other)| (one ^ other) & !LAST == 0)
+                }
+                SegmentKind::Udp => {
+                    transport.first_chunk::<PORTS>() == other_transport.first_chunk::<PORTS>()
+                }
+            }
+    }
+
+    /// Reads what differs between the packets of a run from `packet`, whose headers are as long as
+    /// the first one's. `None` when its lengths do not go together or its checksum is wrong.
+    fn part(&self, packet: &[u8]) -> Option<Part> {
+        let (network, transport) = packet.split_at_checked(self.transport)?;
+        let (total_octets, identification) = match self.merged.family {
             Family::V4 => {
-                let (header, _) = Ipv4Header::ref_from_prefix(packet).ok()?;
-                head.addresses
-                    .get_mut(..8)?
-                    .copy_from_slice(packet.get(12..20)?);
-                header.identification()
+                let (header, _) = Ipv4Header::ref_from_prefix(network).ok()?;
+                (usize::from(header.total_octets()), header.identification())
             }
             Family::V6 => {
-                let (header, _) = Ipv6Header::ref_from_prefix(packet).ok()?;
-                head.addresses.copy_from_slice(packet.get(8..40)?);
-                head.flow_label = header.flow_label();
-                0
+                let (header, rest) = Ipv6Header::ref_from_prefix(network).ok()?;
+                let before = network.len() - rest.len();
+                (before + usize::from(header.payload_octets()), 0)
             }
         };
-        let (transport_header, sequence, ends, last_flags) = match read.flow.protocol {
-            ip_protocol::TCP => {
-                let (header, options, _) = TcpHeader::parse(transport).ok()?;
-                const NEVER: u8 = tcp::flag::SYN | tcp::flag::RST | tcp::flag::URG | tcp::flag::CWR;
-                const LAST: u8 = tcp::flag::PSH | tcp::flag::FIN;
-                if header.flags() & NEVER != 0 || header.flags() & tcp::flag::ACK == 0 {
-                    return None;
-                }
-                head.acknowledgement = header.acknowledgement().to_be_bytes();
-                head.flags = header.flags() & !LAST;
-                head.window = header.window().to_be_bytes();
-                head.urgent = header.urgent().to_be_bytes();
-                head.options
-                    .get_mut(..options.len())?
-                    .copy_from_slice(options);
-                head.options_octets = options.len();
-                let last_flags = header.flags() & LAST;
-                (
-                    header.header_octets(),
-                    header.sequence(),
-                    last_flags != 0,
-                    last_flags,
-                )
-            }
-            ip_protocol::UDP => {
-                let (header, data) = UdpHeader::parse(transport).ok()?;
-                if header.checksum() == 0 || data.len() + size_of::<UdpHeader>() != transport.len()
-                {
-                    return None;
-                }
-                head.kind = SegmentKind::Udp;
-                (size_of::<UdpHeader>(), 0, false, 0)
-            }
-            _ => return None,
-        };
-        // A merged packet gets a fresh checksum, which would hide that this one is wrong.
-        if super::transport_checksum(packet, &read) != ChecksumState::Complete {
+        let payload_octets = packet.len().checked_sub(self.merged.header_octets)?;
+        let transport_octets = u16::try_from(transport.len()).ok()?;
+        if total_octets != packet.len() {
             return None;
         }
-        Some(Self {
-            head,
-            header_octets: read.transport_offset + transport_header,
-            payload_octets: transport.len().checked_sub(transport_header)?,
+        let (sequence, last_flags) = match self.merged.kind {
+            SegmentKind::Tcp => {
+                let (header, _) = TcpHeader::ref_from_prefix(transport).ok()?;
+                (header.sequence(), header.flags() & LAST)
+            }
+            SegmentKind::Udp => {
+                let (header, data) = UdpHeader::parse(transport).ok()?;
+                if header.checksum() == 0 || data.len() != payload_octets {
+                    return None;
+                }
+                (0, 0)
+            }
+        };
+        let sum = self.addresses.word(transport_octets).octets(transport);
+        sum.is_valid().then_some(Part {
+            payload_octets,
             sequence,
             identification,
-            ends,
+            ends: last_flags != 0,
             last_flags,
         })
     }
+}
 
+impl Part {
     fn next_sequence(&self) -> u32 {
         let payload = u32::try_from(self.payload_octets).unwrap_or(u32::MAX);
         self.sequence.wrapping_add(payload)
     }
+}
+
+/// Whether two headers have the same octets in all of `ranges`, which lie within both.
+fn is_same<const N: usize>(one: &[u8], other: &[u8], ranges: [Range<usize>; N]) -> bool {
+    ranges.into_iter().all(|range| {
+        let (one, other) = (one.get(range.clone()), other.get(range));
+        one.is_some() && one == other
+    })
 }
 
 #[cfg(test)]

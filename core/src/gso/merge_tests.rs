@@ -1,5 +1,6 @@
 //! Merging against splitting: what is merged and split again is what it was.
 
+use crate::gso::ChecksumState;
 use alloc::vec;
 use alloc::vec::Vec;
 
