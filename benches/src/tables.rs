@@ -101,7 +101,7 @@ impl<A: Family> Table<A> for Warren<A> {
         match self.0.simd_level() {
             SimdLevel::Portable => "warren portable",
             SimdLevel::Bmi2 => "warren bmi2",
-            SimdLevel::Avx2 => "warren",
+            SimdLevel::Avx2 | SimdLevel::Avx512 => "warren",
         }
     }
 

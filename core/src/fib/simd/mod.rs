@@ -45,11 +45,13 @@ pub enum SimdLevel {
     Bmi2,
     /// The same with AVX2: several addresses of a batch to a vector.
     Avx2,
+    /// The same with AVX-512 (F, BW, DQ, VL, VPOPCNTDQ, VBMI2): Ice Lake, Zen 4, and later.
+    Avx512,
 }
 
 impl SimdLevel {
     /// Every level, lowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Bmi2, Self::Avx2];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Bmi2, Self::Avx2, Self::Avx512];
 
     /// The highest level that this machine has.
     #[must_use]
@@ -58,10 +60,11 @@ impl SimdLevel {
         {
             let (most, _) = x86_64::__get_cpuid_max(0);
             let popcnt = x86_64::__cpuid(1).ecx >> 23 & 1 == 1;
-            let extended = if most >= 7 {
-                x86_64::__cpuid_count(7, 0).ebx
+            let (extended, more) = if most >= 7 {
+                let leaf = x86_64::__cpuid_count(7, 0);
+                (leaf.ebx, leaf.ecx)
             } else {
-                0
+                (0, 0)
             };
             let (bmi1, bmi2) = (extended >> 3 & 1 == 1, extended >> 8 & 1 == 1);
             let movbe = x86_64::__cpuid(1).ecx >> 22 & 1 == 1;
@@ -69,10 +72,15 @@ impl SimdLevel {
             let lzcnt =
                 most_extended >= 0x8000_0001 && x86_64::__cpuid(0x8000_0001).ecx >> 5 & 1 == 1;
             if popcnt && bmi1 && bmi2 && movbe && lzcnt {
-                return if extended >> 5 & 1 == 1 && saves_vectors() {
-                    Self::Avx2
+                let saved = saved_state();
+                if extended >> 5 & 1 == 0 || saved & VECTORS != VECTORS {
+                    return Self::Bmi2;
+                }
+                let wide = extended & AVX512 == AVX512 && more & MORE_AVX512 == MORE_AVX512;
+                return if wide && saved & WIDE_VECTORS == WIDE_VECTORS {
+                    Self::Avx512
                 } else {
-                    Self::Bmi2
+                    Self::Avx2
                 };
             }
         }
@@ -109,8 +117,11 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of `Avx2` exists only where these instructions were found.
             SimdLevel::Avx2 => unsafe { lookup_avx2(view, addresses, next_hops) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe { lookup_avx512(view, addresses, next_hops) },
             #[cfg(not(target_arch = "x86_64"))]
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => {
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
                 batch::lookup(Portable, view, addresses, next_hops);
             }
         }
@@ -156,9 +167,13 @@ impl Level {
             SimdLevel::Portable => batch::lookup_one::<A>(Portable, view, key),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { lookup_one_bmi2::<A>(view, key) },
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => unsafe {
+                lookup_one_bmi2::<A>(view, key)
+            },
             #[cfg(not(target_arch = "x86_64"))]
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => batch::lookup_one::<A>(Portable, view, key),
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                batch::lookup_one::<A>(Portable, view, key)
+            }
         }
     }
 }
@@ -193,18 +208,45 @@ fn lookup_avx2<A: Address>(view: &View<'_>, addresses: &[A], next_hops: &mut [Op
     }
 }
 
-/// Whether the operating system keeps the upper halves of vector registers over a switch.
 #[cfg(target_arch = "x86_64")]
-fn saves_vectors() -> bool {
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn lookup_avx512<A: Address>(
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    if A::BITS == 32 {
+        narrow::lookup(view, addresses, next_hops);
+    } else {
+        wide::lookup(view, addresses, next_hops);
+    }
+}
+
+/// The registers that the operating system keeps over a switch, a bit a kind: 0 when it does not say.
+#[cfg(target_arch = "x86_64")]
+fn saved_state() -> u64 {
     const OSXSAVE_AND_AVX: u32 = 3 << 27;
-    const SSE_AND_AVX: u64 = 3 << 1;
     if x86_64::__cpuid(1).ecx & OSXSAVE_AND_AVX != OSXSAVE_AND_AVX {
-        return false;
+        return 0;
     }
     // SAFETY: OSXSAVE says that the operating system has turned XGETBV on.
-    let kept = unsafe { x86_64::_xgetbv(0) };
-    kept & SSE_AND_AVX == SSE_AND_AVX
+    unsafe { x86_64::_xgetbv(0) }
 }
+
+/// What [`saved_state`] has for 256-bit vectors.
+#[cfg(target_arch = "x86_64")]
+const VECTORS: u64 = 3 << 1;
+/// What it has for 512-bit vectors and masks.
+#[cfg(target_arch = "x86_64")]
+const WIDE_VECTORS: u64 = 0b1110_0110;
+/// F, DQ, BW, VL in EBX of CPUID leaf 7.
+#[cfg(target_arch = "x86_64")]
+const AVX512: u32 = 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31;
+/// VBMI2, VPOPCNTDQ in its ECX.
+#[cfg(target_arch = "x86_64")]
+const MORE_AVX512: u32 = 1 << 6 | 1 << 14;
 
 /// Takes handles and places at their word, and prefetches by instruction, which every x86-64 has.
 #[cfg(target_arch = "x86_64")]
