@@ -43,6 +43,7 @@ mod simd;
 mod splice;
 mod table;
 mod walk;
+mod windows;
 
 #[cfg(test)]
 mod tests;

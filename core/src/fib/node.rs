@@ -337,6 +337,11 @@ impl<'a> Node<'a> {
         (self.shape.starts_end() + (code & 0x7fff) as usize, true)
     }
 
+    /// The last slot that says what `slot` does, of the same run.
+    pub(super) fn last_of_run(self, slot: usize) -> usize {
+        self.next_start(slot + 1).unwrap_or(self.shape.slots()) - 1
+    }
+
     fn next_start(self, from: usize) -> Option<usize> {
         let mut slot = from;
         while slot < self.shape.slots() {

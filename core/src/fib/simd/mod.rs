@@ -17,6 +17,8 @@ mod hashed;
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod wide;
+#[cfg(target_arch = "x86_64")]
+mod windows;
 
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64;
@@ -34,6 +36,7 @@ use super::arena::Segment;
 use super::batch::{self, Portable};
 use super::hashed::Hashed;
 use super::walk::View;
+use super::windows::Windowed;
 
 /// The instructions that lookups use.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -161,6 +164,58 @@ impl Level {
         }
     }
 
+    /// The code that the windows have for an IPv6 address; `None` when the trie must be asked.
+    #[inline(always)]
+    pub(super) fn windowed_one(
+        self,
+        windowed: &Windowed,
+        view: &View<'_>,
+        key: u128,
+    ) -> Option<u16> {
+        match self.0 {
+            SimdLevel::Portable => None,
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { windowed_one_bmi2(windowed, view, key) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe { windowed_one_avx512(windowed, view, key) },
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                let _ = (windowed, view, key);
+                None
+            }
+        }
+    }
+
+    /// Looks up each of `addresses` in the windows, and in the trie where they do not say.
+    pub(super) fn windowed<A: Address>(
+        self,
+        windowed: &Windowed,
+        view: &View<'_>,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        match self.0 {
+            SimdLevel::Portable => self.lookup(view, addresses, next_hops),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe {
+                windowed_bmi2(windowed, view, addresses, next_hops);
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe {
+                windowed_avx512(windowed, view, addresses, next_hops);
+            },
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                let _ = windowed;
+                self.lookup(view, addresses, next_hops);
+            }
+        }
+    }
+
     #[inline]
     pub(super) fn lookup_one<A: Address>(self, view: &View<'_>, key: u128) -> u16 {
         match self.0 {
@@ -222,6 +277,44 @@ fn lookup_avx512<A: Address>(
     } else {
         wide::lookup(view, addresses, next_hops);
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn windowed_one_bmi2(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
+    windows::lookup_one::<windows::Sse2>(windowed, view, key)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn windowed_one_avx512(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
+    windows::lookup_one::<windows::Avx512>(windowed, view, key)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn windowed_bmi2<A: Address>(
+    windowed: &Windowed,
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    windows::lookup::<A, windows::Sse2>(windowed, view, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn windowed_avx512<A: Address>(
+    windowed: &Windowed,
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    windows::lookup::<A, windows::Avx512>(windowed, view, addresses, next_hops);
 }
 
 /// The registers that the operating system keeps over a switch, a bit a kind: 0 when it does not say.
