@@ -46,12 +46,12 @@ impl Unit for Sse2 {
         unsafe {
             let slot = x86_64::_mm_set1_epi16(slot.cast_signed());
             let zero = x86_64::_mm_setzero_si128();
-            // What is left of the slot above an end is 0 where it is not below the slot.
-            let reached = |at: usize| {
-                let ends = x86_64::_mm_loadu_si128(line.cast::<x86_64::__m128i>().add(at));
-                x86_64::_mm_cmpeq_epi16(x86_64::_mm_subs_epu16(slot, ends), zero)
-            };
-            let reached = x86_64::_mm_packs_epi16(reached(0), reached(1));
+            let first = x86_64::_mm_loadu_si128(line.cast());
+            let second = x86_64::_mm_loadu_si128(line.cast::<x86_64::__m128i>().add(1));
+            // What is left of the slot above an end is 0 where the end is not below the slot.
+            let first = x86_64::_mm_cmpeq_epi16(x86_64::_mm_subs_epu16(slot, first), zero);
+            let second = x86_64::_mm_cmpeq_epi16(x86_64::_mm_subs_epu16(slot, second), zero);
+            let reached = x86_64::_mm_packs_epi16(first, second);
             !x86_64::_mm_movemask_epi8(reached).cast_unsigned()
         }
     }
@@ -77,12 +77,18 @@ pub(super) fn lookup_one<U: Unit>(windowed: &Windowed, view: &View<'_>, key: u12
     if !root.has_child() {
         return Some(root.code());
     }
-    let [short, middle, long] = [OF_24, OF_32, OF_40].map(|kind| {
-        let (line, tag) = ask(windowed, kind, high);
-        code::<U>(line_in(window(line, tag), kind, high), kind, high)
-    });
+    let short = one::<U>(windowed, OF_24, high);
+    let middle = one::<U>(windowed, OF_32, high);
+    let long = one::<U>(windowed, OF_40, high);
     let found = pick(long, pick(middle, short));
     (found != 0 && found & ASK == 0).then_some(found)
+}
+
+/// What the window of `kind` says to an address.
+#[inline(always)]
+fn one<U: Unit>(windowed: &Windowed, kind: Kind, high: u64) -> u16 {
+    let (line, tag) = ask(windowed, kind, high);
+    code::<U>(line_in(window(line, tag), kind, high), kind, high)
 }
 
 /// Looks up each of `addresses`, in the trie where the windows do not say.
@@ -113,22 +119,22 @@ fn group<A: Address, U: Unit>(
     let mut list = List {
         lanes: [0; LANES],
         highs: [0; LANES],
+        codes: [0; LANES],
         count: 0,
     };
     for (lane, (address, next_hop)) in (0..).zip(addresses.iter().zip(next_hops.iter_mut())) {
         let (high, _) = halves(address.to_key());
         let root = root(view, high).unwrap_or_default();
         *next_hop = NextHopId::from_code(root.code());
-        list.push(lane, high, root.has_child());
+        list.push(lane, high, 0, root.has_child());
     }
-    let mut codes = [0; LANES];
-    walk::<U, 2>(windowed, [OF_32, OF_40], &list, &mut codes);
-    list.settle(&codes, next_hops);
+    walk::<U, 2>(windowed, [OF_32, OF_40], &mut list);
+    list.settle(next_hops);
     if list.count == 0 {
         return;
     }
-    walk::<U, 1>(windowed, [OF_24], &list, &mut codes);
-    list.settle(&codes, next_hops);
+    walk::<U, 1>(windowed, [OF_24], &mut list);
+    list.settle(next_hops);
     for item in 0..list.count {
         let lane = usize::from(load(&list.lanes, item));
         if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane)) {
@@ -138,47 +144,44 @@ fn group<A: Address, U: Unit>(
     }
 }
 
-/// Writes what the windows of `kinds`, shortest first, say to the addresses of `list` into `codes`.
+/// Asks the windows of `kinds`, shortest first, about the addresses of `list` that have no code.
 #[inline(always)]
 fn walk<U: Unit, const N: usize>(
     windowed: &Windowed,
     kinds: [Kind; N],
-    list: &List,
-    codes: &mut [u16; LANES],
+    list: &mut List,
 ) {
     let mut lines = [[ptr::null::<u64>(); N]; LANES];
     let mut tags = [[0; N]; LANES];
     let count = list.count.min(LANES);
+    // No closures: they would be compiled without the instructions.
     for item in 0..count {
         let high = load(&list.highs, item);
-        let asked = kinds.map(|kind| ask(windowed, kind, high));
-        for (line, _) in asked {
-            prefetch(line);
+        let (mut found, mut asked) = ([ptr::null(); N], [0; N]);
+        for (kind, (line, tag)) in kinds.iter().zip(found.iter_mut().zip(&mut asked)) {
+            (*line, *tag) = ask(windowed, *kind, high);
+            prefetch(*line);
         }
-        save(&mut lines, item, asked.map(|(line, _)| line));
-        save(&mut tags, item, asked.map(|(_, tag)| tag));
+        save(&mut lines, item, found);
+        save(&mut tags, item, asked);
     }
     for item in 0..count {
         let high = load(&list.highs, item);
-        let (found, tags) = (load(&lines, item), load(&tags, item));
-        let mut found = found.into_iter().zip(tags).zip(kinds);
-        let found = [(); N].map(|()| {
-            found.next().map_or(ptr::null(), |((line, tag), kind)| {
-                line_in(window(line, tag), kind, high)
-            })
-        });
-        for line in found {
-            prefetch(line);
+        let (mut found, asked) = (load(&lines, item), load(&tags, item));
+        for (kind, (line, tag)) in kinds.iter().zip(found.iter_mut().zip(&asked)) {
+            *line = line_in(window(*line, *tag), *kind, high);
+            prefetch(*line);
         }
         save(&mut lines, item, found);
     }
     for item in 0..count {
         let high = load(&list.highs, item);
-        let found = load(&lines, item).into_iter().zip(kinds);
-        let code = found.fold(0, |shorter, (line, kind)| {
-            pick(code::<U>(line, kind, high), shorter)
-        });
-        save(codes, item, code);
+        let mut found = 0;
+        for (line, kind) in load(&lines, item).iter().zip(&kinds) {
+            found = pick(code::<U>(*line, *kind, high), found);
+        }
+        let found = pick(load(&list.codes, item), found);
+        save(&mut list.codes, item, found);
     }
 }
 
@@ -186,30 +189,33 @@ fn walk<U: Unit, const N: usize>(
 struct List {
     lanes: [u8; LANES],
     highs: [u64; LANES],
+    /// What is known so far, 0 or [`ASK`].
+    codes: [u16; LANES],
     count: usize,
 }
 
 impl List {
     /// Puts an address to the end; it stays there if it `counts`.
     #[inline(always)]
-    fn push(&mut self, lane: u8, high: u64, counts: bool) {
+    fn push(&mut self, lane: u8, high: u64, code: u16, counts: bool) {
         save(&mut self.lanes, self.count, lane);
         save(&mut self.highs, self.count, high);
+        save(&mut self.codes, self.count, code);
         self.count += usize::from(counts);
     }
 
-    /// Takes what `codes` say of the addresses; those that they say nothing of stay.
+    /// Gives what is known of the addresses; those of which nothing is known stay.
     #[inline(always)]
-    fn settle(&mut self, codes: &[u16; LANES], next_hops: &mut [Option<NextHopId>]) {
+    fn settle(&mut self, next_hops: &mut [Option<NextHopId>]) {
         let count = self.count.min(LANES);
         self.count = 0;
         for item in 0..count {
             let (lane, high) = (load(&self.lanes, item), load(&self.highs, item));
-            let code = load(codes, item);
+            let code = load(&self.codes, item);
             if let Some(next_hop) = next_hops.get_mut(usize::from(lane)) {
                 *next_hop = NextHopId::from_code(code);
             }
-            self.push(lane, high, code == 0 || code & ASK != 0);
+            self.push(lane, high, code, code == 0 || code & ASK != 0);
         }
     }
 }
