@@ -149,6 +149,45 @@ impl Part {
             most,
         }
     }
+
+    /// The first address of slot `slot` of the window of `key`.
+    const fn key_at(self, key: u128, slot: u32) -> u128 {
+        key & prefix_mask(self.kind.len) | (slot as u128) << (112 - self.kind.len as u32)
+    }
+}
+
+/// Cuts the ranges of a window into `lines` lines; whether each had room.
+fn cut(
+    part: Part,
+    key: u128,
+    lines: u32,
+    ranges: &[(u16, u16)],
+    content: &mut Vec<Line>,
+) -> bool {
+    content.clear();
+    let width = (1 << 16) / lines;
+    let mut line = Line::new(part, key, lines);
+    let mut end = width - 1;
+    for (code, last) in ranges {
+        let last = u32::from(*last);
+        while end < last {
+            if line.push(*code, end).is_none() {
+                return false;
+            }
+            content.push(line);
+            line = Line::new(part, key, lines);
+            end += width;
+        }
+        if line.push(*code, last).is_none() {
+            return false;
+        }
+        if end == last {
+            content.push(line);
+            line = Line::new(part, key, lines);
+            end += width;
+        }
+    }
+    true
 }
 
 /// Where a page has a window.
@@ -388,21 +427,16 @@ impl<A: Address> Fib<A> {
 
     /// Makes a window with as many lines as it needs, if there is something to say; splits it when that are too many.
     fn make(&mut self, hash: &mut Hash, part: Part, key: u128) -> Option<()> {
-        let mut lines = 1;
+        let Some(ranges) = self.ranges(part, key) else {
+            return self.split_window(hash, key);
+        };
         let mut content = Vec::new();
-        'wider: loop {
+        let mut lines = 1;
+        while !cut(part, key, lines, &ranges, &mut content) {
+            lines *= 2;
             if lines > part.most {
                 return self.split_window(hash, key);
             }
-            content.clear();
-            for line in 0..lines {
-                let Some(line) = self.line(part, key, lines, line) else {
-                    lines *= 2;
-                    continue 'wider;
-                };
-                content.push(line);
-            }
-            break;
         }
         if part != UPPER && !content.iter().any(Line::says) {
             return Some(());
@@ -444,21 +478,45 @@ impl<A: Address> Fib<A> {
         Some(())
     }
 
+    /// All ranges of a window, each with its code and its last slot; `None` when they are too many for any.
+    fn ranges(&self, part: Part, key: u128) -> Option<Vec<(u16, u16)>> {
+        let view = self.view();
+        let chunk = view.chunk_entry::<A>(key);
+        let most = part.most as usize * (ENDS + 1);
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        let mut slot = 0;
+        loop {
+            let (code, last) = view.run::<A>(chunk, part.key_at(key, slot), part);
+            match ranges.last_mut() {
+                Some(range) if range.0 == code => range.1 = last,
+                Some(_) | None => ranges.push((code, last)),
+            }
+            if last == u16::MAX {
+                return Some(ranges);
+            }
+            if ranges.len() > most {
+                return None;
+            }
+            slot = u32::from(last) + 1;
+        }
+    }
+
     /// What the routes of `part` say from `key` on, and the last of the window's slots that they say it about.
     fn run(&self, key: u128, part: Part) -> (u16, u16) {
-        self.view().run::<A>(key, part)
+        let view = self.view();
+        view.run::<A>(view.chunk_entry::<A>(key), key, part)
     }
 
     /// Line `line` of `lines` of the window of `key`; `None` when it has too many ranges.
     fn line(&self, part: Part, key: u128, lines: u32, line: u32) -> Option<Line> {
-        let len = part.kind.len;
+        let view = self.view();
+        let chunk = view.chunk_entry::<A>(key);
         let width = (1 << 16) / lines;
         let mut slot = line * width;
         let end = slot + width - 1;
-        let mut content = Line::new(key & prefix_mask(len), lines, part == UPPER);
+        let mut content = Line::new(part, key, lines);
         loop {
-            let at = key & prefix_mask(len) | u128::from(slot) << (112 - u32::from(len));
-            let (code, last) = self.run(at, part);
+            let (code, last) = view.run::<A>(chunk, part.key_at(key, slot), part);
             let last = u32::from(last).min(end);
             content.push(code, last)?;
             if last == end {
@@ -687,6 +745,14 @@ impl<A: Address> Fib<A> {
     }
 }
 
+#[cfg(test)]
+impl Windows {
+    /// Whether they are complete; `None` when there are none.
+    pub(super) fn state(&self) -> Option<bool> {
+        self.on.as_ref().map(|hash| hash.filled == Filled::All)
+    }
+}
+
 impl Hash {
     fn page(&self, of: u64) -> u32 {
         let at = (of >> (64 - u32::from(self.depth)) & 0xffff) as usize;
@@ -726,14 +792,14 @@ struct Line {
 }
 
 impl Line {
-    fn new(prefix: u128, lines: u32, split: bool) -> Self {
+    fn new(part: Part, key: u128, lines: u32) -> Self {
         Self {
             ends: [0xffff; ENDS],
             codes: [0; ENDS + 1],
             count: 0,
-            prefix,
+            prefix: key & prefix_mask(part.kind.len),
             lines,
-            split,
+            split: part == UPPER,
         }
     }
 
@@ -779,8 +845,9 @@ impl Line {
 }
 
 impl View<'_> {
-    /// What the routes of `part` say about `key`, and the last slot of its window that they say it about, at least.
-    fn run<A: Address>(&self, key: u128, part: Part) -> (u16, u16) {
+    /// What the routes of `part` say about `key`, below the entry `chunk` of its /24, and the last slot of its window that
+    /// they say it about, at least.
+    fn run<A: Address>(&self, chunk: Entry, key: u128, part: Part) -> (u16, u16) {
         let len = part.kind.len;
         let end = len + 16;
         let slot_of = |key: u128| part.kind.slot(halves(key).0);
@@ -790,7 +857,7 @@ impl View<'_> {
             let unused = u32::from(end.saturating_sub(bits)).min(16);
             slot | (((1_u32 << unused) - 1) & 0xffff) as u16
         };
-        let mut entry = self.chunk_entry::<A>(key);
+        let mut entry = chunk;
         let mut depth = 24;
         let (mut code, mut last) = (0, u16::MAX);
         while entry.has_child() {
@@ -895,7 +962,7 @@ const LOWER_OF_32: Part = Part::new(OF_32, 40, 48, 0);
 pub(super) const ASK: u16 = 0x8000;
 
 /// The number of routes from which a table has windows; half as many are the least that it keeps them for.
-const LEAST: usize = 4_096;
+const LEAST: usize = 1_024;
 /// At most one route in so many is longer than /48: what is below one of these is asked twice.
 const LONG_SHARE: usize = 16;
 /// Routes that one change makes windows of, while they are not complete.

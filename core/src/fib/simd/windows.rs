@@ -73,7 +73,8 @@ impl Unit for Avx512 {
 #[inline(always)]
 pub(super) fn lookup_one<U: Unit>(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
     let (high, _) = halves(key);
-    let root = root(view, high)?;
+    let slots = <&Slots>::try_from(view.slots).ok()?;
+    let root = Entry(load(slots, (high >> (64 - ROOT_STRIDE)) as usize));
     if !root.has_child() {
         return Some(root.code());
     }
@@ -99,135 +100,105 @@ pub(super) fn lookup<A: Address, U: Unit>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
+    let Ok(slots) = <&Slots>::try_from(view.slots) else {
+        return batch::lookup(Native, view, addresses, next_hops);
+    };
     let groups = addresses.chunks(LANES).zip(next_hops.chunks_mut(LANES));
     for (addresses, next_hops) in groups {
         // As many as the shorter holds.
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
-        group::<A, U>(windowed, view, addresses, next_hops);
+        let (rest, count) = group::<A, U>(windowed, slots, addresses, next_hops);
+        for lane in rest.iter().take(count) {
+            let lane = usize::from(*lane);
+            if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane))
+            {
+                let code = batch::lookup_one::<A>(Native, view, address.to_key());
+                *next_hop = NextHopId::from_code(code);
+            }
+        }
     }
 }
 
-/// Looks up at most [`LANES`] addresses.
+/// Looks up at most [`LANES`] addresses; gives the lanes that the trie must be asked for, and how many they are.
 #[inline(always)]
 fn group<A: Address, U: Unit>(
     windowed: &Windowed,
-    view: &View<'_>,
+    slots: &Slots,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
-) {
-    let mut list = List {
-        lanes: [0; LANES],
-        highs: [0; LANES],
-        codes: [0; LANES],
-        count: 0,
-    };
-    for (lane, (address, next_hop)) in (0..).zip(addresses.iter().zip(next_hops.iter_mut())) {
+) -> ([u8; LANES], usize) {
+    let mut answers = [0; LANES];
+    let mut lanes = [0; LANES];
+    let mut highs = [0; LANES];
+    let mut count = 0;
+    for (lane, address) in (0_u8..).zip(addresses) {
         let (high, _) = halves(address.to_key());
-        let root = root(view, high).unwrap_or_default();
-        *next_hop = NextHopId::from_code(root.code());
-        list.push(lane, high, 0, root.has_child());
+        let root = Entry(load(slots, (high >> (64 - ROOT_STRIDE)) as usize));
+        save(&mut answers, usize::from(lane), root.code());
+        // Without a branch: which ones they are cannot be foreseen.
+        save(&mut lanes, count, lane);
+        save(&mut highs, count, high);
+        count += usize::from(root.has_child());
     }
-    walk::<U, 2>(windowed, [OF_32, OF_40], &mut list);
-    list.settle(next_hops);
-    if list.count == 0 {
-        return;
-    }
-    walk::<U, 1>(windowed, [OF_24], &mut list);
-    list.settle(next_hops);
-    for item in 0..list.count {
-        let lane = usize::from(load(&list.lanes, item));
-        if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane)) {
-            let code = batch::lookup_one::<A>(Native, view, address.to_key());
-            *next_hop = NextHopId::from_code(code);
-        }
-    }
-}
-
-/// Asks the windows of `kinds`, shortest first, about the addresses of `list` that have no code.
-#[inline(always)]
-fn walk<U: Unit, const N: usize>(
-    windowed: &Windowed,
-    kinds: [Kind; N],
-    list: &mut List,
-) {
-    let mut lines = [[ptr::null::<u64>(); N]; LANES];
-    let mut tags = [[0; N]; LANES];
-    let count = list.count.min(LANES);
-    // No closures: they would be compiled without the instructions.
+    let mut lines = [[ptr::null(); 2]; LANES];
+    let mut tags = [[0; 2]; LANES];
     for item in 0..count {
-        let high = load(&list.highs, item);
-        let (mut found, mut asked) = ([ptr::null(); N], [0; N]);
-        for (kind, (line, tag)) in kinds.iter().zip(found.iter_mut().zip(&mut asked)) {
-            (*line, *tag) = ask(windowed, *kind, high);
-            prefetch(*line);
-        }
-        save(&mut lines, item, found);
-        save(&mut tags, item, asked);
+        let high = load(&highs, item);
+        let (middle, middle_tag) = ask(windowed, OF_32, high);
+        let (long, long_tag) = ask(windowed, OF_40, high);
+        prefetch(middle);
+        prefetch(long);
+        save(&mut lines, item, [middle, long]);
+        save(&mut tags, item, [middle_tag, long_tag]);
     }
     for item in 0..count {
-        let high = load(&list.highs, item);
-        let (mut found, asked) = (load(&lines, item), load(&tags, item));
-        for (kind, (line, tag)) in kinds.iter().zip(found.iter_mut().zip(&asked)) {
-            *line = line_in(window(*line, *tag), *kind, high);
-            prefetch(*line);
-        }
-        save(&mut lines, item, found);
+        let high = load(&highs, item);
+        let ([middle, long], [middle_tag, long_tag]) = (load(&lines, item), load(&tags, item));
+        let middle = line_in(window(middle, middle_tag), OF_32, high);
+        let long = line_in(window(long, long_tag), OF_40, high);
+        prefetch(middle);
+        prefetch(long);
+        save(&mut lines, item, [middle, long]);
     }
+    let mut rest = [0; LANES];
+    let (mut silent, mut left) = (0, 0);
     for item in 0..count {
-        let high = load(&list.highs, item);
-        let mut found = 0;
-        for (line, kind) in load(&lines, item).iter().zip(&kinds) {
-            found = pick(code::<U>(*line, *kind, high), found);
-        }
-        let found = pick(load(&list.codes, item), found);
-        save(&mut list.codes, item, found);
+        let (lane, high) = (load(&lanes, item), load(&highs, item));
+        let [middle, long] = load(&lines, item);
+        let middle = code::<U>(middle, OF_32, high);
+        let found = pick(code::<U>(long, OF_40, high), middle);
+        save(&mut answers, usize::from(lane), found);
+        save(&mut lanes, silent, lane);
+        save(&mut highs, silent, high);
+        silent += usize::from(found == 0);
+        save(&mut rest, left, lane);
+        left += usize::from(found & ASK != 0);
     }
-}
-
-/// Addresses that are not done, by lane.
-struct List {
-    lanes: [u8; LANES],
-    highs: [u64; LANES],
-    /// What is known so far, 0 or [`ASK`].
-    codes: [u16; LANES],
-    count: usize,
-}
-
-impl List {
-    /// Puts an address to the end; it stays there if it `counts`.
-    #[inline(always)]
-    fn push(&mut self, lane: u8, high: u64, code: u16, counts: bool) {
-        save(&mut self.lanes, self.count, lane);
-        save(&mut self.highs, self.count, high);
-        save(&mut self.codes, self.count, code);
-        self.count += usize::from(counts);
+    for item in 0..silent {
+        let (line, tag) = ask(windowed, OF_24, load(&highs, item));
+        prefetch(line);
+        save(&mut lines, item, [line; 2]);
+        save(&mut tags, item, [tag; 2]);
     }
-
-    /// Gives what is known of the addresses; those of which nothing is known stay.
-    #[inline(always)]
-    fn settle(&mut self, next_hops: &mut [Option<NextHopId>]) {
-        let count = self.count.min(LANES);
-        self.count = 0;
-        for item in 0..count {
-            let (lane, high) = (load(&self.lanes, item), load(&self.highs, item));
-            let code = load(&self.codes, item);
-            if let Some(next_hop) = next_hops.get_mut(usize::from(lane)) {
-                *next_hop = NextHopId::from_code(code);
-            }
-            self.push(lane, high, code, code == 0 || code & ASK != 0);
-        }
+    for item in 0..silent {
+        let ([line, _], [tag, _]) = (load(&lines, item), load(&tags, item));
+        let line = line_in(window(line, tag), OF_24, load(&highs, item));
+        prefetch(line);
+        save(&mut lines, item, [line; 2]);
     }
-}
-
-/// What the root says; `None` when it is not laid out slot by slot.
-#[inline(always)]
-fn root(view: &View<'_>, high: u64) -> Option<Entry> {
-    let slots: &[u64; 1 << ROOT_STRIDE] = view.slots.try_into().ok()?;
-    slots
-        .get((high >> (64 - ROOT_STRIDE)) as usize)
-        .copied()
-        .map(Entry)
+    for item in 0..silent {
+        let (lane, high) = (load(&lanes, item), load(&highs, item));
+        let [line, _] = load(&lines, item);
+        let found = code::<U>(line, OF_24, high);
+        save(&mut answers, usize::from(lane), found);
+        save(&mut rest, left, lane);
+        left += usize::from(found == 0 || found & ASK != 0);
+    }
+    for (next_hop, code) in next_hops.iter_mut().zip(&answers) {
+        *next_hop = NextHopId::from_code(*code);
+    }
+    (rest, left)
 }
 
 /// The line of the hash that has the window of `kind` of an address, and its tag.
@@ -302,14 +273,16 @@ fn prefetch(line: *const u64) {
 #[inline(always)]
 fn load<T: Copy, const N: usize>(list: &[T; N], at: usize) -> T {
     debug_assert!(at < N, "{at} of {N}");
-    // SAFETY: items of a list are below the number of addresses in the group, which is at most `LANES`.
+    // SAFETY: root slots are asked for by 13 bits; lanes, and items of a list, are below the number of addresses in the
+    // group, which is at most `LANES`.
     unsafe { *list.get_unchecked(at) }
 }
 
 #[inline(always)]
 fn save<T: Copy, const N: usize>(list: &mut [T; N], at: usize, value: T) {
     debug_assert!(at < N, "{at} of {N}");
-    // SAFETY: as in `load`; an item is saved no further on than the one that was loaded, or than its lane.
+    // SAFETY: as in `load`; an item is saved no further on than its lane, or than the item that was loaded. In `rest`
+    // no lane comes twice.
     unsafe { *list.get_unchecked_mut(at) = value }
 }
 
@@ -318,6 +291,8 @@ static ABSENT: Absent = Absent([const { AtomicU64::new(0) }; 8]);
 
 #[repr(align(64))]
 struct Absent([AtomicU64; 8]);
+
+type Slots = [u64; 1 << ROOT_STRIDE];
 
 /// Addresses that go side by side.
 const LANES: usize = 32;
