@@ -157,13 +157,7 @@ impl Part {
 }
 
 /// Cuts the ranges of a window into `lines` lines; whether each had room.
-fn cut(
-    part: Part,
-    key: u128,
-    lines: u32,
-    ranges: &[(u16, u16)],
-    content: &mut Vec<Line>,
-) -> bool {
+fn cut(part: Part, key: u128, lines: u32, ranges: &[(u16, u16)], content: &mut Vec<Line>) -> bool {
     content.clear();
     let width = (1 << 16) / lines;
     let mut line = Line::new(part, key, lines);
@@ -832,7 +826,8 @@ impl Line {
         };
         let mut cells = [0; LINE];
         let lists = ends.chunks(4).map(four);
-        let prefix = halves(self.prefix).0 & !0xffff | u64::from(ASK) | u64::from(self.lines.ilog2());
+        let prefix =
+            halves(self.prefix).0 & !0xffff | u64::from(ASK) | u64::from(self.lines.ilog2());
         let codes = self.codes.chunks(4).map(four);
         for (cell, value) in cells.iter_mut().zip(lists.chain([prefix]).chain(codes)) {
             *cell = value;
