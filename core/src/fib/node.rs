@@ -339,7 +339,8 @@ impl<'a> Node<'a> {
 
     /// The last slot that says what `slot` does, of the same run.
     pub(super) fn last_of_run(self, slot: usize) -> usize {
-        self.next_start(slot + 1).unwrap_or(self.shape.slots()) - 1
+        let next = self.next_start(slot + 1);
+        next.unwrap_or_else(|| self.shape.slots()) - 1
     }
 
     fn next_start(self, from: usize) -> Option<usize> {

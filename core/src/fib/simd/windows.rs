@@ -25,12 +25,35 @@ use super::Native;
 
 /// The instructions that compare the ends of a line.
 pub(super) trait Unit {
-    /// A bit for each end of the line at `line` that is below `slot`, and more bits above these.
+    /// A bit for each end of the line at `line` that is below `slot`.
     ///
     /// # Safety
     ///
     /// `line` is a line of a window; the instructions are there.
     unsafe fn below(line: *const u64, slot: u16) -> u32;
+
+    /// The next hop codes of root slots, and the lanes, a bit each, that have a child.
+    #[inline(always)]
+    fn roots(roots: &[u64; LANES]) -> ([u16; LANES], u32) {
+        let mut codes = [0; LANES];
+        let mut deeper = 0;
+        for (lane, (root, code)) in roots.iter().zip(&mut codes).enumerate() {
+            *code = Entry(*root).code();
+            deeper |= u32::from(Entry(*root).has_child()) << lane;
+        }
+        (codes, deeper)
+    }
+
+    /// The lanes, a bit each, that have no code, and those whose code has the bit of [`ASK`].
+    #[inline(always)]
+    fn open(codes: &[u16; LANES]) -> (u32, u32) {
+        let (mut silent, mut asking) = (0, 0);
+        for (lane, code) in codes.iter().enumerate() {
+            silent |= u32::from(*code == 0) << lane;
+            asking |= u32::from(code & ASK != 0) << lane;
+        }
+        (silent, asking)
+    }
 }
 
 /// What every x86-64 has.
@@ -52,7 +75,7 @@ impl Unit for Sse2 {
             let first = x86_64::_mm_cmpeq_epi16(x86_64::_mm_subs_epu16(slot, first), zero);
             let second = x86_64::_mm_cmpeq_epi16(x86_64::_mm_subs_epu16(slot, second), zero);
             let reached = x86_64::_mm_packs_epi16(first, second);
-            !x86_64::_mm_movemask_epi8(reached).cast_unsigned()
+            !x86_64::_mm_movemask_epi8(reached).cast_unsigned() & ((1 << ENDS) - 1)
         }
     }
 }
@@ -64,7 +87,37 @@ impl Unit for Avx512 {
         unsafe {
             let slot = x86_64::_mm256_set1_epi16(slot.cast_signed());
             let ends = x86_64::_mm256_loadu_si256(line.cast());
-            x86_64::_mm256_cmplt_epu16_mask(ends, slot).into()
+            x86_64::_mm256_mask_cmplt_epu16_mask((1 << ENDS) - 1, ends, slot).into()
+        }
+    }
+
+    #[inline(always)]
+    fn roots(roots: &[u64; LANES]) -> ([u16; LANES], u32) {
+        let mut codes = [0; LANES];
+        let mut deeper = 0;
+        let (eights, _) = roots.as_chunks::<8>();
+        let (places, _) = codes.as_chunks_mut::<8>();
+        for (number, (eight, place)) in eights.iter().zip(places).enumerate() {
+            // SAFETY: eight slots are 64 octets, eight codes 16; the instructions as above.
+            let children = unsafe {
+                let eight = x86_64::_mm512_loadu_si512(eight.as_ptr().cast());
+                let low = x86_64::_mm512_cvtepi64_epi16(eight);
+                x86_64::_mm_storeu_si128(place.as_mut_ptr().cast(), low);
+                let handle = x86_64::_mm512_set1_epi64(-1 << 32);
+                x86_64::_mm512_test_epi64_mask(eight, handle)
+            };
+            deeper |= u32::from(children) << (8 * number);
+        }
+        (codes, deeper)
+    }
+
+    #[inline(always)]
+    fn open(codes: &[u16; LANES]) -> (u32, u32) {
+        // SAFETY: 32 codes are 64 octets; the instructions as above.
+        unsafe {
+            let codes = x86_64::_mm512_loadu_si512(codes.as_ptr().cast());
+            let silent = x86_64::_mm512_testn_epi16_mask(codes, codes);
+            (silent, x86_64::_mm512_movepi16_mask(codes))
         }
     }
 }
@@ -108,9 +161,9 @@ pub(super) fn lookup<A: Address, U: Unit>(
         // As many as the shorter holds.
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
-        let (rest, count) = group::<A, U>(windowed, slots, addresses, next_hops);
-        for lane in rest.iter().take(count) {
-            let lane = usize::from(*lane);
+        let mut rest = group::<A, U>(windowed, slots, addresses, next_hops);
+        while rest != 0 {
+            let lane = next(&mut rest);
             if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane))
             {
                 let code = batch::lookup_one::<A>(Native, view, address.to_key());
@@ -120,89 +173,98 @@ pub(super) fn lookup<A: Address, U: Unit>(
     }
 }
 
-/// Looks up at most [`LANES`] addresses; gives the lanes that the trie must be asked for, and how many they are.
+/// Looks up at most [`LANES`] addresses; gives the lanes, a bit each, that the trie must be asked for.
 #[inline(always)]
 fn group<A: Address, U: Unit>(
     windowed: &Windowed,
     slots: &Slots,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
-) -> ([u8; LANES], usize) {
-    let mut answers = [0; LANES];
-    let mut lanes = [0; LANES];
+) -> u32 {
     let mut highs = [0; LANES];
-    let mut count = 0;
-    for (lane, address) in (0_u8..).zip(addresses) {
-        let (high, _) = halves(address.to_key());
-        let root = Entry(load(slots, (high >> (64 - ROOT_STRIDE)) as usize));
-        save(&mut answers, usize::from(lane), root.code());
-        // Without a branch: which ones they are cannot be foreseen.
-        save(&mut lanes, count, lane);
-        save(&mut highs, count, high);
-        count += usize::from(root.has_child());
+    let mut roots = [0; LANES];
+    for (address, (high, root)) in addresses.iter().zip(highs.iter_mut().zip(&mut roots)) {
+        *high = halves(address.to_key()).0;
+        *root = load(slots, (*high >> (64 - ROOT_STRIDE)) as usize);
     }
+    // Sets of lanes: which ones they are cannot be foreseen.
+    let (mut codes, deeper) = U::roots(&roots);
     let mut lines = [[ptr::null(); 2]; LANES];
     let mut tags = [[0; 2]; LANES];
-    for item in 0..count {
-        let high = load(&highs, item);
+    let mut lanes = deeper;
+    while lanes != 0 {
+        let lane = next(&mut lanes);
+        let high = load(&highs, lane);
         let (middle, middle_tag) = ask(windowed, OF_32, high);
         let (long, long_tag) = ask(windowed, OF_40, high);
         prefetch(middle);
         prefetch(long);
-        save(&mut lines, item, [middle, long]);
-        save(&mut tags, item, [middle_tag, long_tag]);
+        save(&mut lines, lane, [middle, long]);
+        save(&mut tags, lane, [middle_tag, long_tag]);
     }
-    for item in 0..count {
-        let high = load(&highs, item);
-        let ([middle, long], [middle_tag, long_tag]) = (load(&lines, item), load(&tags, item));
+    lanes = deeper;
+    while lanes != 0 {
+        let lane = next(&mut lanes);
+        let high = load(&highs, lane);
+        let ([middle, long], [middle_tag, long_tag]) = (load(&lines, lane), load(&tags, lane));
         let middle = line_in(window(middle, middle_tag), OF_32, high);
         let long = line_in(window(long, long_tag), OF_40, high);
         prefetch(middle);
         prefetch(long);
-        save(&mut lines, item, [middle, long]);
+        save(&mut lines, lane, [middle, long]);
     }
-    let mut rest = [0; LANES];
-    let (mut silent, mut left) = (0, 0);
-    for item in 0..count {
-        let (lane, high) = (load(&lanes, item), load(&highs, item));
-        let [middle, long] = load(&lines, item);
+    lanes = deeper;
+    while lanes != 0 {
+        let lane = next(&mut lanes);
+        let high = load(&highs, lane);
+        let [middle, long] = load(&lines, lane);
         let middle = code::<U>(middle, OF_32, high);
         let found = pick(code::<U>(long, OF_40, high), middle);
-        save(&mut answers, usize::from(lane), found);
-        save(&mut lanes, silent, lane);
-        save(&mut highs, silent, high);
-        silent += usize::from(found == 0);
-        save(&mut rest, left, lane);
-        left += usize::from(found & ASK != 0);
+        save(&mut codes, lane, found);
     }
-    for item in 0..silent {
-        let (line, tag) = ask(windowed, OF_24, load(&highs, item));
+    let (silent, mut rest) = U::open(&codes);
+    let silent = silent & deeper;
+    lanes = silent;
+    while lanes != 0 {
+        let lane = next(&mut lanes);
+        let (line, tag) = ask(windowed, OF_24, load(&highs, lane));
         prefetch(line);
-        save(&mut lines, item, [line; 2]);
-        save(&mut tags, item, [tag; 2]);
+        save(&mut lines, lane, [line; 2]);
+        save(&mut tags, lane, [tag; 2]);
     }
-    for item in 0..silent {
-        let ([line, _], [tag, _]) = (load(&lines, item), load(&tags, item));
-        let line = line_in(window(line, tag), OF_24, load(&highs, item));
+    lanes = silent;
+    while lanes != 0 {
+        let lane = next(&mut lanes);
+        let ([line, _], [tag, _]) = (load(&lines, lane), load(&tags, lane));
+        let line = line_in(window(line, tag), OF_24, load(&highs, lane));
         prefetch(line);
-        save(&mut lines, item, [line; 2]);
+        save(&mut lines, lane, [line; 2]);
     }
-    for item in 0..silent {
-        let (lane, high) = (load(&lanes, item), load(&highs, item));
-        let [line, _] = load(&lines, item);
-        let found = code::<U>(line, OF_24, high);
-        save(&mut answers, usize::from(lane), found);
-        save(&mut rest, left, lane);
-        left += usize::from(found == 0 || found & ASK != 0);
+    lanes = silent;
+    while lanes != 0 {
+        let lane = next(&mut lanes);
+        let [line, _] = load(&lines, lane);
+        let found = code::<U>(line, OF_24, load(&highs, lane));
+        save(&mut codes, lane, found);
+        rest |= u32::from(found == 0 || found & ASK != 0) << lane;
     }
-    for (next_hop, code) in next_hops.iter_mut().zip(&answers) {
+    for (next_hop, code) in next_hops.iter_mut().zip(&codes) {
         *next_hop = NextHopId::from_code(*code);
     }
-    (rest, left)
+    rest
+}
+
+/// Takes the lowest lane out of `lanes`, which has one.
+#[inline(always)]
+fn next(lanes: &mut u32) -> usize {
+    let lane = lanes.trailing_zeros() as usize;
+    *lanes &= lanes.wrapping_sub(1);
+    lane
 }
 
 /// The line of the hash that has the window of `kind` of an address, and its tag.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "at most 13 bits are left")]
 fn ask(windowed: &Windowed, kind: Kind, high: u64) -> (*const u64, u16) {
     let hash = kind.hash(high);
     let at = (hash >> windowed.shift) as usize;
@@ -217,13 +279,13 @@ fn ask(windowed: &Windowed, kind: Kind, high: u64) -> (*const u64, u16) {
 fn window(line: *const u64, tag: u16) -> u64 {
     // SAFETY: `line` is a line of a page of this snapshot, 64 octets that are not written while the snapshot lives:
     // eight tags, and for each the six octets after 16 + 6 * its number. The eight octets that are read end with
-    // these, at most 64 after the first.
+    // these, at most 64 after the first; or, when no tag is equal, 118 after it, which are in the page, too.
     let (equal, word) = unsafe {
         let tags = x86_64::_mm_loadu_si128(line.cast());
         let equal = x86_64::_mm_cmpeq_epi16(tags, x86_64::_mm_set1_epi16(tag.cast_signed()));
         let equal = x86_64::_mm_movemask_epi8(equal);
         // Two bits for each slot, three octets for each bit.
-        let at = 14 + 3 * (equal | 1 << 14).trailing_zeros() as usize;
+        let at = 14 + 3 * equal.trailing_zeros() as usize;
         let word = line.cast::<u8>().add(at).cast::<u64>().read_unaligned();
         (equal, word >> 16)
     };
@@ -244,7 +306,7 @@ fn code<U: Unit>(line: *const u64, kind: Kind, high: u64) -> u16 {
     // SAFETY: `line` is a line of a window of this snapshot or `ABSENT`, 64 octets that are not written while the
     // snapshot lives: ends, the prefix in the fourth eight octets, from the 32nd octet on one code more than ends.
     let (code, prefix) = unsafe {
-        let below = U::below(line, kind.slot(high)) & ((1 << ENDS) - 1);
+        let below = U::below(line, kind.slot(high));
         let code = line.cast::<u16>().add(16 + below.count_ones() as usize);
         (code.read(), line.add(3).read())
     };
@@ -273,16 +335,14 @@ fn prefetch(line: *const u64) {
 #[inline(always)]
 fn load<T: Copy, const N: usize>(list: &[T; N], at: usize) -> T {
     debug_assert!(at < N, "{at} of {N}");
-    // SAFETY: root slots are asked for by 13 bits; lanes, and items of a list, are below the number of addresses in the
-    // group, which is at most `LANES`.
+    // SAFETY: root slots are asked for by 13 bits; lanes are bits of 32.
     unsafe { *list.get_unchecked(at) }
 }
 
 #[inline(always)]
 fn save<T: Copy, const N: usize>(list: &mut [T; N], at: usize, value: T) {
     debug_assert!(at < N, "{at} of {N}");
-    // SAFETY: as in `load`; an item is saved no further on than its lane, or than the item that was loaded. In `rest`
-    // no lane comes twice.
+    // SAFETY: as in `load`.
     unsafe { *list.get_unchecked_mut(at) = value }
 }
 

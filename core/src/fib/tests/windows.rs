@@ -170,7 +170,7 @@ fn a_crowded_32_is_split_and_forgotten() {
     let routes: Vec<(u128, u8)> = (0..1_024_u128)
         .map(|n| {
             (
-                BASE | (n * 0x43 & 0xffff) << 80,
+                BASE | (n * 0x43 % 0x1_0000) << 80,
                 [48, 44, 47, 38][n as usize % 4],
             )
         })
