@@ -3,10 +3,10 @@
 //! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
 //! one instruction; where there are 256-bit vectors, what can be done for many IPv4 addresses of a batch at once is done
 //! in vectors (`narrow.rs`). Batches of IPv6 have a walk of their own (`wide.rs`), and so have IPv6 tables with a hash
-//! (`hashed.rs`). `unsafe` is for three things: calling a function that was compiled for such a processor, after it was
+//! (`hashed.rs`) and large ones (`windows.rs`, the one that has code for AVX-512). `unsafe` is for three things: calling a function that was compiled for such a processor, after it was
 //! found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
 //! without asking whether the handle is in bounds, which the portable twin asks each time; and so with the lists of
-//! `wide.rs` and the lines of `hashed.rs`.
+//! `wide.rs` and the lines of `hashed.rs` and `windows.rs`.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
