@@ -80,6 +80,10 @@ enum Filled {
 }
 
 /// The windows of a snapshot.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only x86-64 has windows")
+)]
 #[derive(Debug)]
 pub(super) struct Windowed {
     /// Where the page is for each value of the first bits of a hash.
