@@ -5,6 +5,8 @@
 //! reader's relaxed loads are of memory at rest. Cells are atomic because a cell is written again in its next life,
 //! through a shared reference; no reader can tell.
 //!
+//! The windows of `windows.rs` have an arena of their own, whose blocks are whole cache lines.
+//!
 //! A handle is a block's first cell: segment number in the upper bits, offset in the lower [`OFFSET_BITS`]. Freed
 //! blocks are kept in lists by size class, the link in the block's own first cell.
 
@@ -93,6 +95,8 @@ pub(super) struct Arena {
     /// Cells in all segments.
     cells: usize,
     max_segments: usize,
+    /// Whether all blocks are whole cache lines.
+    lines: bool,
 }
 
 impl Arena {
@@ -105,6 +109,15 @@ impl Arena {
             fresh_cells: 0,
             cells: 0,
             max_segments: MAX_SEGMENTS,
+            lines: false,
+        }
+    }
+
+    /// An arena whose blocks each begin a cache line of 64 octets; all sizes asked for must be multiples of that.
+    pub(super) fn of_lines() -> Self {
+        Self {
+            lines: true,
+            ..Self::new()
         }
     }
 
@@ -183,11 +196,17 @@ impl Arena {
             SMALL_TABLE_CELLS..MEDIUM_TABLE_CELLS => MEDIUM_SEGMENT_CELLS,
             MEDIUM_TABLE_CELLS.. => SEGMENT_CELLS,
         };
-        let step = step.max(size);
+        let step = step.max(size + if self.lines { LINE_CELLS } else { 0 });
         writes(step + 2 * self.segments.len());
         let segment: Segment = (0..step).map(|_| AtomicU64::new(0)).collect();
-        self.fresh = to_u32(self.segments.len()) << OFFSET_BITS;
-        self.fresh_cells = step;
+        // The segment's first cells that begin no line; its last ones then are none either.
+        let pad = if self.lines {
+            (segment.as_ptr().addr() / size_of::<AtomicU64>()).wrapping_neg() % LINE_CELLS
+        } else {
+            0
+        };
+        self.fresh = to_u32(self.segments.len()) << OFFSET_BITS | to_u32(pad);
+        self.fresh_cells = (step - pad) / LINE_CELLS * LINE_CELLS;
         self.cells += step;
         self.segments = self
             .segments
@@ -284,6 +303,8 @@ const FIRST_SEGMENT_CELLS: usize = 128;
 const SMALL_TABLE_CELLS: usize = 16 * SMALL_SEGMENT_CELLS;
 const MEDIUM_SEGMENT_CELLS: usize = 2048;
 const MEDIUM_TABLE_CELLS: usize = 64 * MEDIUM_SEGMENT_CELLS;
+
+const LINE_CELLS: usize = 8;
 
 /// More segments than one change can fill: 16 levels of at most a quarter segment each, and what splitting leaves.
 const CHANGE_SEGMENTS: usize = 16;

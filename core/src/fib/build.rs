@@ -168,6 +168,7 @@ impl<A: Address> Fib<A> {
             self.turn_all();
         }
         self.hash_all();
+        self.windows_all();
     }
 }
 

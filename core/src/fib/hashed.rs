@@ -168,6 +168,11 @@ impl Hashes {
         on + self.left.capacity() * size_of::<u32>()
     }
 
+    /// Whether there is one, complete or not.
+    pub(super) const fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+
     /// What a snapshot gets.
     pub(super) fn publish(&self, segments: &[Segment]) -> Option<Box<Hashed>> {
         let hash = self.on.as_ref()?;

@@ -44,6 +44,7 @@ mod splice;
 mod table;
 mod tails;
 mod walk;
+mod windows;
 
 #[cfg(test)]
 mod tests;

@@ -357,6 +357,12 @@ impl<'a> Node<'a> {
         (self.starts_end() + (code & 0x7fff) as usize, true)
     }
 
+    /// The last slot that says what `slot` does, of the same run.
+    pub(super) fn last_of_run(self, slot: usize) -> usize {
+        let next = self.next_start(slot + 1);
+        next.unwrap_or_else(|| self.shape.slots()) - 1
+    }
+
     fn next_start(self, from: usize) -> Option<usize> {
         let mut slot = from;
         while slot < self.shape.slots() {

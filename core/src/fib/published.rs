@@ -22,20 +22,22 @@ pub(super) struct Block {
     pub(super) cells: u32,
 }
 
-/// The two blocks of a node, and the number of snapshots made before it was written.
+/// The two blocks of a node, or one of a window or its page; and the number of snapshots made before it was written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocks {
     pub(super) node: Block,
     pub(super) cold: Block,
+    pub(super) lines: Block,
     pub(super) epoch: u64,
 }
 
 impl Blocks {
-    /// Gives the cells back, those of a cold block if there is one.
-    pub(super) fn free(self, arena: &mut Arena, cold: &mut Arena) {
-        arena.free(self.node.handle, self.node.cells as usize);
-        if self.cold.cells > 0 {
-            cold.free(self.cold.handle, self.cold.cells as usize);
+    /// Gives the cells back, each block to its arena.
+    pub(super) fn free(self, arena: &mut Arena, cold: &mut Arena, lines: &mut Arena) {
+        for (block, arena) in [(self.node, arena), (self.cold, cold), (self.lines, lines)] {
+            if block.cells > 0 {
+                arena.free(block.handle, block.cells as usize);
+            }
         }
     }
 }
@@ -195,7 +197,7 @@ impl Pile {
     }
 }
 
-/// Nodes in a piece: 12 KiB.
+/// Nodes in a piece: 16 KiB.
 const PIECE: usize = 512;
 /// Nodes to free beyond those that have come: some ten microseconds of work.
 const LEAST_SHARE: usize = 256;

@@ -14,6 +14,7 @@ use super::hashed::Hashed;
 use super::node::RouteCell;
 use super::simd::{Level, SimdLevel};
 use super::walk::{Covering, Routes, View};
+use super::windows::Windowed;
 
 /// An immutable snapshot of a [`Fib`](super::Fib), for workers.
 ///
@@ -38,6 +39,7 @@ pub(super) struct Snapshot {
     pub(super) routes: usize,
     pub(super) flatness: Flatness,
     pub(super) hashed: Option<Box<Hashed>>,
+    pub(super) windowed: Option<Windowed>,
 }
 
 /// The root of a snapshot: a node, or all slots and the routes that end in the root.
@@ -90,13 +92,17 @@ impl<A: Address> FibReader<A> {
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
         let key = address.to_key();
-        let Some(hashed) = self.hashed() else {
-            return NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key));
+        let code = match (self.hashed(), self.windowed()) {
+            (Some(hashed), _) => self.level.hashed_one(hashed, &self.snapshot.segments, key),
+            (None, Some(windowed)) => self.level.windowed_one(windowed, &self.view(), key),
+            (None, None) => {
+                return NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key));
+            }
         };
-        if let Some(code) = self.level.hashed_one(hashed, &self.snapshot.segments, key) {
-            return NextHopId::from_code(code);
+        match code {
+            Some(code) => NextHopId::from_code(code),
+            None => self.walk(key),
         }
-        self.walk(key)
     }
 
     /// Looks up each of `addresses` and writes the answer to the same place in `next_hops`.
@@ -105,9 +111,10 @@ impl<A: Address> FibReader<A> {
     /// memory accesses in flight at once: a lookup then costs a fraction of a single one.
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
         let view = self.view();
-        match self.hashed() {
-            Some(hashed) => self.level.hashed(hashed, &view, addresses, next_hops),
-            None => self.level.lookup(&view, addresses, next_hops),
+        match (self.hashed(), self.windowed()) {
+            (Some(hashed), _) => self.level.hashed(hashed, &view, addresses, next_hops),
+            (None, Some(windowed)) => self.level.windowed(windowed, &view, addresses, next_hops),
+            (None, None) => self.level.lookup(&view, addresses, next_hops),
         }
     }
 
@@ -153,7 +160,7 @@ impl<A: Address> FibReader<A> {
         self.snapshot.routes == 0
     }
 
-    /// What the trie says. Its code is kept apart, so that what it needs is not set up for a table with a hash.
+    /// What the trie says. Its code is kept apart, so that what it needs is not set up for a table with a hash or windows.
     #[inline(never)]
     fn walk(&self, key: u128) -> Option<NextHopId> {
         NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key))
@@ -168,6 +175,17 @@ impl<A: Address> FibReader<A> {
         }
         let hashed = self.snapshot.hashed.as_deref();
         hashed.filter(|_| A::BITS == 128)
+    }
+
+    /// The windows of an IPv6 table that has them.
+    #[inline(always)]
+    fn windowed(&self) -> Option<&Windowed> {
+        #[cfg(test)]
+        if self.trie_only {
+            return None;
+        }
+        let windowed = self.snapshot.windowed.as_ref();
+        windowed.filter(|_| A::BITS == 128)
     }
 
     fn view(&self) -> View<'_> {

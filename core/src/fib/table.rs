@@ -8,7 +8,7 @@
 //!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
 //!
-//! Beside it IPv6 tables of few prefix lengths have a hash (hashed.rs).
+//! Beside it IPv6 tables of few prefix lengths have a hash (hashed.rs), and large ones windows (windows.rs).
 //!
 //! A change writes new copies of the nodes from the one that holds the route up to the root, in cells that no snapshot
 //! reaches, and then the root's slot. [`Fib::reader`] publishes: it puts the root and the list of segments into a
@@ -34,6 +34,7 @@ use super::simd::{Level, SimdLevel};
 use super::splice::Splice;
 use super::tails::Tails;
 use super::walk::{Covering, Routes, View};
+use super::windows::Windows;
 use super::{FibError, FibMemory, NextHopId};
 
 /// The writer of a forwarding table: owns the routes, changes them, publishes snapshots.
@@ -56,6 +57,7 @@ pub struct Fib<A> {
     pub(super) flats: Flats,
     pub(super) tails: Tails,
     pub(super) hashes: Hashes,
+    pub(super) windows: Windows,
     pub(super) direct: Direct,
     /// Whether chunks are written dense.
     pub(super) dense: bool,
@@ -88,6 +90,7 @@ impl<A: Address> Fib<A> {
             flats: Flats::default(),
             tails: Tails::default(),
             hashes: Hashes::default(),
+            windows: Windows::default(),
             direct: Direct::default(),
             dense: true,
             sparse: 0,
@@ -146,6 +149,7 @@ impl<A: Address> Fib<A> {
         };
         if old.is_none() {
             self.routes += 1;
+            self.windows.count(len, true);
         }
         if A::BITS == 32 {
             self.densify();
@@ -155,6 +159,7 @@ impl<A: Address> Fib<A> {
             self.root_to_slots();
         }
         self.hash_change(key, len, code);
+        self.windows_change(key, len);
         Ok(old.and_then(NextHopId::from_code))
     }
 
@@ -170,6 +175,7 @@ impl<A: Address> Fib<A> {
             old
         };
         self.routes -= 1;
+        self.windows.count(len, false);
         if self.routes < NODE_BELOW {
             self.dense = false;
             self.root_to_node();
@@ -178,6 +184,7 @@ impl<A: Address> Fib<A> {
             self.spread_some();
         }
         self.hash_change(key, len, 0);
+        self.windows_change(key, len);
         NextHopId::from_code(old)
     }
 
@@ -203,6 +210,7 @@ impl<A: Address> Fib<A> {
             routes: self.routes,
             flatness: self.flats.flatness(),
             hashed: self.hashes.publish(self.arena.segments()),
+            windowed: self.windows.publish(),
         });
         self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;
@@ -216,7 +224,7 @@ impl<A: Address> Fib<A> {
     pub fn reclaim(&mut self) {
         self.published.look();
         for blocks in self.published.share() {
-            blocks.free(&mut self.arena, &mut self.cold);
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
         }
     }
 
@@ -294,6 +302,7 @@ impl<A: Address> Fib<A> {
             lookup_octets: self.live.lookup * 8
                 + self.flats.octets()
                 + self.hashes.octets()
+                + self.windows.octets()
                 + root
                 + list,
             route_octets: self.live.routes * 8 + root_routes,
@@ -303,6 +312,7 @@ impl<A: Address> Fib<A> {
                 + root_routes
                 + self.published.octets()
                 + self.hashes.own_octets(self.published.snapshots())
+                + self.windows.all_octets(self.published.snapshots())
                 + self.draft.octets()
                 + size_of::<Self>(),
         }
@@ -379,8 +389,15 @@ impl<A: Address> Fib<A> {
                 handle,
                 cells: u32::try_from(cells).unwrap_or_default(),
             });
-        if let Some(blocks) = self.published.retire(Blocks { node, cold, epoch }) {
-            blocks.free(&mut self.arena, &mut self.cold);
+        let lines = Block::default();
+        let blocks = Blocks {
+            node,
+            cold,
+            lines,
+            epoch,
+        };
+        if let Some(blocks) = self.published.retire(blocks) {
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
         }
     }
 
@@ -392,10 +409,27 @@ impl<A: Address> Fib<A> {
                 cells: u32::try_from(cells).unwrap_or_default(),
             },
             cold: Block::default(),
+            lines: Block::default(),
             epoch: load(self.arena.block(handle), 1),
         };
         if let Some(blocks) = self.published.retire(blocks) {
-            blocks.free(&mut self.arena, &mut self.cold);
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
+        }
+    }
+
+    /// Lets a window or a page of windows go, written in `epoch`.
+    pub(super) fn retire_lines(&mut self, handle: u32, cells: usize, epoch: u64) {
+        let blocks = Blocks {
+            node: Block::default(),
+            cold: Block::default(),
+            lines: Block {
+                handle,
+                cells: u32::try_from(cells).unwrap_or_default(),
+            },
+            epoch,
+        };
+        if let Some(blocks) = self.published.retire(blocks) {
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
         }
     }
 

@@ -20,6 +20,7 @@ mod publication;
 mod rng;
 mod small;
 mod wide;
+mod windows;
 mod work;
 
 use rng::Rng;

@@ -233,7 +233,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn root_entry(&self, key: u128) -> Entry {
+    pub(super) fn root_entry(&self, key: u128) -> Entry {
         let slot = (key >> (128 - u32::from(ROOT_STRIDE))) as usize;
         if self.slots.is_empty() {
             return self.node(self.node, Shape::at(0, 128)).entry(slot);
@@ -242,7 +242,7 @@ impl<'a> View<'a> {
         node_entry(self.segments, entry)
     }
 
-    fn node(&self, handle: u32, shape: Shape) -> Node<'a> {
+    pub(super) fn node(&self, handle: u32, shape: Shape) -> Node<'a> {
         Node::new(block(self.segments, handle), self.cold, shape)
     }
 }

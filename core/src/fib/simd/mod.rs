@@ -3,10 +3,10 @@
 //! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
 //! one instruction; where there are 256-bit vectors, what can be done for many IPv4 addresses of a batch at once is done
 //! in vectors (`narrow.rs`). Batches of IPv6 have a walk of their own (`wide.rs`), and so have IPv6 tables with a hash
-//! (`hashed.rs`). `unsafe` is for three things: calling a function that was compiled for such a processor, after it was
+//! (`hashed.rs`) and large ones (`windows.rs`, the one that has code for AVX-512). `unsafe` is for three things: calling a function that was compiled for such a processor, after it was
 //! found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
 //! without asking whether the handle is in bounds, which the portable twin asks each time; and so with the lists of
-//! `wide.rs` and the lines of `hashed.rs`.
+//! `wide.rs` and the lines of `hashed.rs` and `windows.rs`.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -19,6 +19,8 @@ mod lanes;
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod wide;
+#[cfg(target_arch = "x86_64")]
+mod windows;
 
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64;
@@ -36,6 +38,7 @@ use super::arena::Segment;
 use super::batch::{self, Portable};
 use super::hashed::Hashed;
 use super::walk::View;
+use super::windows::Windowed;
 
 /// The instructions that lookups use.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -164,6 +167,58 @@ impl Level {
         }
     }
 
+    /// The code that the windows have for an IPv6 address; `None` when the trie must be asked.
+    #[inline(always)]
+    pub(super) fn windowed_one(
+        self,
+        windowed: &Windowed,
+        view: &View<'_>,
+        key: u128,
+    ) -> Option<u16> {
+        match self.0 {
+            SimdLevel::Portable => None,
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { windowed_one_bmi2(windowed, view, key) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe { windowed_one_avx512(windowed, view, key) },
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                let _ = (windowed, view, key);
+                None
+            }
+        }
+    }
+
+    /// Looks up each of `addresses` in the windows, and in the trie where they do not say.
+    pub(super) fn windowed<A: Address>(
+        self,
+        windowed: &Windowed,
+        view: &View<'_>,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        match self.0 {
+            SimdLevel::Portable => self.lookup(view, addresses, next_hops),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe {
+                windowed_bmi2(windowed, view, addresses, next_hops);
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe {
+                windowed_avx512(windowed, view, addresses, next_hops);
+            },
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                let _ = windowed;
+                self.lookup(view, addresses, next_hops);
+            }
+        }
+    }
+
     #[inline]
     pub(super) fn lookup_one<A: Address>(self, view: &View<'_>, key: u128) -> u16 {
         match self.0 {
@@ -232,6 +287,44 @@ fn lookup_avx512<A: Address>(
         }
         None => batch::lookup(Native, view, addresses, next_hops),
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn windowed_one_bmi2(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
+    windows::lookup_one::<windows::Sse2>(windowed, view, key)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn windowed_one_avx512(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
+    windows::lookup_one::<windows::Avx512>(windowed, view, key)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn windowed_bmi2<A: Address>(
+    windowed: &Windowed,
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    windows::lookup::<A, windows::Sse2>(windowed, view, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn windowed_avx512<A: Address>(
+    windowed: &Windowed,
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    windows::lookup::<A, windows::Avx512>(windowed, view, addresses, next_hops);
 }
 
 /// The processor state that the operating system keeps over a switch, as XCR0 has it.

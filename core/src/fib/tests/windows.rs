@@ -1,0 +1,298 @@
+//! The windows of IPv6 tables: tables that come to have them, keep them up to date, and lose them again.
+
+extern crate std;
+
+use alloc::vec::Vec;
+use core::net::Ipv6Addr;
+
+use super::super::Fib;
+use super::super::address::{Address, prefix_mask};
+use super::super::hashed::halves;
+use super::super::windows::{OF_32, line_of};
+use super::hooks::cells_written;
+use super::rng::Rng;
+use super::{Twin, check_batch, churn, id};
+
+const BASE: u128 = 0x2001_0db8_0000_0000_u128 << 64;
+
+/// The most cells that one change writes but for a segment in each arena, as in any IPv6 table. The largest of windows is
+/// that of a /32 which is split: a window for each of its /40 that hold a route, and their pages.
+const MOST: usize = 10_900;
+
+/// Prefixes of all lengths in few /24, /32 and /40, so that there are windows of every size.
+fn crowd(rng: &mut Rng) -> (u128, u8) {
+    let key = BASE & prefix_mask(20)
+        | u128::from(rng.below(3)) << 104
+        | u128::from(rng.below(40) * rng.below(2)) << 96
+        | u128::from(rng.below(20) * rng.below(2)) << 88
+        | u128::from(rng.below(256)) << 80
+        | rng.wide() >> 48;
+    let len = match rng.below(64) {
+        0..8 => 25 + rng.below(8),
+        8..20 => 33 + rng.below(8),
+        20..60 => 41 + rng.below(8),
+        60..62 => 14 + rng.below(11),
+        62 => 49 + rng.below(80),
+        _ => rng.below(129),
+    };
+    (key, len as u8)
+}
+
+/// The `n`th of many prefixes of few /24, of more lengths than a hash has.
+fn spread(n: u64) -> (u128, u8) {
+    let len = [32, 36, 40, 44, 47, 48, 48, 29][(n % 8) as usize];
+    let key = BASE & prefix_mask(16) | u128::from(n.wrapping_mul(0x9e37_79b1) & 0xffff_ffff) << 80;
+    (key & prefix_mask(len), len)
+}
+
+fn join((key, len): (u128, u8)) -> ipnet::Ipv6Net {
+    Ipv6Addr::join(key & prefix_mask(len), len)
+}
+
+/// A table and its twin, changed side by side.
+#[derive(Default)]
+struct Pair {
+    fib: Fib<Ipv6Addr>,
+    twin: Twin,
+}
+
+impl Pair {
+    /// A table of so many spread routes that it has windows.
+    fn large() -> Self {
+        let mut pair = Self::default();
+        for n in 0..1_500 {
+            pair.insert(spread(n), n);
+        }
+        assert!(pair.is_complete());
+        pair
+    }
+
+    fn insert(&mut self, route: (u128, u8), n: u64) {
+        let key = route.0 & prefix_mask(route.1);
+        let old = self.twin.insert(key, route.1, id(n));
+        assert_eq!(self.fib.insert(join(route), id(n)), Ok(old));
+    }
+
+    fn remove(&mut self, route: (u128, u8)) {
+        let key = route.0 & prefix_mask(route.1);
+        assert_eq!(self.fib.remove(join(route)), self.twin.remove(key, route.1));
+    }
+
+    fn is_complete(&self) -> bool {
+        self.fib.windows.state() == Some(true)
+    }
+
+    /// Asks a new snapshot for the edges of some routes, and beside them.
+    fn check(&mut self, rng: &mut Rng, near: &[(u128, u8)]) {
+        let reader = self.fib.reader();
+        let mut keys = alloc::vec![rng.wide(), BASE - 1, 0, u128::MAX];
+        let mut routes = near.to_vec();
+        for _ in 0..20 {
+            let at = rng.below(self.twin.routes.len() as u64 + 1) as usize;
+            let route = self.twin.routes.get(at);
+            routes.extend(route.map(|route| (route.0, route.1)));
+        }
+        for (key, len) in routes {
+            let key = key & prefix_mask(len);
+            keys.push(key);
+            keys.push(key ^ rng.wide() & !prefix_mask(len));
+            keys.push(key | !prefix_mask(len));
+            keys.push((key | !prefix_mask(len)).wrapping_add(1));
+            keys.push(key.wrapping_sub(1));
+        }
+        check_batch(&reader, &self.twin, &keys);
+    }
+}
+
+#[test]
+fn random_changes_agree_with_a_scanned_list_in_a_crowded_table() {
+    churn::<Ipv6Addr>(31, 8_000, 2_500, crowd);
+}
+
+#[test]
+fn random_changes_agree_with_a_scanned_list_at_the_least_size() {
+    churn::<Ipv6Addr>(32, 7_000, 1_000, crowd);
+}
+
+#[test]
+fn a_table_gains_windows_as_it_grows_and_loses_them_as_it_shrinks() {
+    let mut rng = Rng(33);
+    let mut pair = Pair::default();
+    let mut held = Vec::new();
+    for n in 0..3_000 {
+        pair.insert(spread(n), n);
+        if n % 100 == 60 || (1_020..1_070).contains(&n) {
+            pair.check(&mut rng, &[]);
+            held.push((pair.fib.reader(), pair.twin.clone()));
+        }
+    }
+    assert!(pair.is_complete());
+    let octets = pair.fib.windows.octets();
+    assert!(octets < 200 * pair.fib.len(), "{octets} octets");
+    for n in (0..3_000).rev() {
+        pair.remove(spread(n));
+        if n % 100 == 60 {
+            pair.check(&mut rng, &[]);
+        }
+    }
+    assert_eq!(pair.fib.windows.state(), None);
+    assert_eq!(pair.fib.windows.octets(), 0, "all is given back");
+    for (reader, twin) in &held {
+        let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1).collect();
+        check_batch(reader, twin, &keys);
+    }
+}
+
+#[test]
+fn a_table_of_long_routes_has_no_windows() {
+    let mut rng = Rng(34);
+    let mut pair = Pair::large();
+    for n in 0..200_u64 {
+        pair.insert((BASE | u128::from(n) << 70, 60), n);
+    }
+    assert_eq!(pair.fib.windows.state(), None);
+    pair.check(&mut rng, &[]);
+    for n in 0..200_u128 {
+        pair.remove((BASE | n << 70, 60));
+    }
+    for n in 0..60 {
+        pair.insert(spread(n), n);
+    }
+    assert!(pair.is_complete(), "they are made again");
+    pair.check(&mut rng, &[]);
+}
+
+#[test]
+fn a_crowded_32_is_split_and_forgotten() {
+    let mut rng = Rng(35);
+    let mut pair = Pair::large();
+    let before = pair.fib.windows.octets();
+    let routes: Vec<(u128, u8)> = (0..1_024_u128)
+        .map(|n| {
+            (
+                BASE | (n * 0x43 % 0x1_0000) << 80,
+                [48, 44, 47, 38][n as usize % 4],
+            )
+        })
+        .chain([
+            (BASE, 33),
+            (BASE | 5 << 88, 40),
+            (BASE | 5 << 80, 64),
+            (BASE, 32),
+        ])
+        .collect();
+    for (n, route) in (0..).zip(&routes) {
+        pair.insert(*route, n);
+        if n % 50 == 0 || (40..70).contains(&n) {
+            pair.check(&mut rng, &routes[..=n as usize]);
+        }
+    }
+    for (n, route) in (0..).zip(&routes) {
+        pair.remove((route.0 & prefix_mask(route.1), route.1));
+        if n % 100 == 0 {
+            pair.check(&mut rng, &routes);
+        }
+    }
+    pair.check(&mut rng, &routes);
+    // Some 260 windows are gone again; the pages that they were in stay.
+    let after = pair.fib.windows.octets();
+    assert!(
+        after <= before + 20 * 1_024,
+        "{after} octets, {before} before"
+    );
+}
+
+#[test]
+fn a_table_that_is_built_has_what_one_that_has_grown_has() {
+    for count in [10, 1_023, 5_000] {
+        let mut twin = Twin::default();
+        for n in 0..count {
+            let (key, len) = spread(n);
+            twin.insert(key, len, id(n));
+        }
+        let routes = twin.routes.iter();
+        let routes = routes.map(|route| (join((route.0, route.1)), route.2));
+        let mut built = Fib::<Ipv6Addr>::from_routes(routes).unwrap();
+        let complete = built.windows.state() == Some(true);
+        assert_eq!(complete, twin.routes.len() >= 1_024, "{count} routes");
+        let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 ^ 2).collect();
+        check_batch(&built.reader(), &twin, &keys);
+    }
+}
+
+/// Prefixes of /48, one in each of many /32 that share the `bits` of their hash with `hash`.
+fn colliding(hash: u64, bits: u64) -> impl Iterator<Item = (u128, u8)> {
+    (0..=u32::MAX)
+        .map(|n| u128::from(n) << 96)
+        .filter(move |key| (OF_32.hash(halves(*key).0) ^ hash) & bits == 0)
+        .map(|key| (key | 3 << 80, 48))
+}
+
+#[test]
+fn prefixes_made_to_collide_are_found_by_the_trie() {
+    let mut rng = Rng(36);
+    let mut pair = Pair::large();
+    let there = (BASE | 3 << 80, 48);
+    pair.insert(there, 1);
+    let hash = OF_32.hash(halves(BASE).0);
+    // Line and tag of a window that is there: one tag is found for several prefixes.
+    let same: Vec<_> = colliding(hash, 0x7_fffc_0000).take(3).collect();
+    for (n, route) in (0..).zip(&same) {
+        assert_eq!(line_of(OF_32.hash(halves(route.0).0)), line_of(hash));
+        check_batch(&pair.fib.reader(), &pair.twin, &[route.0 | 5, there.0 | 5]);
+        pair.insert(*route, 1_000 + n);
+        pair.check(&mut rng, &[*route, there]);
+    }
+    // Thirteen bits of the directory and the line: the ninth has no place, however often the page is split.
+    let crowd: Vec<_> = colliding(hash, 0xfff8_0007_0000_0000).take(20).collect();
+    for (n, route) in (0..).zip(&crowd) {
+        pair.insert(*route, 2_000 + n);
+        pair.check(&mut rng, &[*route]);
+    }
+    assert!(!pair.is_complete(), "the windows are given up");
+    for n in 0..1_100 {
+        pair.insert(spread(n), n);
+        pair.check(&mut rng, &[]);
+    }
+    for route in &crowd {
+        pair.remove(*route);
+    }
+    for n in 0..2_000 {
+        pair.insert(spread(n % 1_500), n);
+    }
+    assert!(pair.is_complete(), "they are tried again");
+    pair.check(&mut rng, &crowd);
+}
+
+#[test]
+fn no_change_writes_more_than_a_split_32() {
+    let mut fib = Fib::<Ipv6Addr>::new();
+    let mut rng = Rng(37);
+    let mut most = 0;
+    let mut newest = fib.reader();
+    // A /48 in each /40 first, so that splits find many of them.
+    let routes: Vec<_> = (0..256_u128)
+        .map(|n| (BASE | n << 88 | n << 80, 48))
+        .chain((0..2_000).map(spread))
+        .chain((0..4_000).map(|_| crowd(&mut rng)))
+        .collect();
+    for round in 0..2 {
+        for (n, route) in (0..).zip(&routes) {
+            let growth = 3 * 16_384 + 6 * fib.arena.segments().len();
+            let cells = cells_written(|| {
+                fib.insert(join(*route), id(n + round)).unwrap();
+            });
+            most = most.max(cells.saturating_sub(growth));
+            drop(core::mem::replace(&mut newest, fib.reader()));
+        }
+        for route in &routes {
+            let cells = cells_written(|| {
+                fib.remove(join(*route));
+            });
+            most = most.max(cells);
+            drop(core::mem::replace(&mut newest, fib.reader()));
+        }
+    }
+    std::eprintln!("IPv6 with windows: most {most} cells in one change");
+    assert!(most <= MOST, "{most}");
+}
