@@ -12,10 +12,10 @@ use core::arch::x86_64::{
     _mm_loadu_si128, _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256,
     _mm256_inserti128_si256, _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512,
     _mm512_castsi256_si512, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64, _mm512_inserti64x4,
-    _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_or_si512, _mm512_popcnt_epi64,
-    _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64,
-    _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_sub_epi64,
-    _mm512_testn_epi64_mask,
+    _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_or_si512, _mm512_popcnt_epi32,
+    _mm512_popcnt_epi64, _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512,
+    _mm512_slli_epi64, _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi32,
+    _mm512_srlv_epi64, _mm512_sub_epi64, _mm512_ternarylogic_epi64, _mm512_testn_epi64_mask,
 };
 use core::{mem, ptr};
 
@@ -97,7 +97,7 @@ fn chunks<A: Address>(
     }
     let mut seen = _mm512_setzero_si512();
     for ((word, places), next_hops) in words.iter().zip(&mut places).zip(groups_of(next_hops)) {
-        let code = pick(read(places), code_of(*word));
+        let code = pick(read(places), *word);
         seen = _mm512_or_si512(seen, code);
         answer(next_hops, code);
     }
@@ -119,13 +119,13 @@ fn flat<A: Address>(
     let mut places = [Places::NONE; VECTORS];
     for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
         let (word, _) = root(table, *key);
-        *code = code_of(word);
+        *code = word;
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         places.set(cell_after(address_of(word), FLAT_WORDS, slot));
     }
     for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
         let word = load(places);
-        *code = pick(code_of(word), *code);
+        *code = pick(word, *code);
         let leaves = cell_after(address_of(word), TAIL_LEAVES, _mm512_setzero_si512());
         places.set(leaf_after(leaves, bits::<0>(*key, TAIL.slots())));
     }
@@ -190,13 +190,6 @@ fn address_of(word: __m512i) -> __m512i {
     _mm512_srai_epi64::<16>(word)
 }
 
-/// The next hop code in a word of `direct.rs`, or in the low bits of a cell.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn code_of(word: __m512i) -> __m512i {
-    _mm512_and_si512(word, _mm512_set1_epi64(0xffff))
-}
-
 /// Where cell `first` + `at` of the blocks at `block` is.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -210,9 +203,13 @@ fn cell_after(block: __m512i, first: usize, at: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512vpopcntdq")]
 fn leaf(block: __m512i, cell: __m512i, slot: __m512i) -> __m512i {
-    let starts = _mm512_and_si512(cell, _mm512_set1_epi64(0xffff_ffff));
-    let slot = _mm512_and_si512(slot, _mm512_set1_epi64(DENSE_SLOTS as i64 - 1));
-    let before = _mm512_popcnt_epi64(_mm512_srlv_epi64(starts, slot));
+    // The upper halves are shifted out, so that bits of the run starts only are counted.
+    let slot = _mm512_ternarylogic_epi64::<AND_OR>(
+        slot,
+        _mm512_set1_epi64(DENSE_SLOTS as i64 - 1),
+        _mm512_set1_epi64(32 << 32),
+    );
+    let before = _mm512_popcnt_epi32(_mm512_srlv_epi32(cell, slot));
     leaf_after(
         block,
         _mm512_sub_epi64(_mm512_srli_epi64::<48>(cell), before),
@@ -226,7 +223,7 @@ fn leaf_after(place: __m512i, index: __m512i) -> __m512i {
     _mm512_add_epi64(place, _mm512_slli_epi64::<1>(index))
 }
 
-/// What the leaves at `places` say.
+/// What the leaves at `places` say, in the low 16 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn read(places: &mut Places) -> __m512i {
@@ -234,17 +231,15 @@ fn read(places: &mut Places) -> __m512i {
     let in_cell = _mm512_set1_epi64(7);
     places.set(_mm512_andnot_si512(in_cell, leaves));
     let octet = _mm512_and_si512(leaves, in_cell);
-    code_of(_mm512_srlv_epi64(
-        load(places),
-        _mm512_slli_epi64::<3>(octet),
-    ))
+    _mm512_srlv_epi64(load(places), _mm512_slli_epi64::<3>(octet))
 }
 
-/// `code`, or what is `below` it where that is none.
+/// `code`, or what is `below` it where that is none: 16 bits each, whatever is above them.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn pick(code: __m512i, below: __m512i) -> __m512i {
-    _mm512_mask_mov_epi64(code, _mm512_testn_epi64_mask(code, code), below)
+    let none = _mm512_testn_epi64_mask(code, _mm512_set1_epi64(0xffff));
+    _mm512_mask_mov_epi64(code, none, below)
 }
 
 /// The cells at `places`.
@@ -293,7 +288,7 @@ unsafe fn pair(low: *const u64, high: *const u64) -> __m128i {
     }
 }
 
-/// Writes eight answers.
+/// Writes eight answers, the low 16 bits of `codes`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn answer(next_hops: &mut [Option<NextHopId>; EIGHT], codes: __m512i) {
@@ -341,6 +336,8 @@ impl Places {
     }
 }
 
+/// (a & b) | c.
+const AND_OR: i32 = 0b1110_1010;
 /// Groups of a chunk.
 const CHUNK_GROUPS: i64 = (1 << CHUNK_STRIDE) / DENSE_SLOTS as i64;
 /// Addresses of a vector.
