@@ -142,7 +142,10 @@ impl<A: Address> Fib<A> {
         store(to, LINE - 1, last);
         let copy = Window { handle, ..window };
         let of = self.hash_at(place.page, place.slot, key);
-        let page = self.own_window_page(hash, of, place.page)?;
+        let Some(page) = self.own_window_page(hash, of, place.page) else {
+            self.drop_lines(handle, cells);
+            return None;
+        };
         self.set_slot(page, place.slot, copy);
         self.drop_lines(window.handle, cells);
         Some(copy)
@@ -241,7 +244,10 @@ impl<A: Address> Fib<A> {
         }
         let bit = 63 - u32::from(depth);
         let zeros = self.new_window_page(depth + 1)?;
-        let ones = self.new_window_page(depth + 1)?;
+        let Some(ones) = self.new_window_page(depth + 1) else {
+            self.drop_lines(zeros, PAGE);
+            return None;
+        };
         for slot in 0..SLOTS {
             let Some(window) = self.window_at(old, slot) else {
                 continue;
@@ -278,6 +284,7 @@ impl<A: Address> Fib<A> {
         }
         let handle = self.windows.arena.allocate(cells);
         if address(self.windows.arena.block(handle)) >> 48 != 0 {
+            self.windows.arena.free(handle, cells);
             return None;
         }
         self.windows.cells += cells;
@@ -312,6 +319,21 @@ impl Hash {
         let places = self.directory.iter_mut().zip(&mut self.addresses);
         for place in places.skip(first).take(count) {
             (*place.0, *place.1) = (page, address);
+        }
+    }
+
+    /// Lets the filling come by all routes from `key` on again.
+    pub(super) fn go_back(&mut self, key: u128) {
+        let behind = match self.filled {
+            Filled::Nothing => true,
+            Filled::UpTo(last, _) => last < key,
+            Filled::All => false,
+        };
+        if !behind {
+            self.filled = match key.checked_sub(1) {
+                Some(before) => Filled::UpTo(before, 128),
+                None => Filled::Nothing,
+            };
         }
     }
 

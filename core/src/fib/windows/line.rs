@@ -98,7 +98,7 @@ impl<A: Address> Fib<A> {
         let most = part.most as usize * (ENDS + 1);
         let mut ranges: Vec<(u16, u16)> = Vec::new();
         let mut slot = 0;
-        loop {
+        for _ in 0..RUNS {
             let (code, last) = view.run::<A>(chunk, part.key_at(key, slot), part);
             match ranges.last_mut() {
                 Some(range) if range.0 == code => range.1 = last,
@@ -112,6 +112,7 @@ impl<A: Address> Fib<A> {
             }
             slot = u32::from(last) + 1;
         }
+        None
     }
 
     /// What the routes of `part` say from `key` on, and the last of the window's slots that they say it about.
@@ -128,7 +129,7 @@ impl<A: Address> Fib<A> {
         let mut slot = line * width;
         let end = slot + width - 1;
         let mut content = Line::new(part, key, lines);
-        loop {
+        for _ in 0..RUNS {
             let (code, last) = view.run::<A>(chunk, part.key_at(key, slot), part);
             let last = u32::from(last).min(end);
             content.push(code, last)?;
@@ -137,6 +138,7 @@ impl<A: Address> Fib<A> {
             }
             slot = last + 1;
         }
+        None
     }
 
     pub(super) fn write_line(&self, window: Window, line: u32, content: Line) {
@@ -297,6 +299,11 @@ pub(super) const LOWER_OF_32: Part = Part::new(OF_32, 40, 48, 0);
 
 /// The code of a range that the trie must be asked about, and what a line says to an address of another prefix.
 pub(in crate::fib) const ASK: u16 = 0x8000;
+
+/// Questions to the trie that a window may cost, or a line that is written again. A window over 8 bits asks 256 and a
+/// few, a /32 with a /48 in each /40 some 770; one that is full of /48 with longer routes would ask 65,536, with a range
+/// or two to show for them.
+const RUNS: usize = 1_024;
 
 /// Cells of a line.
 pub(super) const LINE: usize = 8;

@@ -6,7 +6,7 @@
 //! for all three side by side and waits for a page of the hash and for a line of ranges, whatever the length:
 //!
 //! ```text
-//!   hash of /24, /32 or /40, 64 bits: | directory, 1 to 12 | ... | line, 3 | tag, 14, and which length | ... |
+//!   hash of /24, /32 or /40, 64 bits: | directory, 1 to 13 | ... | line, 3 | tag, 14, and which length | ... |
 //!                                               |                  |          |
 //!   directory: a handle for each  ->  page: 8 lines: 8 tags, and the address of each one's window
 //!                                                                 |
@@ -27,10 +27,12 @@
 //! Which tables have them: of [`LEAST`] routes or more, few of them longer than /48. A table that becomes one goes
 //! through its routes [`FILL`] a change, and publishes windows when all are made. The directory is that of extendible
 //! hashing, as in `hashed.rs`; when pages cannot be split any more the table gives its windows up and tries again
-//! [`WAIT`] changes later. Pages and windows are copied on write, and lie in an arena of their own whose blocks all
+//! [`WAIT`] changes later, when the pages that it had are freed, one a change. A table that tries whether it has few
+//! enough lengths for a hash keeps its windows until it has. Pages and windows are copied on write, and lie in an arena of their own whose blocks all
 //! begin a cache line.
 //!
-//! Only x86-64 has them: lines name windows by address. `simd/windows.rs` reads them; their twin is the trie.
+//! Only x86-64 has them: lines name windows by address. `simd/windows.rs` reads them; their twin is the trie. Where they are is `directory.rs`, what
+//! they say `line.rs`.
 
 mod directory;
 mod line;
@@ -54,7 +56,8 @@ pub(super) use line::{ASK, ENDS};
 pub(super) struct Windows {
     pub(super) arena: Arena,
     on: Option<Box<Hash>>,
-    /// The directory of a hash that was given up: pages to be freed, the same one side by side.
+    /// The directory of a hash that was given up: pages to be freed, the same one side by side. The next hash begins
+    /// when none is left, so that a table that goes to and fro keeps the pages of two at the most.
     left: Vec<u32>,
     /// Changes until the next try.
     wait: usize,
@@ -148,7 +151,8 @@ impl<A: Address> Fib<A> {
         let Some(mut hash) = self.windows.on.take() else {
             if self.windows.wait > 0 {
                 self.windows.wait -= 1;
-            } else if self.windows_wanted(0) {
+            } else if self.windows_wanted(0) && !self.hashes.is_on() && self.windows.left.is_empty()
+            {
                 self.begin_windows();
             }
             return;
@@ -166,12 +170,12 @@ impl<A: Address> Fib<A> {
 
     /// Makes all windows at once, if the table is one that has them: for a table that was just built.
     pub(super) fn windows_all(&mut self) {
-        if A::BITS != 128 || !cfg!(target_arch = "x86_64") {
+        if A::BITS != 128 {
             return;
         }
         let lens = self.iter().map(|(prefix, _)| A::split(prefix).1);
         self.windows.long = lens.filter(|len| *len > 48).count();
-        if !self.windows_wanted(0) {
+        if !cfg!(target_arch = "x86_64") || !self.windows_wanted(0) {
             return;
         }
         self.begin_windows();
@@ -187,7 +191,7 @@ impl<A: Address> Fib<A> {
     /// Whether the table is one for windows; one that has them keeps them with `slack` routes less.
     fn windows_wanted(&self, slack: usize) -> bool {
         self.routes + slack >= LEAST
-            && !self.hashes.is_on()
+            && !self.hashes.is_complete()
             && self.windows.long <= (self.routes + slack) / LONG_SHARE
     }
 
@@ -240,17 +244,31 @@ impl<A: Address> Fib<A> {
         let routes = self.view().after::<A>(after).take(FILL);
         let routes: Vec<(u128, u8)> = routes.map(|(prefix, _)| A::split(prefix)).collect();
         for (key, len) in &routes {
-            hash.filled = Filled::UpTo(*key, *len);
-            // A window that is there says everything already.
-            let kind = if *len > 32 { OF_32 } else { OF_24 };
-            if *len > 24 && self.place(hash, kind, *key).is_none() {
+            let here = Filled::UpTo(*key, *len);
+            hash.filled = here;
+            if *len > 24 && !self.has_window(hash, *key, *len) {
                 self.follow(hash, *key, *len)?;
+            }
+            if hash.filled != here {
+                // A window was split, and routes before this one are to come again.
+                return Some(());
             }
         }
         if routes.len() < FILL {
             hash.filled = Filled::All;
         }
         Some(())
+    }
+
+    /// Whether the window of a route is there: it then says everything already.
+    fn has_window(&self, hash: &Hash, key: u128, len: u8) -> bool {
+        if len <= 32 {
+            return self.place(hash, OF_24, key).is_some();
+        }
+        let place = self.place(hash, OF_32, key);
+        place.is_some_and(|place| {
+            !place.window.split || len <= 40 || self.place(hash, OF_40, key).is_some()
+        })
     }
 
     /// Writes what the trie says about `key`/`len` into its window. `None` when there is no place.
@@ -308,20 +326,21 @@ impl<A: Address> Fib<A> {
     /// Makes a window with as many lines as it needs, if there is something to say; splits it when that are too many.
     fn make(&mut self, hash: &mut Hash, part: Part, key: u128) -> Option<()> {
         let Some(ranges) = self.ranges(part, key) else {
-            return self.split_window(hash, key);
+            return self.split_window(hash, part, key);
         };
         let mut content = Vec::new();
         let mut lines = 1;
         while !cut(part, key, lines, &ranges, &mut content) {
             lines *= 2;
             if lines > part.most {
-                return self.split_window(hash, key);
+                return self.split_window(hash, part, key);
             }
         }
         if part != UPPER && !content.iter().any(Line::says) {
             return Some(());
         }
-        let handle = self.allocate_lines(content.len() * LINE)?;
+        let cells = content.len() * LINE;
+        let handle = self.allocate_lines(cells)?;
         let window = Window {
             handle,
             lines,
@@ -330,21 +349,37 @@ impl<A: Address> Fib<A> {
         for (line, content) in (0..).zip(content) {
             self.write_line(window, line, content);
         }
-        self.put_window(hash, part.kind, key, window)
+        let put = self.put_window(hash, part.kind, key, window);
+        if put.is_none() {
+            self.drop_lines(handle, cells);
+        }
+        put
     }
 
-    /// Makes the windows of a /32 that has too many ranges for one.
-    fn split_window(&mut self, hash: &mut Hash, key: u128) -> Option<()> {
+    /// Makes the windows of a /32 that has too many ranges for one: its own, then those of its /40. One change can ask for
+    /// 256 of them with all their lines (another next hop for a /33 whose /48 all said the same); what comes after
+    /// [`AT_ONCE`] is left to the filling, and until that is done the table is one without windows.
+    fn split_window(&mut self, hash: &mut Hash, part: Part, key: u128) -> Option<()> {
+        if part != WHOLE {
+            return None;
+        }
         self.make(hash, UPPER, key)?;
+        let full = self.windows.cells + AT_ONCE;
         let prefix = key & prefix_mask(32);
         let mut slot = 0;
+        let mut made = 0;
         while slot < 1 << 16 {
             let at = prefix | slot << 80;
+            if made == MADE_AT_ONCE || self.windows.cells > full {
+                hash.go_back(at);
+                return Some(());
+            }
             let (code, last) = self.run(at, LOWER_OF_32);
             slot = u128::from(last) + 1;
             if code != 0 {
                 self.make(hash, LOWER, at)?;
                 slot = slot.next_multiple_of(1 << 8);
+                made += 1;
             }
         }
         Some(())
@@ -373,6 +408,11 @@ const LEAST: usize = 1_024;
 const LONG_SHARE: usize = 16;
 /// Routes that one change makes windows of, while they are not complete.
 const FILL: usize = 32;
+/// Cells of windows and of pages more that one split of a /32 writes, but for the last window: more than the 50 ranges
+/// need that a split finds where routes come one by one.
+const AT_ONCE: usize = 8_192;
+/// Windows that it makes: likewise.
+const MADE_AT_ONCE: usize = 64;
 /// Directory entries that one change frees, at most one page with its windows.
 const FREED: usize = 128;
 /// Changes between windows that were given up and the next try.
