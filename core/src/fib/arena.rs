@@ -5,7 +5,7 @@
 //! reader's relaxed loads are of memory at rest. Cells are atomic because a cell is written again in its next life,
 //! through a shared reference; no reader can tell.
 //!
-//! The windows of `windows.rs` have an arena of their own, whose blocks are whole cache lines.
+//! Windows (`windows/`) have an arena of their own, whose blocks are whole cache lines.
 //!
 //! A handle is a block's first cell: segment number in the upper bits, offset in the lower [`OFFSET_BITS`]. Freed
 //! blocks are kept in lists by size class, the link in the block's own first cell.
