@@ -27,6 +27,7 @@ pub(super) fn block(segments: &[Segment], handle: u32) -> &[AtomicU64] {
 }
 
 /// Cell `at` of the block at `handle`.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn cell(segments: &[Segment], handle: u32, at: usize) -> Option<&AtomicU64> {
     let (segment, offset) = place(handle);
@@ -34,6 +35,7 @@ pub(super) fn cell(segments: &[Segment], handle: u32, at: usize) -> Option<&Atom
 }
 
 /// The segment and the offset that `handle` names.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) const fn place(handle: u32) -> (usize, usize) {
     (

@@ -48,7 +48,10 @@ use super::table::Fib;
 use directory::{Hash, PAGE, SLOTS, address};
 use line::{LINE, LOWER, LOWER_OF_32, Line, Part, SHORT, UPPER, WHOLE, Window, cut};
 
-pub(super) use directory::{Kind, OF_24, OF_32, OF_40, line_of};
+#[cfg(target_arch = "x86_64")]
+pub(super) use directory::{Kind, line_of};
+pub(super) use directory::{OF_24, OF_32, OF_40};
+#[cfg(target_arch = "x86_64")]
 pub(super) use line::{ASK, ENDS};
 
 /// What a table has of windows.
@@ -394,7 +397,7 @@ impl<A: Address> Fib<A> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 impl Windows {
     /// Whether they are complete; `None` when there are none.
     pub(super) fn state(&self) -> Option<bool> {
