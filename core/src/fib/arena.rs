@@ -5,7 +5,7 @@
 //! reader's relaxed loads are of memory at rest. Cells are atomic because a cell is written again in its next life,
 //! through a shared reference; no reader can tell.
 //!
-//! The windows of `windows.rs` have an arena of their own, whose blocks are whole cache lines.
+//! Windows (`windows/`) have an arena of their own, whose blocks are whole cache lines.
 //!
 //! A handle is a block's first cell: segment number in the upper bits, offset in the lower [`OFFSET_BITS`]. Freed
 //! blocks are kept in lists by size class, the link in the block's own first cell.
@@ -27,6 +27,7 @@ pub(super) fn block(segments: &[Segment], handle: u32) -> &[AtomicU64] {
 }
 
 /// Cell `at` of the block at `handle`.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn cell(segments: &[Segment], handle: u32, at: usize) -> Option<&AtomicU64> {
     let (segment, offset) = place(handle);
@@ -34,6 +35,7 @@ pub(super) fn cell(segments: &[Segment], handle: u32, at: usize) -> Option<&Atom
 }
 
 /// The segment and the offset that `handle` names.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) const fn place(handle: u32) -> (usize, usize) {
     (

@@ -173,6 +173,12 @@ impl Hashes {
         self.on.is_some()
     }
 
+    /// Whether there is one that lookups ask.
+    pub(super) fn is_complete(&self) -> bool {
+        let filled = self.on.as_ref().map(|hash| hash.filled);
+        filled == Some(Filled::All)
+    }
+
     /// What a snapshot gets.
     pub(super) fn publish(&self, segments: &[Segment]) -> Option<Box<Hashed>> {
         let hash = self.on.as_ref()?;

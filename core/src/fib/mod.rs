@@ -9,6 +9,18 @@
 //!
 //! A prefix with host bits set stands for its network: the host bits are cleared.
 //!
+//! Inside, one structure is the truth: a trie of nodes (`node.rs`; `table.rs` tells how it is changed), which everything
+//! can be asked. IPv4 nodes are laid out by the size of the table: second-level ones dense from 256 routes on, with a top
+//! that says which of their groups have a cell (`node.rs`), third-level ones of small tables spread, with a leaf for
+//! every slot (`tails.rs`). Beside the trie some tables have a shorter way for lookups, which leaves to the trie what it
+//! cannot say, and which the caller sees in time and memory only:
+//!
+//! | table | way |
+//! |-------|-----|
+//! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat.rs`) |
+//! | IPv6, few prefix lengths | a hash of the routes (`hashed.rs`) |
+//! | IPv6, many routes, nearly all up to /48 | windows: ranges of addresses below each /24, /32 and /40 (`windows/`; x86-64) |
+//!
 //! ```
 //! use core::net::Ipv4Addr;
 //! use ipnet::Ipv4Net;

@@ -8,7 +8,13 @@
 //!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
 //!
-//! Beside it IPv6 tables of few prefix lengths have a hash (hashed.rs), and large ones windows (windows.rs).
+//! IPv4 nodes are laid out by the size of the table, and turned a few a change: chunks are dense from [`DENSE_FROM`]
+//! routes on, with a top that says which groups of 32 slots have a cell of their own (node.rs); tails of small tables
+//! are spread, with a leaf for every slot (tails.rs).
+//!
+//! Beside it IPv6 tables of few prefix lengths have a hash (hashed.rs), and others of 1,024 routes or more, nearly all
+//! no longer than /48, have windows (windows/, on x86-64): both for lookups only, filled from the trie a share a change
+//! and given up when the table is no longer one for them.
 //!
 //! A change writes new copies of the nodes from the one that holds the route up to the root, in cells that no snapshot
 //! reaches, and then the root's slot. [`Fib::reader`] publishes: it puts the root and the list of segments into a
@@ -190,8 +196,8 @@ impl<A: Address> Fib<A> {
 
     /// Publishes everything done so far: a snapshot for workers.
     ///
-    /// Costs a copy of the root, 64 KiB in a large table; call it once for a batch of changes. Also takes back the
-    /// memory that no reader can reach any more.
+    /// Costs a copy of the root, 64 KiB in a large table, and of the directory of a hash or windows, as much at the most;
+    /// call it once for a batch of changes. Also takes back the memory that no reader can reach any more.
     #[must_use]
     pub fn reader(&mut self) -> FibReader<A> {
         self.reclaim();

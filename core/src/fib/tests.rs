@@ -20,6 +20,7 @@ mod publication;
 mod rng;
 mod small;
 mod wide;
+#[cfg(target_arch = "x86_64")]
 mod windows;
 mod work;
 

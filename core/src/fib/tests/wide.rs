@@ -93,3 +93,14 @@ fn a_walk_ends_at_the_last_octet() {
         assert_eq!(answers, [Some(id(120)); 33]);
     }
 }
+
+#[test]
+fn a_table_that_was_built_counts_its_long_routes() {
+    let long = |n: u16| Ipv6Addr::join(u128::from(n) << 112, 64);
+    let routes = (0..20).map(|n| (long(n), id(1)));
+    let mut fib = Fib::<Ipv6Addr>::from_routes(routes).unwrap();
+    for n in 0..20 {
+        assert_eq!(fib.remove(long(n)), Some(id(1)));
+    }
+    assert!(fib.is_empty());
+}

@@ -16,8 +16,8 @@ use super::{Twin, check_batch, churn, id};
 const BASE: u128 = 0x2001_0db8_0000_0000_u128 << 64;
 
 /// The most cells that one change writes but for a segment in each arena, as in any IPv6 table. The largest of windows is
-/// that of a /32 which is split: a window for each of its /40 that hold a route, and their pages.
-const MOST: usize = 10_900;
+/// that of a /32 which is split, and of whose windows it makes a share: 64 with their pages.
+const MOST: usize = 24_000;
 
 /// Prefixes of all lengths in few /24, /32 and /40, so that there are windows of every size.
 fn crowd(rng: &mut Rng) -> (u128, u8) {
@@ -262,6 +262,208 @@ fn prefixes_made_to_collide_are_found_by_the_trie() {
     }
     assert!(pair.is_complete(), "they are tried again");
     pair.check(&mut rng, &crowd);
+}
+
+#[test]
+fn a_window_without_a_place_is_given_back() {
+    let mut pair = Pair::large();
+    let hash = OF_32.hash(halves(BASE).0);
+    let crowd: Vec<_> = colliding(hash, 0xfff8_0007_0000_0000).take(20).collect();
+    for (n, route) in (0..).zip(&crowd) {
+        pair.insert(*route, n);
+    }
+    assert!(!pair.is_complete(), "the windows are given up");
+    for route in pair.twin.routes.clone() {
+        pair.remove((route.0, route.1));
+    }
+    assert_eq!(pair.fib.windows.octets(), 0, "all is given back");
+}
+
+#[test]
+fn a_table_that_tries_to_have_a_hash_keeps_its_windows() {
+    let mut pair = Pair::large();
+    for n in 0..2_200 {
+        pair.insert(spread(n % 1_500), n);
+        assert!(pair.is_complete(), "after change {n}");
+    }
+}
+
+#[test]
+fn a_table_goes_to_and_fro_over_the_least_size() {
+    let mut rng = Rng(38);
+    let mut pair = Pair::default();
+    for _ in 0..3 {
+        for n in 0..1_100 {
+            pair.insert(spread(n), n);
+            if n % 64 == 0 {
+                pair.check(&mut rng, &[]);
+            }
+        }
+        assert!(pair.is_complete());
+        for n in 400..1_100 {
+            pair.remove(spread(n));
+            if n % 64 == 0 {
+                pair.check(&mut rng, &[]);
+            }
+        }
+        assert_eq!(pair.fib.windows.state(), None);
+    }
+}
+
+/// A crowd of routes by number.
+type Draw = fn(u64) -> (u128, u8);
+
+#[test]
+fn tables_of_every_shape_agree_with_a_scanned_list() {
+    let shapes: [(Draw, bool); 4] = [
+        // Nothing that a window holds.
+        (
+            |n| {
+                (
+                    u128::from(n.wrapping_mul(0x9e37_79b1)) << 96,
+                    13 + (n % 12) as u8,
+                )
+            },
+            true,
+        ),
+        (|n| (BASE | u128::from(n) << 40, 128), false),
+        // All lengths nested, at many addresses.
+        (
+            |n| {
+                (
+                    u128::from(n / 49).wrapping_mul(0x9e37_79b9_7f4a_7c15_1234_5678_9abc_def1),
+                    (n % 49) as u8,
+                )
+            },
+            true,
+        ),
+        // Neighbours with one next hop each, to the end of the address space.
+        (|n| (u128::MAX << 92 | u128::from(n * 3) << 80, 48), true),
+    ];
+    for (at, (draw, windows)) in shapes.into_iter().enumerate() {
+        let mut rng = Rng(40 + at as u64);
+        let mut pair = Pair::default();
+        // Of too many lengths for a hash.
+        for len in 0..12 {
+            pair.insert((1 << 126, len), 3);
+        }
+        let mut n = 0;
+        while pair.twin.routes.len() < 1_100 {
+            pair.insert(draw(n), n);
+            n += 1;
+        }
+        assert_eq!(pair.is_complete(), windows, "shape {at}");
+        let last: Vec<_> = (n - 20..n).map(draw).collect();
+        pair.check(&mut rng, &last);
+        pair.remove((0, 0));
+        pair.check(&mut rng, &last);
+        pair.insert((0, 0), 4);
+        pair.fib.compact().unwrap();
+        assert_eq!(pair.is_complete(), windows, "shape {at}, built");
+        pair.check(&mut rng, &last);
+        let reader = pair.fib.reader();
+        let Pair { fib, twin } = pair;
+        drop(fib);
+        let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1).collect();
+        check_batch(&reader, &twin, &keys);
+    }
+}
+
+#[test]
+fn a_32_that_must_be_split_at_once_is_filled_again() {
+    let mut rng = Rng(50);
+    let mut pair = Pair::large();
+    for half in [BASE, BASE | 1 << 95] {
+        pair.insert((half, 33), 7);
+    }
+    let routes: Vec<_> = (0..250_u128)
+        .map(|n| (BASE | n << 88 | 9 << 80, 48))
+        .collect();
+    for route in &routes {
+        pair.insert(*route, 7);
+    }
+    assert!(pair.is_complete());
+    pair.check(&mut rng, &routes);
+    let cells = cells_written(|| pair.insert((BASE, 33), 8));
+    assert!(cells <= MOST, "{cells}");
+    assert!(!pair.is_complete(), "too much for one change");
+    let mut changes = 0;
+    while !pair.is_complete() {
+        // Behind the filling and before it.
+        pair.remove(routes[changes % 125]);
+        pair.check(&mut rng, &routes);
+        pair.insert(routes[249 - changes % 125], 9);
+        pair.check(&mut rng, &routes);
+        changes += 1;
+    }
+    assert!(changes <= 1 + pair.twin.routes.len() / 32);
+    pair.insert((BASE | 1 << 95, 33), 9);
+    pair.check(&mut rng, &routes);
+}
+
+#[test]
+fn a_full_32_is_filled_a_share_a_change() {
+    let mut rng = Rng(51);
+    let mut twin = Twin::default();
+    for n in 0..16_384_u64 {
+        twin.insert(BASE | u128::from(n) << 82, 48, id(n));
+    }
+    for n in 0..1_500 {
+        let (key, len) = spread(n);
+        twin.insert(key, len, id(n));
+    }
+    let routes = twin.routes.iter();
+    let routes = routes.map(|route| (join((route.0, route.1)), route.2));
+    let fib = Fib::<Ipv6Addr>::from_routes(routes).unwrap();
+    let mut pair = Pair { fib, twin };
+    assert!(pair.is_complete());
+    pair.check(&mut rng, &[]);
+    // Windows go and come again.
+    let long = |n: u128| (0x3000 << 112 | n << 68, 60);
+    let mut n = 0;
+    while pair.fib.windows.state().is_some() {
+        pair.insert(long(n), 1);
+        n += 1;
+    }
+    let mut most = 0;
+    while n > 0 {
+        n -= 1;
+        let cells = cells_written(|| pair.remove(long(n)));
+        most = most.max(cells);
+    }
+    while !pair.is_complete() {
+        let cells = cells_written(|| pair.insert(spread(0), 1));
+        most = most.max(cells);
+    }
+    std::eprintln!("IPv6, windows of a full /32: most {most} cells in one change");
+    assert!(most <= MOST, "{most}");
+    pair.check(&mut rng, &[]);
+}
+
+#[test]
+fn a_32_full_of_longer_routes_is_split() {
+    let mut rng = Rng(52);
+    let mut twin = Twin::default();
+    for n in 0..18_000 {
+        let (key, len) = spread(n);
+        twin.insert(key, len, id(n));
+    }
+    let crowd = 0x3fff_u128 << 112;
+    for n in 0..1_100 {
+        twin.insert(crowd | n << 80, 49, id(5));
+    }
+    let routes = twin.routes.iter();
+    let routes = routes.map(|route| (join((route.0, route.1)), route.2));
+    let fib = Fib::<Ipv6Addr>::from_routes(routes).unwrap();
+    let mut pair = Pair { fib, twin };
+    assert!(pair.is_complete());
+    for n in [0, 3, 255, 256, 1_099] {
+        pair.check(&mut rng, &[(crowd | n << 80, 49), (crowd | n << 80, 48)]);
+        pair.insert((crowd | n << 80, 48), 6);
+        pair.check(&mut rng, &[(crowd | n << 80, 49), (crowd | n << 80, 48)]);
+        pair.remove((crowd | n << 80, 49));
+        pair.check(&mut rng, &[(crowd | n << 80, 49), (crowd | n << 80, 48)]);
+    }
 }
 
 #[test]
