@@ -141,11 +141,18 @@ impl Level {
         segments: &[Segment],
         key: u128,
     ) -> Option<u16> {
-        #[cfg(target_arch = "x86_64")]
-        if self.0 != SimdLevel::Portable {
-            return hashed::lookup_one(hashed, key);
+        match self.0 {
+            SimdLevel::Portable => hashed.lookup(segments, key),
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => {
+                hashed::lookup_one::<hashed::Sse2>(hashed, key)
+            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe { hashed_one_avx512(hashed, key) },
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => hashed.lookup(segments, key),
         }
-        hashed.lookup(segments, key)
     }
 
     /// Looks up each of `addresses` in the hash, and in the trie where the hash does not say.
@@ -157,8 +164,15 @@ impl Level {
         next_hops: &mut [Option<NextHopId>],
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.0 != SimdLevel::Portable {
-            return hashed::lookup(hashed, view, addresses, next_hops);
+        match self.0 {
+            SimdLevel::Portable => {}
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => {
+                return hashed::lookup::<A, hashed::Sse2>(hashed, view, addresses, next_hops);
+            }
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe {
+                return hashed_avx512(hashed, view, addresses, next_hops);
+            },
         }
         for (address, next_hop) in addresses.iter().zip(next_hops) {
             let key = address.to_key();
@@ -287,6 +301,27 @@ fn lookup_avx512<A: Address>(
         }
         None => batch::lookup(Native, view, addresses, next_hops),
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn hashed_one_avx512(hashed: &Hashed, key: u128) -> Option<u16> {
+    hashed::lookup_one::<hashed::Avx512>(hashed, key)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn hashed_avx512<A: Address>(
+    hashed: &Hashed,
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    hashed::lookup::<A, hashed::Avx512>(hashed, view, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]
