@@ -6,8 +6,8 @@
 //! prefixes goes there, and so does a lookup that the hash cannot decide.
 //!
 //! ```text
-//!   hash of the prefix, 64 bits: | directory, 1 to 12 | ... | line, 3 | ... | tag, 16 |
-//!                                          |                  |          |
+//!   hash of the prefix, its first 32 bits: | directory, 1 to 12 | ... | line, 3 | ... | tag, 16 |
+//!                                                    |                  |          |
 //!   directory: a handle for each  -> page: 8 lines: 16 tags, and where each one's entry is: 64 octets, one cache line
 //!                                          entries: first half of the prefix, second half, length and next hop code
 //! ```
@@ -89,7 +89,7 @@ pub(super) struct Hashed {
     pub(super) default: [AtomicU64; LINE + ENTRY],
 }
 
-/// A prefix length as lookups need it.
+/// A prefix length as lookups need it: the two masks side by side, as vectors read them.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Length {
@@ -110,7 +110,8 @@ impl Length {
         }
     }
 
-    /// The hash of the prefix of this length that `high` and `low` begin with.
+    /// The hash of the prefix of this length that `high` and `low` begin with. Only its upper half is used: the lower
+    /// bits of a product depend on few of its factors' bits. It is made of what vectors have.
     #[inline(always)]
     pub(super) fn hash(&self, high: u64, low: u64) -> u64 {
         let both = (high & self.high_mask).wrapping_mul(self.factor) ^ low & self.low_mask;
@@ -690,7 +691,7 @@ const WAIT: usize = 1_024;
 /// A page has some 55 routes; a hash whose pages have fewer than this is made anew.
 const SPARSE: usize = 12;
 const MAX_DEPTH: u8 = 12;
-const _: () = assert!(LINE == 1 << 3 && MAX_DEPTH <= 16);
+const _: () = assert!(LINE == 1 << 3 && LINE_SHIFT + 6 + MAX_DEPTH as u32 <= 64);
 
 /// Slots of a line.
 pub(super) const TAGS: usize = 16;

@@ -1,8 +1,12 @@
 //! Lookups in the hash of an IPv6 table: all tags of a line at once, all lengths of an address side by side.
 //!
 //! Of the lengths of an address that have an answer the longest is found in arithmetic: which one it is cannot be
-//! foreseen. A batch goes in three passes, each of which asks for what the next needs: line, entry, next hop. The
-//! vectors are those that every x86-64 has.
+//! foreseen. A batch goes in three passes, each of which asks for what the next needs: line, entry, next hop. With
+//! AVX-512 eight addresses are hashed at once, and the last two passes are one: their loads do not wait for each other,
+//! and what a pass of its own writes down and reads again costs more than it hides.
+//!
+//! Lookups of single addresses use what every x86-64 has, whatever the processor: they wait for one load after another,
+//! and wider vectors do not shorten that.
 //!
 //! The twin is `Hashed::lookup` in `hashed.rs`.
 
@@ -12,7 +16,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::hashed::{
-    ENTRY, FACTOR, Hashed, LINE_BITS, LINE_SHIFT, Length, MAX_LENGTHS, TAG_SHIFT, TAGS, halves, line_of, tag_of,
+    ENTRY, FACTOR, Hashed, LINE_BITS, LINE_SHIFT, Length, MAX_LENGTHS, TAG_SHIFT, TAGS, halves,
+    line_of, tag_of,
 };
 use super::super::walk::View;
 
@@ -38,8 +43,8 @@ pub(super) struct Avx512;
 impl Unit for Sse2 {
     #[inline(always)]
     fn slots_with(line: *const AtomicU64, tag: u16) -> u16 {
-        // SAFETY: the instructions are those that every x86-64 has; the 32 octets are the tags of a line of this snapshot,
-        // which is not written while the snapshot lives.
+        // SAFETY: the instructions are those that every x86-64 has; the 32 octets are the tags of a line of this
+        // snapshot, which is not written while the snapshot lives.
         let slots = unsafe {
             let tag = x86_64::_mm_set1_epi16(tag.cast_signed());
             let first = x86_64::_mm_loadu_si128(line.cast());
@@ -76,7 +81,7 @@ impl Unit for Sse2 {
         for ((lines, tags), (entry, place)) in asked.zip(found) {
             let mut slots = Slots::<N>(0);
             for (number, (line, tag)) in lines.iter().zip(tags).enumerate() {
-                slots.add::<Sse2>(number, *line, *tag);
+                slots.add::<Self>(number, *line, *tag);
             }
             let (number, slot) = slots.first();
             *entry = entry_of(load(lines, number), slot);
@@ -100,7 +105,7 @@ impl Unit for Sse2 {
 impl Unit for Avx512 {
     #[inline(always)]
     fn slots_with(line: *const AtomicU64, tag: u16) -> u16 {
-        // SAFETY: as above; `hashed_one_avx512` and `hashed_avx512` are where this is inlined.
+        // SAFETY: as above; `hashed_avx512` is where this is inlined.
         unsafe {
             let tag = x86_64::_mm256_set1_epi16(tag.cast_signed());
             let tags = x86_64::_mm256_loadu_si256(line.cast());
@@ -215,26 +220,36 @@ impl Unit for Avx512 {
 
 /// The code for the address `key`; `None` when the trie must be asked.
 #[inline(always)]
-pub(super) fn lookup_one<U: Unit>(hashed: &Hashed, key: u128) -> Option<u16> {
-    match hashed.count {
-        1 => one::<U, 1>(hashed, key),
-        2 => one::<U, 2>(hashed, key),
-        3 => one::<U, 3>(hashed, key),
-        4 => one::<U, 4>(hashed, key),
-        _ => one::<U, 0>(hashed, key),
+pub(super) fn lookup_one(hashed: &Hashed, key: u128) -> Option<u16> {
+    if hashed.count == 2 {
+        one::<2, 3>(hashed, key)
+    } else {
+        other(hashed, key)
     }
 }
 
-/// The same for `N` lengths.
+/// The same for any number of lengths but the usual one, which so needs no more registers than are free.
+#[inline(never)]
+fn other(hashed: &Hashed, key: u128) -> Option<u16> {
+    match hashed.count {
+        1 => one::<1, 2>(hashed, key),
+        3 => one::<3, 4>(hashed, key),
+        4 => one::<4, 5>(hashed, key),
+        _ => one::<0, 1>(hashed, key),
+    }
+}
+
+/// The same for `N` lengths; `P` is one more.
 #[inline(always)]
-fn one<U: Unit, const N: usize>(hashed: &Hashed, key: u128) -> Option<u16> {
+fn one<const N: usize, const P: usize>(hashed: &Hashed, key: u128) -> Option<u16> {
+    const { assert!(P == N + 1 && P <= PLACES) };
     let (high, low) = halves(key);
-    let mut lines = [hashed.default.as_ptr(); PLACES];
+    let mut lines = [hashed.default.as_ptr(); P];
     let mut slots = Slots::<N>(0);
     for (number, place) in lines.iter_mut().enumerate().take(N) {
         let (line, tag) = ask(hashed, number, high, low);
         *place = line;
-        slots.add::<U>(number, line, tag);
+        slots.add::<Sse2>(number, line, tag);
     }
     let (number, slot) = slots.first();
     let entry = read(entry_of(load(&lines, number), slot));
