@@ -26,7 +26,8 @@ pub(super) trait Unit {
     /// The slots of `line` that have `tag`, a bit each.
     fn slots_with(line: *const AtomicU64, tag: u16) -> u16;
 
-    /// Looks up at most [`LANES`] addresses in `N` lengths; gives the lanes, a bit each, that the trie must be asked for.
+    /// Looks up at most [`LANES`] addresses in `N` lengths; gives the lanes, a bit each, that the trie must be asked
+    /// for.
     fn group<A: Address, const N: usize>(
         hashed: &Hashed,
         addresses: &[A],
@@ -335,8 +336,8 @@ fn length(hashed: &Hashed, number: usize) -> &Length {
 #[inline(always)]
 fn entry_of(line: *const AtomicU64, slot: usize) -> *const AtomicU64 {
     debug_assert!(slot < TAGS, "slot {slot}");
-    // SAFETY: `line` is one of a page of this snapshot and `slot` one that `Slots::first` found in it, or `line` is that
-    // of the default route. A line is 16 tags and as many places, and is not written while the snapshot lives.
+    // SAFETY: `line` is one of a page of this snapshot and `slot` one that `Slots::first` found in it, or `line` is
+    // that of the default route. A line is 16 tags and as many places, and is not written while the snapshot lives.
     unsafe { line.add(usize::from(line.cast::<u16>().add(TAGS + slot).read())) }
 }
 
