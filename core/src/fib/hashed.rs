@@ -6,8 +6,8 @@
 //! prefixes goes there, and so does a lookup that the hash cannot decide.
 //!
 //! ```text
-//!   hash of the prefix, 64 bits: | directory, 1 to 12 | ... | line, 3 | ... | tag, 16 |
-//!                                          |                  |          |
+//!   hash of the prefix, its first 32 bits: | directory, 1 to 12 | ... | line, 3 | ... | tag, 16 |
+//!                                                    |                  |          |
 //!   directory: a handle for each  -> page: 8 lines: 16 tags, and where each one's entry is: 64 octets, one cache line
 //!                                          entries: first half of the prefix, second half, length and next hop code
 //! ```
@@ -89,12 +89,13 @@ pub(super) struct Hashed {
     pub(super) default: [AtomicU64; LINE + ENTRY],
 }
 
-/// A prefix length as lookups need it.
+/// A prefix length as lookups need it: the two masks side by side, as vectors read them.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub(super) struct Length {
     pub(super) high_mask: u64,
     pub(super) low_mask: u64,
-    pub(super) salt: u64,
+    pub(super) factor: u64,
     pub(super) len: u64,
 }
 
@@ -104,18 +105,17 @@ impl Length {
         Self {
             high_mask,
             low_mask,
-            salt: HIGH_SALT.wrapping_mul(2 * u64::from(len) + 1),
+            factor: HIGH_FACTOR.wrapping_mul(2 * u64::from(len) + 1),
             len: u64::from(len),
         }
     }
 
-    /// The hash of the prefix of this length that `high` and `low` begin with.
+    /// The hash of the prefix of this length that `high` and `low` begin with. Only its upper half is used: the lower
+    /// bits of a product depend on few of its factors' bits. It is made of what vectors have.
     #[inline(always)]
     pub(super) fn hash(&self, high: u64, low: u64) -> u64 {
-        let one = u128::from(high & self.high_mask ^ self.salt);
-        let product = one * u128::from(low & self.low_mask ^ LOW_SALT);
-        let (high, low) = halves(product);
-        high ^ low
+        let both = (high & self.high_mask).wrapping_mul(self.factor) ^ low & self.low_mask;
+        (both ^ both >> 32).wrapping_mul(FACTOR)
     }
 
     /// What of an entry (the two halves of its prefix; length and code) does not fit an address; 0 if it fits.
@@ -649,13 +649,13 @@ pub(super) const fn halves(key: u128) -> (u64, u64) {
 /// The first cell of the line of `hash` in its page: three bits, times [`LINE`].
 #[inline(always)]
 pub(super) const fn line_of(hash: u64) -> u32 {
-    (hash >> 29 & 0x38) as u32
+    (hash >> LINE_SHIFT & LINE_BITS as u64) as u32
 }
 
 /// The tag of `hash`; not 0, which stands for an empty slot.
 #[inline(always)]
 pub(super) const fn tag_of(hash: u64) -> u16 {
-    (hash & 0xffff) as u16 | 1
+    (hash >> TAG_SHIFT & 0xffff) as u16 | 1
 }
 
 /// The first slot of `line` that has `tag`; with 0 for `tag` the first empty one.
@@ -697,7 +697,7 @@ const WAIT: usize = 1_024;
 /// A page has some 55 routes; a hash whose pages have fewer than this is made anew.
 const SPARSE: usize = 12;
 const MAX_DEPTH: u8 = 12;
-const _: () = assert!(LINE == 1 << 3 && MAX_DEPTH <= 16);
+const _: () = assert!(LINE == 1 << 3 && LINE_SHIFT + 6 + MAX_DEPTH as u32 <= 64);
 
 /// Slots of a line.
 pub(super) const TAGS: usize = 16;
@@ -712,5 +712,10 @@ const PAGE_HEADER: usize = 3;
 /// The same at most.
 const PAGE_EDGE: usize = PAGE_HEADER + LINE - 1;
 
-const HIGH_SALT: u64 = 0x9e37_79b9_7f4a_7c15;
-const LOW_SALT: u64 = 0xc2b2_ae3d_27d4_eb4f;
+/// Where in a hash the number of a line is, times [`LINE`].
+pub(super) const LINE_SHIFT: u32 = 46;
+pub(super) const LINE_BITS: i16 = 0x38;
+/// Where in a hash the tag is.
+pub(super) const TAG_SHIFT: u32 = 32;
+const HIGH_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(super) const FACTOR: u64 = 0xc2b2_ae3d_27d4_eb4f;

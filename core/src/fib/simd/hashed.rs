@@ -1,8 +1,12 @@
 //! Lookups in the hash of an IPv6 table: all tags of a line at once, all lengths of an address side by side.
 //!
 //! Of the lengths of an address that have an answer the longest is found in arithmetic: which one it is cannot be
-//! foreseen. A batch goes in three passes, each of which asks for what the next needs: line, entry, next hop. The
-//! vectors are those that every x86-64 has.
+//! foreseen. A batch goes in three passes, each of which asks for what the next needs: line, entry, next hop. With
+//! AVX-512 eight addresses are hashed at once, and the last two passes are one: their loads do not wait for each other,
+//! and what a pass of its own writes down and reads again costs more than it hides.
+//!
+//! Lookups of single addresses use what every x86-64 has, whatever the processor: they wait for one load after another,
+//! and wider vectors do not shorten that.
 //!
 //! The twin is `Hashed::lookup` in `hashed.rs`.
 
@@ -11,39 +15,251 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::NextHopId;
 use super::super::address::Address;
-use super::super::hashed::{ENTRY, Hashed, Length, MAX_LENGTHS, TAGS, halves, line_of, tag_of};
+use super::super::hashed::{
+    ENTRY, FACTOR, Hashed, LINE_BITS, LINE_SHIFT, Length, MAX_LENGTHS, TAG_SHIFT, TAGS, halves,
+    line_of, tag_of,
+};
 use super::super::walk::View;
+
+/// The instructions that compare tags, and what a batch makes of them.
+pub(super) trait Unit {
+    /// The slots of `line` that have `tag`, a bit each.
+    fn slots_with(line: *const AtomicU64, tag: u16) -> u16;
+
+    /// Looks up at most [`LANES`] addresses in `N` lengths; gives the lanes, a bit each, that the trie must be asked
+    /// for.
+    fn group<A: Address, const N: usize>(
+        hashed: &Hashed,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) -> u32;
+}
+
+/// What every x86-64 has.
+pub(super) struct Sse2;
+
+/// 512-bit vectors with masks.
+pub(super) struct Avx512;
+
+impl Unit for Sse2 {
+    #[inline(always)]
+    fn slots_with(line: *const AtomicU64, tag: u16) -> u16 {
+        // SAFETY: the instructions are those that every x86-64 has; the 32 octets are the tags of a line of this
+        // snapshot, which is not written while the snapshot lives.
+        let slots = unsafe {
+            let tag = x86_64::_mm_set1_epi16(tag.cast_signed());
+            let first = x86_64::_mm_loadu_si128(line.cast());
+            let second = x86_64::_mm_loadu_si128(line.cast::<x86_64::__m128i>().add(1));
+            let equal = x86_64::_mm_packs_epi16(
+                x86_64::_mm_cmpeq_epi16(first, tag),
+                x86_64::_mm_cmpeq_epi16(second, tag),
+            );
+            x86_64::_mm_movemask_epi8(equal)
+        };
+        (slots & 0xffff) as u16
+    }
+
+    #[inline(always)]
+    fn group<A: Address, const N: usize>(
+        hashed: &Hashed,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) -> u32 {
+        let nothing: *const AtomicU64 = hashed.default.as_ptr();
+        let mut lines = [[nothing; PLACES]; LANES];
+        let mut tags = [[0_u16; N]; LANES];
+        for (address, (lines, tags)) in addresses.iter().zip(lines.iter_mut().zip(&mut tags)) {
+            let (high, low) = halves(address.to_key());
+            for (number, (line, tag)) in lines.iter_mut().zip(tags).enumerate() {
+                (*line, *tag) = ask(hashed, number, high, low);
+                prefetch(*line);
+            }
+        }
+        let mut entries = [nothing; LANES];
+        let mut numbers = [0_usize; LANES];
+        let found = entries.iter_mut().zip(&mut numbers);
+        let asked = lines.iter().zip(&tags).take(addresses.len());
+        for ((lines, tags), (entry, place)) in asked.zip(found) {
+            let mut slots = Slots::<N>(0);
+            for (number, (line, tag)) in lines.iter().zip(tags).enumerate() {
+                slots.add::<Self>(number, *line, *tag);
+            }
+            let (number, slot) = slots.first();
+            *entry = entry_of(load(lines, number), slot);
+            *place = number;
+            prefetch(*entry);
+        }
+        let mut undecided = 0;
+        let found = entries.iter().zip(&numbers);
+        let asked = addresses.iter().zip(next_hops);
+        for (lane, ((address, next_hop), (entry, number))) in (0..).zip(asked.zip(found)) {
+            let (high, low) = halves(address.to_key());
+            let entry = read(*entry);
+            let differs = length(hashed, *number).differs(entry, high, low);
+            undecided |= u32::from(differs != 0) << lane;
+            *next_hop = NextHopId::from_code(code(entry));
+        }
+        undecided
+    }
+}
+
+impl Unit for Avx512 {
+    #[inline(always)]
+    fn slots_with(line: *const AtomicU64, tag: u16) -> u16 {
+        // SAFETY: as above; `hashed_avx512` is where this is inlined.
+        unsafe {
+            let tag = x86_64::_mm256_set1_epi16(tag.cast_signed());
+            let tags = x86_64::_mm256_loadu_si256(line.cast());
+            x86_64::_mm256_cmpeq_epi16_mask(tags, tag)
+        }
+    }
+
+    #[inline(always)]
+    fn group<A: Address, const N: usize>(
+        hashed: &Hashed,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) -> u32 {
+        let mut octets = [[0_u8; 16]; LANES];
+        for (address, octets) in addresses.iter().zip(&mut octets) {
+            *octets = address.to_key().to_be_bytes();
+        }
+        let mut keys = [[0_u64; 2]; LANES];
+        let mut pages = [[0_u16; LANES]; N];
+        let mut cells = [[0_u16; LANES]; N];
+        let mut tags = [[0_u16; LANES]; N];
+        let (eights, _) = octets.as_chunks::<8>();
+        let (key_eights, _) = keys.as_chunks_mut::<8>();
+        let eights = eights.iter().zip(key_eights);
+        for (start, (octets, keys)) in (0..addresses.len()).step_by(8).zip(eights) {
+            // SAFETY: eight addresses and eight keys are 128 octets each; the instructions as above.
+            let (high, low) = unsafe {
+                let swap = x86_64::_mm512_set_epi64(
+                    SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0],
+                );
+                let first = x86_64::_mm512_loadu_si512(octets.as_ptr().cast());
+                let second = x86_64::_mm512_loadu_si512(octets.as_ptr().add(4).cast());
+                let first = x86_64::_mm512_shuffle_epi8(first, swap);
+                let second = x86_64::_mm512_shuffle_epi8(second, swap);
+                x86_64::_mm512_storeu_si512(keys.as_mut_ptr().cast(), first);
+                x86_64::_mm512_storeu_si512(keys.as_mut_ptr().add(4).cast(), second);
+                let even = x86_64::_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+                let odd = x86_64::_mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+                (
+                    x86_64::_mm512_permutex2var_epi64(first, even, second),
+                    x86_64::_mm512_permutex2var_epi64(first, odd, second),
+                )
+            };
+            let places = pages.iter_mut().zip(&mut cells).zip(&mut tags);
+            for (number, ((pages, cells), tags)) in places.enumerate() {
+                let length = length(hashed, number);
+                debug_assert!(start + 8 <= LANES, "{start}");
+                // SAFETY: `start` is 0, 8, 16 or 24: eight of the 32 places, 16 octets, begin there; the instructions
+                // as above.
+                unsafe {
+                    let all = |value: u64| x86_64::_mm512_set1_epi64(value.cast_signed());
+                    let high = x86_64::_mm512_and_si512(high, all(length.high_mask));
+                    let high = x86_64::_mm512_mullo_epi64(high, all(length.factor));
+                    let mask = all(length.low_mask);
+                    // The first one xor what the other two have in common.
+                    let both = x86_64::_mm512_ternarylogic_epi64::<0x78>(high, low, mask);
+                    let upper = x86_64::_mm512_srli_epi64::<32>(both);
+                    let both = x86_64::_mm512_xor_si512(both, upper);
+                    let hash = x86_64::_mm512_mullo_epi64(both, all(FACTOR));
+                    let shift = x86_64::_mm_cvtsi32_si128(hashed.shift.cast_signed());
+                    let page = x86_64::_mm512_srl_epi64(hash, shift);
+                    let page = x86_64::_mm512_cvtepi64_epi16(page);
+                    let cell = x86_64::_mm512_srli_epi64::<LINE_SHIFT>(hash);
+                    let cell = x86_64::_mm512_cvtepi64_epi16(cell);
+                    let cell = x86_64::_mm_and_si128(cell, x86_64::_mm_set1_epi16(LINE_BITS));
+                    let tag = x86_64::_mm512_srli_epi64::<TAG_SHIFT>(hash);
+                    let tag = x86_64::_mm512_cvtepi64_epi16(tag);
+                    let tag = x86_64::_mm_or_si128(tag, x86_64::_mm_set1_epi16(1));
+                    x86_64::_mm_storeu_si128(pages.as_mut_ptr().add(start).cast(), page);
+                    x86_64::_mm_storeu_si128(cells.as_mut_ptr().add(start).cast(), cell);
+                    x86_64::_mm_storeu_si128(tags.as_mut_ptr().add(start).cast(), tag);
+                }
+            }
+        }
+        // In a loop of its own: read from the vectors one by one, the places cost more than from memory.
+        let mut lines = [[hashed.default.as_ptr(); LANES]; PLACES];
+        for ((lines, pages), cells) in lines.iter_mut().zip(&pages).zip(&cells) {
+            let places = lines.iter_mut().zip(pages.iter().zip(cells));
+            for (line, (at, cell)) in places.take(addresses.len()) {
+                *line = page(hashed, usize::from(*at)).wrapping_add(usize::from(*cell));
+                prefetch(*line);
+            }
+        }
+        let mut undecided = 0;
+        for (lane, (next_hop, key)) in next_hops.iter_mut().zip(&keys).enumerate() {
+            let mut slots = Slots::<N>(0);
+            for (number, (lines, tags)) in lines.iter().zip(&tags).enumerate() {
+                slots.add::<Self>(number, load(lines, lane), load(tags, lane));
+            }
+            let (number, slot) = slots.first();
+            debug_assert!(number < PLACES, "length {number}");
+            // SAFETY: `Slots::first` gives one of `N` lengths, or `N`, where the line of the default route is.
+            let lines = unsafe { lines.get_unchecked(number) };
+            let entry = entry_of(load(lines, lane), slot);
+            let length = length(hashed, number);
+            // SAFETY: a key is 16 octets, and so are the two masks of a length and the prefix of an entry, of which
+            // see `read`; the instructions as above.
+            let other = unsafe {
+                let key = x86_64::_mm_loadu_si128(key.as_ptr().cast());
+                let prefix = x86_64::_mm_loadu_si128(entry.cast());
+                let mask = x86_64::_mm_loadu_si128((&raw const *length).cast());
+                x86_64::_mm_test_epi64_mask(x86_64::_mm_xor_si128(key, prefix), mask)
+            };
+            let entry = read(entry);
+            let differs = u64::from(other) | (entry[2] >> 16) ^ length.len;
+            undecided |= u32::from(differs != 0) << lane;
+            *next_hop = NextHopId::from_code(code(entry));
+        }
+        undecided
+    }
+}
 
 /// The code for the address `key`; `None` when the trie must be asked.
 #[inline(always)]
 pub(super) fn lookup_one(hashed: &Hashed, key: u128) -> Option<u16> {
-    match hashed.count {
-        1 => one::<1>(hashed, key),
-        2 => one::<2>(hashed, key),
-        3 => one::<3>(hashed, key),
-        4 => one::<4>(hashed, key),
-        _ => one::<0>(hashed, key),
+    if hashed.count == 2 {
+        one::<2, 3>(hashed, key)
+    } else {
+        other(hashed, key)
     }
 }
 
-/// The same for `N` lengths.
+/// The same for any number of lengths but the usual one, which so needs no more registers than are free.
+#[inline(never)]
+fn other(hashed: &Hashed, key: u128) -> Option<u16> {
+    match hashed.count {
+        1 => one::<1, 2>(hashed, key),
+        3 => one::<3, 4>(hashed, key),
+        4 => one::<4, 5>(hashed, key),
+        _ => one::<0, 1>(hashed, key),
+    }
+}
+
+/// The same for `N` lengths; `P` is one more.
 #[inline(always)]
-fn one<const N: usize>(hashed: &Hashed, key: u128) -> Option<u16> {
+fn one<const N: usize, const P: usize>(hashed: &Hashed, key: u128) -> Option<u16> {
+    const { assert!(P == N + 1 && P <= PLACES) };
     let (high, low) = halves(key);
-    let mut lines = [hashed.default.as_ptr(); PLACES];
+    let mut lines = [hashed.default.as_ptr(); P];
     let mut slots = Slots::<N>(0);
     for (number, place) in lines.iter_mut().enumerate().take(N) {
         let (line, tag) = ask(hashed, number, high, low);
         *place = line;
-        slots.add(number, line, tag);
+        slots.add::<Sse2>(number, line, tag);
     }
     let (number, slot) = slots.first();
-    let entry = read(entry_of(&lines, number, slot));
+    let entry = read(entry_of(load(&lines, number), slot));
     (length(hashed, number).differs(entry, high, low) == 0).then_some(code(entry))
 }
 
 /// Looks up each of `addresses`, in the trie where the hash does not say.
-pub(super) fn lookup<A: Address>(
+#[inline(always)]
+pub(super) fn lookup<A: Address, U: Unit>(
     hashed: &Hashed,
     view: &View<'_>,
     addresses: &[A],
@@ -55,11 +271,11 @@ pub(super) fn lookup<A: Address>(
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
         let mut undecided = match hashed.count {
-            1 => group::<A, 1>(hashed, addresses, next_hops),
-            2 => group::<A, 2>(hashed, addresses, next_hops),
-            3 => group::<A, 3>(hashed, addresses, next_hops),
-            4 => group::<A, 4>(hashed, addresses, next_hops),
-            _ => group::<A, 0>(hashed, addresses, next_hops),
+            1 => U::group::<A, 1>(hashed, addresses, next_hops),
+            2 => U::group::<A, 2>(hashed, addresses, next_hops),
+            3 => U::group::<A, 3>(hashed, addresses, next_hops),
+            4 => U::group::<A, 4>(hashed, addresses, next_hops),
+            _ => U::group::<A, 0>(hashed, addresses, next_hops),
         };
         while undecided != 0 {
             let lane = undecided.trailing_zeros() as usize;
@@ -72,58 +288,14 @@ pub(super) fn lookup<A: Address>(
     }
 }
 
-/// Looks up at most [`LANES`] addresses in `N` lengths; gives the lanes, a bit each, that the trie must be asked for.
-#[inline(always)]
-fn group<A: Address, const N: usize>(
-    hashed: &Hashed,
-    addresses: &[A],
-    next_hops: &mut [Option<NextHopId>],
-) -> u32 {
-    let nothing: *const AtomicU64 = hashed.default.as_ptr();
-    let mut lines = [[nothing; PLACES]; LANES];
-    let mut tags = [[0_u16; N]; LANES];
-    for (address, (lines, tags)) in addresses.iter().zip(lines.iter_mut().zip(&mut tags)) {
-        let (high, low) = halves(address.to_key());
-        for (number, (line, tag)) in lines.iter_mut().zip(tags).enumerate() {
-            (*line, *tag) = ask(hashed, number, high, low);
-            prefetch(*line);
-        }
-    }
-    let mut entries = [nothing; LANES];
-    let mut numbers = [0_usize; LANES];
-    let found = entries.iter_mut().zip(&mut numbers);
-    let asked = lines.iter().zip(&tags).take(addresses.len());
-    for ((lines, tags), (entry, place)) in asked.zip(found) {
-        let mut slots = Slots::<N>(0);
-        for (number, (line, tag)) in lines.iter().zip(tags).enumerate() {
-            slots.add(number, *line, *tag);
-        }
-        let (number, slot) = slots.first();
-        *entry = entry_of(lines, number, slot);
-        *place = number;
-        prefetch(*entry);
-    }
-    let mut undecided = 0;
-    let found = entries.iter().zip(&numbers);
-    let asked = addresses.iter().zip(next_hops);
-    for (lane, ((address, next_hop), (entry, number))) in (0..).zip(asked.zip(found)) {
-        let (high, low) = halves(address.to_key());
-        let entry = read(*entry);
-        let differs = length(hashed, *number).differs(entry, high, low);
-        undecided |= u32::from(differs != 0) << lane;
-        *next_hop = NextHopId::from_code(code(entry));
-    }
-    undecided
-}
-
 /// The slots that have an address's tag, 16 bits for each of `N` lengths, the longest lowest.
 #[derive(Clone, Copy)]
 struct Slots<const N: usize>(u64);
 
 impl<const N: usize> Slots<N> {
     #[inline(always)]
-    fn add(&mut self, number: usize, line: *const AtomicU64, tag: u16) {
-        self.0 |= u64::from(slots_with(line, tag)) << (TAGS * number);
+    fn add<U: Unit>(&mut self, number: usize, line: *const AtomicU64, tag: u16) {
+        self.0 |= u64::from(U::slots_with(line, tag)) << (TAGS * number);
     }
 
     /// The longest length that has a slot, and the first one that it has; `N` and 0 when none has.
@@ -140,14 +312,17 @@ impl<const N: usize> Slots<N> {
 #[expect(clippy::cast_possible_truncation, reason = "at most 12 bits are left")]
 fn ask(hashed: &Hashed, number: usize, high: u64, low: u64) -> (*const AtomicU64, u16) {
     let hash = length(hashed, number).hash(high, low);
-    let at = (hash >> hashed.shift) as usize;
+    let page = page(hashed, (hash >> hashed.shift) as usize);
+    (page.wrapping_add(line_of(hash) as usize), tag_of(hash))
+}
+
+/// The first line of the page for hashes whose first bits are `at`.
+#[inline(always)]
+fn page(hashed: &Hashed, at: usize) -> *const AtomicU64 {
     debug_assert!(at < hashed.pages.len(), "page {at}");
     // SAFETY: there is a page for each value of the bits that a hash is shifted to.
     let page = unsafe { hashed.pages.get_unchecked(at) };
-    let line = page
-        .load(Ordering::Relaxed)
-        .wrapping_add(line_of(hash) as usize);
-    (line, tag_of(hash))
+    page.load(Ordering::Relaxed)
 }
 
 #[inline(always)]
@@ -157,35 +332,20 @@ fn length(hashed: &Hashed, number: usize) -> &Length {
     unsafe { hashed.lengths.get_unchecked(number) }
 }
 
-/// Where the entry is that slot `slot` of the line of length `number` leads to.
+/// Where the entry is that slot `slot` of `line` leads to.
 #[inline(always)]
-fn entry_of(lines: &[*const AtomicU64; PLACES], number: usize, slot: usize) -> *const AtomicU64 {
-    debug_assert!(number <= MAX_LENGTHS && slot < TAGS, "{number}, {slot}");
-    // SAFETY: `Slots::first` gives one of `N` lengths and a slot of its line, which is one of a page of this snapshot,
-    // or `N`, at most `MAX_LENGTHS`, where the line of the default route is. A line is 16 tags and as many places, and
-    // is not written while the snapshot lives.
-    unsafe {
-        let line = *lines.get_unchecked(number);
-        line.add(usize::from(line.cast::<u16>().add(TAGS + slot).read()))
-    }
+fn entry_of(line: *const AtomicU64, slot: usize) -> *const AtomicU64 {
+    debug_assert!(slot < TAGS, "slot {slot}");
+    // SAFETY: `line` is one of a page of this snapshot and `slot` one that `Slots::first` found in it, or `line` is
+    // that of the default route. A line is 16 tags and as many places, and is not written while the snapshot lives.
+    unsafe { line.add(usize::from(line.cast::<u16>().add(TAGS + slot).read())) }
 }
 
-/// The slots of `line` that have `tag`, a bit each.
 #[inline(always)]
-fn slots_with(line: *const AtomicU64, tag: u16) -> u16 {
-    // SAFETY: the instructions are those that every x86-64 has; the 32 octets are the tags of a line of this snapshot,
-    // which is not written while the snapshot lives.
-    let slots = unsafe {
-        let tag = x86_64::_mm_set1_epi16(tag.cast_signed());
-        let first = x86_64::_mm_loadu_si128(line.cast());
-        let second = x86_64::_mm_loadu_si128(line.cast::<x86_64::__m128i>().add(1));
-        let equal = x86_64::_mm_packs_epi16(
-            x86_64::_mm_cmpeq_epi16(first, tag),
-            x86_64::_mm_cmpeq_epi16(second, tag),
-        );
-        x86_64::_mm_movemask_epi8(equal)
-    };
-    (slots & 0xffff) as u16
+fn load<T: Copy, const M: usize>(list: &[T; M], at: usize) -> T {
+    debug_assert!(at < M, "{at} of {M}");
+    // SAFETY: lanes are below `LANES`, since keys are; numbers of lengths are at most `N`, below `PLACES`.
+    unsafe { *list.get_unchecked(at) }
 }
 
 #[inline(always)]
@@ -205,6 +365,9 @@ fn prefetch(line: *const AtomicU64) {
     // SAFETY: a prefetch never faults, whatever the address.
     unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.cast()) };
 }
+
+/// What turns the octets of both halves of an address around.
+const SWAP: [i64; 2] = [0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f];
 
 const _: () = assert!(MAX_LENGTHS == 4 && TAGS == 16);
 

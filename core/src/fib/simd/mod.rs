@@ -3,10 +3,10 @@
 //! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
 //! one instruction; where there are 256-bit vectors, what can be done for many IPv4 addresses of a batch at once is done
 //! in vectors (`narrow.rs`). Batches of IPv6 have a walk of their own (`wide.rs`), and so have IPv6 tables with a hash
-//! (`hashed.rs`) and large ones (`windows.rs`, the one that has code for AVX-512). `unsafe` is for three things: calling a function that was compiled for such a processor, after it was
-//! found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; and reading cells
-//! without asking whether the handle is in bounds, which the portable twin asks each time; and so with the lists of
-//! `wide.rs` and the lines of `hashed.rs` and `windows.rs`.
+//! (`hashed.rs`) and large ones (`windows.rs`). `unsafe` is for three things: calling a function that was compiled for
+//! such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it takes a raw
+//! pointer; and reading cells without asking whether the handle is in bounds, which the portable twin asks each time;
+//! and so with the lists of `wide.rs` and the lines of `hashed.rs` and `windows.rs`.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -157,8 +157,15 @@ impl Level {
         next_hops: &mut [Option<NextHopId>],
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.0 != SimdLevel::Portable {
-            return hashed::lookup(hashed, view, addresses, next_hops);
+        match self.0 {
+            SimdLevel::Portable => {}
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => {
+                return hashed::lookup::<A, hashed::Sse2>(hashed, view, addresses, next_hops);
+            }
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe {
+                return hashed_avx512(hashed, view, addresses, next_hops);
+            },
         }
         for (address, next_hop) in addresses.iter().zip(next_hops) {
             let key = address.to_key();
@@ -287,6 +294,19 @@ fn lookup_avx512<A: Address>(
         }
         None => batch::lookup(Native, view, addresses, next_hops),
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn hashed_avx512<A: Address>(
+    hashed: &Hashed,
+    view: &View<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    hashed::lookup::<A, hashed::Avx512>(hashed, view, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]

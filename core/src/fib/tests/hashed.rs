@@ -207,7 +207,7 @@ fn prefixes_made_to_collide_are_found_by_the_trie() {
     assert!(complete);
     // Directory, line and tag of a route that is there, so that one tag is found for two prefixes.
     let there = hash_of(cluster(0).0, 64);
-    for (n, route) in (0..).zip(colliding(there, 0xf000_0007_0000_fffe).take(3)) {
+    for (n, route) in (0..).zip(colliding(there, 0xf00e_fffe_0000_0000).take(3)) {
         let (one, other) = (hash_of(route.0, 64), there);
         assert_eq!((line_of(one), tag_of(one)), (line_of(other), tag_of(other)));
         // Not a route yet: what the tag leads to is another prefix.
@@ -224,7 +224,7 @@ fn prefixes_made_to_collide_are_found_by_the_trie() {
     }
     assert!(is_complete(&pair.fib), "three in one line have room");
     // Twelve bits of the directory and the line: the seventeenth has no place, however often the page is split.
-    let crowd: Vec<_> = colliding(there, 0xfff0_0007_0000_0000).take(40).collect();
+    let crowd: Vec<_> = colliding(there, 0xfffe_0000_0000_0000).take(40).collect();
     for (n, route) in (0..).zip(&crowd) {
         pair.insert(*route, 2_000 + n);
         pair.check(&mut rng);
