@@ -1,19 +1,19 @@
 //! Lookups in batches: many addresses go down the table side by side, so that their memory accesses overlap.
 //!
-//! IPv4 is two levels without a branch: root slot, run starts, leaf; an empty root slot leads to an empty chunk (handle
-//! 0). A group goes through them in three passes, each of which asks for what the next needs: a quarter faster than
+//! IPv4 is two levels without a branch: root slot, top and run starts, leaf; an empty root slot leads to an empty chunk
+//! (handle 0). A group goes through them in three passes, each of which asks for what the next needs: a quarter faster than
 //! one address after the other, of which the processor overlaps about eight by itself. Leaves that name a child are
 //! left in the answers and are taken up after the group.
 //!
-//! Small IPv4 tables have flat chunks (`flat.rs`): three levels without a branch, and what they read lies in the
-//! nearest caches. There one address after the other is as fast as passes.
+//! Small IPv4 tables have flat chunks (`flat.rs`): three levels slot by slot, without a branch, and what they read lies
+//! in near caches. There one address after the other is as fast as passes.
 //!
 //! IPv6 goes down in rounds, one level a round, with the addresses that have a next level in a list. At the end of a
 //! round each asks for the node that it needs in the next: a walk of eight accesses one after another is too long for
 //! the processor to overlap by itself, and its end is a branch that cannot be foreseen.
 //!
-//! The code is safe and portable. `simd.rs` compiles it again for the units that the machine has ([`Machine`]); only
-//! batches of IPv6 have another walk there, which asks for more beforehand (`simd/wide.rs`).
+//! The code is safe and portable. `simd/mod.rs` compiles it again for the units that the machine has ([`Machine`]), and
+//! says which tables have another walk there.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

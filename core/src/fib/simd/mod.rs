@@ -1,12 +1,12 @@
 //! What the machine has beyond portable code, found at run time: the one module of the crate with `unsafe`.
 //!
-//! The lookups themselves are the safe code of `batch.rs`, compiled a second time for processors that count bits in
-//! one instruction; where there are 256-bit vectors, what can be done for many IPv4 addresses of a batch at once is done
-//! in vectors (`narrow.rs`). Batches of IPv6 have a walk of their own (`wide.rs`), and so have IPv6 tables with a hash
-//! (`hashed.rs`) and large ones (`windows.rs`). `unsafe` is for three things: calling a function that was compiled for
-//! such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it takes a raw
-//! pointer; and reading cells without asking whether the handle is in bounds, which the portable twin asks each time;
-//! and so with the lists of `wide.rs` and the lines of `hashed.rs` and `windows.rs`.
+//! Portable code is that of `batch.rs`, which is compiled a second time for processors that count bits in one
+//! instruction. What it is too slow for has a walk of its own: IPv4 tables by address (`narrow.rs`), with AVX-512 eight
+//! addresses to a vector (`lanes.rs`); batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with
+//! windows (`windows.rs`), the last two with AVX-512, too. `unsafe` is for four things: calling a function that was
+//! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
+//! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
+//! twin asks each time; and numbers that change from array to vector and back.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
