@@ -43,7 +43,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use tracing::{info, warn};
 
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Directions, Loaded};
 use crate::ctl::path::default_path;
 use crate::ctl::server::{Server, ServerError};
 use crate::hostroutes::{Host, HostError, HostParts};
@@ -54,7 +54,7 @@ use crate::rootless::{self, Launch, Rootless};
 use crate::sys;
 use crate::tun::Tun;
 use crate::udp::share::Share;
-use crate::worker::{Command, OpenWorker, WorkerError, WorkerHandle, WorkerParts};
+use crate::worker::{Command, Duty, OpenWorker, WorkerError, WorkerHandle, WorkerParts};
 use device::Undo;
 
 pub use device::DeviceError;
@@ -120,6 +120,8 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     };
     let (ending, ended) = crossbeam_channel::bounded(1);
     let parts = WorkerParts {
+        number: 0,
+        duty: Duty::Both,
         share: Share::ALONE,
         cpu: None,
         config: &config,
@@ -207,25 +209,39 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     Ok(code)
 }
 
-/// Opens a worker for each queue of the device.
+/// Opens a worker for each queue of the device, or one for each of its directions.
 fn open_workers(
     usual: &WorkerParts<'_>,
     queues: Vec<Tun>,
     cpus: &[usize],
-) -> Result<Vec<OpenWorker>, WorkerError> {
+) -> Result<Vec<OpenWorker>, NodeError> {
     let workers = u16::try_from(queues.len()).unwrap_or(u16::MAX);
+    let mut wanted = Vec::new();
+    for (number, queue) in (0..workers).zip(queues) {
+        let share = Share { number, workers };
+        match usual.config.worker.directions {
+            Directions::Together => wanted.push((Duty::Both, share, queue)),
+            Directions::Apart => {
+                let same = queue.share().map_err(DeviceError::from)?;
+                wanted.push((Duty::Encap, share, queue));
+                wanted.push((Duty::Decap, share, same));
+            }
+        }
+    }
     let pins = usual.config.worker.pin;
     let pinned = cpus.iter().copied().cycle().map(|cpu| pins.then_some(cpu));
     // Where the CPUs are unknown, nobody is pinned.
     let cpus = pinned.chain(std::iter::repeat(None));
-    let opened = (0..workers).zip(queues).zip(cpus);
-    let opened = opened.map(|((number, queue), cpu)| {
+    let opened = (0..).zip(wanted).zip(cpus);
+    let opened = opened.map(|((number, (duty, share, queue)), cpu)| {
         let parts = WorkerParts {
-            share: Share { number, workers },
+            number,
+            duty,
+            share,
             cpu,
             ..usual.clone()
         };
-        OpenWorker::open(parts, queue)
+        Ok(OpenWorker::open(parts, queue)?)
     });
     opened.collect()
 }

@@ -173,6 +173,18 @@ impl Tun {
         Self::finish(fd, name, self.flags, self.offload)
     }
 
+    /// The same queue for a second worker, which carries the other direction: what one reads the
+    /// other does not. Whether reading waits is a matter of the queue, not of who reads.
+    ///
+    /// # Errors
+    ///
+    /// [`TunError`] when the process has no descriptor left.
+    pub fn share(&self) -> Result<Self, TunError> {
+        let fd = self.fd.try_clone();
+        let fd = fd.map_err(|error| TunError::setting(self.name, "second descriptor", error))?;
+        Ok(Self { fd, ..*self })
+    }
+
     /// Reads one packet, with its virtio header before it where the device has
     /// one, and returns its octets.
     ///

@@ -22,6 +22,7 @@
 //! May touch the device, the sockets, the engine. Not the sources of routes, files or HTTP.
 
 mod busy;
+mod duty;
 mod handle;
 mod probe;
 mod underlay;
@@ -51,6 +52,7 @@ use crate::rib::TablesReader;
 use crate::tun::Tun;
 use crate::udp::share::Share;
 use busy::BusyPoll;
+pub use duty::Duty;
 use handle::Shared;
 pub use handle::{Buffers, Command, OpenWorker, WorkerHandle};
 use probe::Prober;
@@ -60,7 +62,11 @@ pub use underlay::UnderlayError;
 /// What a worker is made of, apart from its device.
 #[derive(Clone, Debug)]
 pub struct WorkerParts<'c> {
-    /// Its number among the node's workers.
+    /// Its number among the node's workers, from 0.
+    pub number: u16,
+    /// What it carries.
+    pub duty: Duty,
+    /// Its place among those that receive on the same ports, or send for one that does.
     pub share: Share,
     /// The CPU that it is to keep to.
     pub cpu: Option<usize>,
@@ -100,6 +106,7 @@ pub enum WorkerError {
 #[derive(Debug)]
 struct Worker {
     number: u32,
+    duty: Duty,
     poll: Poll,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -134,6 +141,8 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Result<Self, WorkerError> {
         let WorkerParts {
+            number,
+            duty,
             share,
             cpu: _,
             config,
@@ -142,8 +151,8 @@ impl Worker {
             paths,
         } = parts;
         // Each has ports of its own to send from.
-        let pool_seed = seed.rotate_left(u32::from(share.number));
-        let mut underlay = Underlay::open(config, share, pool_seed)?;
+        let pool_seed = seed.rotate_left(u32::from(number));
+        let mut underlay = Underlay::open(config, share, duty, pool_seed)?;
         underlay.offload_raw(config, device.name().as_str(), pool_seed);
         let poll = Poll::new().map_err(event_loop("poll"))?;
         let register = |fd, token| {
@@ -151,7 +160,9 @@ impl Worker {
                 .register(&mut SourceFd(&fd), token, Interest::READABLE)
                 .map_err(event_loop("register"))
         };
-        register(device.as_raw_fd(), DEVICE)?;
+        if duty.encaps() {
+            register(device.as_raw_fd(), DEVICE)?;
+        }
         for (index, fd) in underlay.descriptors().enumerate() {
             register(fd, Token(FIRST_SOCKET.0 + index))?;
         }
@@ -160,8 +171,14 @@ impl Worker {
             None => None,
         };
         let batch_frames = usize::from(config.worker.batch);
+        let encap_batch = match duty {
+            Duty::Both | Duty::Encap => {
+                Batch::with_largest(batch_frames, FRAME_OCTETS_MAX, ENCAP_LARGEST)
+            }
+            Duty::Decap => Batch::new(0, 0),
+        };
         let writer = DeviceWriter::new(&device, config.device.mtu.octets(), config.worker.gro);
-        let decap_batch = decap_batch(&underlay);
+        let decap_batch = decap_batch(&underlay, duty);
         let usual = EngineConfig::default();
         let part_of = |rate: u32| rate.div_ceil(u32::from(share.workers));
         let engine_config = EngineConfig {
@@ -180,18 +197,19 @@ impl Worker {
             .store(tables_at_start.epoch().0, Ordering::Relaxed);
         let busy_poll = Duration::from_micros(config.worker.busy_poll_us.into());
         Ok(Self {
-            number: u32::from(share.number),
+            number: u32::from(number),
+            duty,
             poll,
             commands,
             shared,
             engine: Engine::new(engine_config, tables_at_start),
             tables,
             device,
-            device_readable: true,
+            device_readable: duty.encaps(),
             device_counters: DeviceCounters::default(),
             writer,
             underlay,
-            encap_batch: Batch::with_largest(batch_frames, FRAME_OCTETS_MAX, ENCAP_LARGEST),
+            encap_batch,
             decap_batch,
             batch_frames,
             busy_poll: BusyPoll::new(busy_poll, Instant::now()),
@@ -295,7 +313,7 @@ impl Worker {
         }
         let device = self.device.name();
         self.underlay.offload_raw(config, device.as_str(), seed);
-        self.decap_batch = decap_batch(&self.underlay);
+        self.decap_batch = decap_batch(&self.underlay, self.duty);
         Ok(opened?)
     }
 
@@ -465,7 +483,11 @@ impl Worker {
 }
 
 /// The batch that the sockets are read into.
-fn decap_batch(underlay: &Underlay) -> Batch {
+fn decap_batch(underlay: &Underlay, duty: Duty) -> Batch {
+    // Who sends only has raw sockets that nothing comes from.
+    if !duty.decaps() {
+        return Batch::new(0, 0);
+    }
     Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, underlay.receives())
 }
 

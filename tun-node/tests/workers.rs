@@ -20,6 +20,7 @@ use tun_node::ctl::message::{CountersReport, Fault, Request};
 use tun_node::node::EXIT_INTERNAL;
 
 const TWO: &str = "[worker]\ncount = 2\n";
+const APART: &str = "[worker]\ndirections = \"apart\"\n";
 
 #[test]
 fn flows_keep_their_order_and_both_workers_have_some() {
@@ -80,6 +81,69 @@ fn every_encapsulation_passes_with_two_workers() {
         nodes.into_iter().for_each(Node::stop);
         assert_eq!([lab.traces(1), lab.traces(2)], before, "{encap}");
     }
+}
+
+#[test]
+fn of_two_workers_whose_directions_are_apart_each_carries_one() {
+    let Some(lab) = Lab::new() else { return };
+    let before = [lab.traces(1), lab.traces(2)];
+    for encap in ["vxlan", "gue", "ipip"] {
+        for underlay in Underlay::BOTH {
+            let nodes = [1, 2].map(|node| lab.start(node, encap, underlay, APART));
+            for size in [0, 1300] {
+                for _ in 0..5 {
+                    ping(&lab, 1, "10.244.2.1", size);
+                    ping(&lab, 2, "fd00:10:244:1::1", size);
+                }
+            }
+            for node in &nodes {
+                let report = node.counters();
+                let [encap_worker, decap_worker] = report.workers.as_slice() else {
+                    panic!("{} workers", report.workers.len());
+                };
+                assert!(encap_worker.encap.forwarded.packets >= 20, "{encap}");
+                assert_eq!(encap_worker.decap.received.packets, 0, "{encap}");
+                assert_eq!(encap_worker.device.written.packets, 0, "{encap}");
+                assert!(decap_worker.decap.forwarded.packets >= 20, "{encap}");
+                assert_eq!(decap_worker.device.read.packets, 0, "{encap}");
+                assert_eq!(report.total.decap.dropped, 0, "{encap}");
+                // Only who receives can be probed.
+                assert_eq!(encap_worker.probes_sent, 0, "{encap}");
+                assert!(decap_worker.probes_passed > 0, "{encap}");
+                report.workers.iter().for_each(assert_balanced);
+                assert_balanced(&report.total);
+                assert_eq!(report.total, WorkerReport::total(&report.workers));
+            }
+            nodes.into_iter().for_each(Node::stop);
+            assert_eq!([lab.traces(1), lab.traces(2)], before, "{encap}");
+        }
+    }
+}
+
+#[test]
+fn flows_keep_their_order_by_two_pairs_of_workers() {
+    let Some(lab) = Lab::new() else { return };
+    let pairs = format!("{APART}count = 2\npin = true\n");
+    let nodes = [1, 2].map(|node| lab.start(node, "vxlan", Underlay::V4, &pairs));
+    let received = load(&lab, "10.244.2.1");
+    assert!(received > FLOWS * 10, "{received}");
+    for (node, carries) in nodes.iter().zip([true, false]) {
+        let report = node.counters();
+        assert_eq!(report.workers.len(), 4);
+        for (number, worker) in report.workers.iter().enumerate() {
+            let octets = match number % 2 == 0 {
+                true => worker.encap.forwarded.octets,
+                false => worker.decap.forwarded.octets,
+            };
+            assert!(
+                octets > 1000 || (number % 2 == 0) != carries,
+                "worker {number}: {octets}"
+            );
+            assert_balanced(worker);
+        }
+        assert_balanced(&report.total);
+    }
+    nodes.into_iter().for_each(Node::stop);
 }
 
 #[test]

@@ -65,6 +65,8 @@ impl Contender {
             [
                 "warren",
                 "warren-pin=true",
+                "warren-apart",
+                "warren-apart+pin=true",
                 "warren-fou",
                 "warren-gue",
                 "warren-geneve",
@@ -123,8 +125,12 @@ impl Contender {
         match self {
             Self::None | Self::Kernel => &Measure::ALL[..7],
             Self::Warren { .. } if self.is_main() => &Measure::ALL,
-            // Both nodes' workers on one CPU: one stream gains by it what four lose.
-            Self::Warren { options, .. } if options.iter().eq(["pin=true"]) => {
+            // Which threads there are, and where, decides what streams get on two CPUs.
+            Self::Warren { options, .. }
+                if options
+                    .iter()
+                    .all(|one| one == "pin=true" || one == "apart") =>
+            {
                 &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
             }
             Self::Warren { .. } => &[Measure::Tcp1, Measure::Udp64],
@@ -352,6 +358,7 @@ fn worker_option(option: &str) -> Result<String, String> {
         "no-gro" => "gro = false\n".into(),
         "no-uso" => "uso = false\n".into(),
         "no-vnet" => "vnet-header = false\n".into(),
+        "apart" => "directions = \"apart\"\n".into(),
         "spin" => "busy-poll-us = 50\n".into(),
         other => match other.split_once('=') {
             Some((key, value)) => format!("{key} = {value}\n"),

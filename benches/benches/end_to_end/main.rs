@@ -54,7 +54,7 @@ Usage: end_to_end [OPTIONS]
   --wire LIST        plain,wire: veth as it is; veth with its offloads off (plain,wire)
   --contenders LIST  none,kernel,warren,warren-fou,warren-gue,warren-geneve,warren-ipip,warren-OPTIONS,
                      forwarder,wireguard-go,openvpn,tinc,fastd,nebula (all that are installed);
-                     OPTIONS joined by '+': no-gso no-gro no-uso no-vnet spin, or a KEY=VALUE of [worker];
+                     OPTIONS joined by '+': no-gso no-gro no-uso no-vnet apart spin, or a KEY=VALUE of [worker];
                      warren-ipip+OPTIONS and the like have them with another encapsulation
   --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all for none, kernel and warren;
                      for the others, at half the length, those that they are there for)

@@ -59,6 +59,7 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
         log_level: draft.log_level.map(|level| level.value).unwrap_or_default(),
         worker: Worker {
             count: worker.count.map(|count| count.value).unwrap_or_default(),
+            directions: worker.directions.map(|it| it.value).unwrap_or_default(),
             pin: worker.pin.is_some_and(|on| on.value),
             source_ports: worker.source_ports.map_or(SOURCE_PORTS, |n| n.value),
             batch: worker.batch.map_or(BATCH_FRAMES, |n| n.value),

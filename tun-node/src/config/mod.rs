@@ -400,8 +400,11 @@ pub enum LogLevel {
 /// Sizes of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
-    /// How many workers there are, each a thread with a queue of the device and sockets of its own.
+    /// How many workers there are, each a thread with a queue of the device and sockets of its own;
+    /// twice as many threads where the directions are apart.
     pub count: WorkerCount,
+    /// Whether a worker carries both directions.
+    pub directions: Directions,
     /// Whether each worker keeps to one CPU: the first one to the first that the process may use,
     /// and so on, round and round.
     pub pin: bool,
@@ -425,6 +428,16 @@ pub struct Worker {
     pub vnet_header: bool,
     /// Microseconds that a worker goes on looking for packets before it sleeps; 0 for none.
     pub busy_poll_us: u32,
+}
+
+/// How the two directions are spread over threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Directions {
+    /// Each worker carries both.
+    #[default]
+    Together,
+    /// Twice as many workers, of each two one for the way out and one for the way in.
+    Apart,
 }
 
 /// How many workers a node has.

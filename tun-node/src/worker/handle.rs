@@ -84,7 +84,8 @@ impl OpenWorker {
     ///
     /// [`WorkerError`].
     pub fn open(parts: WorkerParts<'_>, device: Tun) -> Result<Self, WorkerError> {
-        let (number, cpu) = (u32::from(parts.share.number), parts.cpu);
+        let (number, cpu) = (u32::from(parts.number), parts.cpu);
+        let is_first = parts.share.number == 0 && parts.duty.decaps();
         let (commands, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared::default());
         let worker = Worker::new(parts, device, receiver, Arc::clone(&shared))?;
@@ -99,7 +100,7 @@ impl OpenWorker {
                 receive_octets,
                 send_octets,
             },
-            probes: number == 0 || worker.prober.is_some(),
+            probes: is_first || worker.prober.is_some(),
         };
         Ok(Self {
             worker,

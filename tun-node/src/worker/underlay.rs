@@ -37,6 +37,7 @@ use crate::raw::{Inner, RawIp, SEND_BUFFER_OCTETS};
 use crate::sys::sockopt;
 use crate::udp::share::Share;
 use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp};
+use crate::worker::Duty;
 
 mod error;
 mod follow;
@@ -53,6 +54,7 @@ pub(super) struct Underlay {
     receivers: Vec<Receiver>,
     ways: Ways,
     share: Share,
+    duty: Duty,
     receive_ring: ReceiveRing,
     send: Sender,
     counters: CountersByKind,
@@ -65,12 +67,18 @@ impl Underlay {
     /// # Errors
     ///
     /// [`UnderlayError`]: an address is not this host's, a port is taken, a capability is missing.
-    pub(super) fn open(config: &Config, share: Share, seed: u64) -> Result<Self, UnderlayError> {
+    pub(super) fn open(
+        config: &Config,
+        share: Share,
+        duty: Duty,
+        seed: u64,
+    ) -> Result<Self, UnderlayError> {
         let frames = usize::from(config.worker.batch);
         let mut underlay = Self {
             receivers: Vec::new(),
             ways: Ways::default(),
             share,
+            duty,
             receive_ring: ReceiveRing::new(RAW_RECEIVES.min(frames)),
             send: Sender::new(frames, false),
             counters: CountersByKind::default(),
@@ -98,6 +106,9 @@ impl Underlay {
                 continue;
             };
             for port in udp_ports(config) {
+                if !self.duty.decaps() {
+                    break;
+                }
                 let bind = SocketAddr::new(address, port);
                 if self.receivers.iter().any(|there| there.is_udp_at(bind)) {
                     continue;
@@ -110,7 +121,11 @@ impl Underlay {
                 && let Some(pool @ None) = self.ways.pools.get_mut(index)
             {
                 let bind = SocketAddr::new(address, 0);
-                let count = usize::from(config.worker.source_ports);
+                let count = match self.duty {
+                    Duty::Both | Duty::Encap => usize::from(config.worker.source_ports),
+                    // For probes.
+                    Duty::Decap => 1,
+                };
                 // Probes leave by the first, and are to come back to this worker.
                 let opened =
                     TransmitPool::bind_first(&udp_config(config, bind), count, seed, |port| {
@@ -122,11 +137,11 @@ impl Underlay {
             if uses_ipip(config) && !has_raw {
                 for inner in [Inner::Ipv4, Inner::Ipv6] {
                     let mut raw = raw_config(config, address, inner);
-                    if self.share.number > 0 {
+                    if !self.receives_raw() {
                         raw.receive_buffer_octets = 0;
                     }
                     let raw = RawIp::open(&raw)?;
-                    if self.share.number > 0 {
+                    if !self.receives_raw() {
                         raw.receive_nothing()?;
                     }
                     self.receivers.push(Receiver::new(Socket::Raw(raw)));
@@ -140,7 +155,8 @@ impl Underlay {
     /// kernel can: through the device named `device`. `seed` makes the mark of such packets.
     pub(super) fn offload_raw(&mut self, config: &Config, device: &str, seed: u64) {
         let has_raw = self.has(Kind::Ip4) || self.has(Kind::Ip6);
-        if !config.worker.ipip_offload || !has_raw || self.send.offload.is_some() {
+        let wanted = config.worker.ipip_offload && self.duty.encaps();
+        if !wanted || !has_raw || self.send.offload.is_some() {
             return;
         }
         let octets = config.worker.send_buffer_octets;
@@ -330,10 +346,10 @@ impl Underlay {
 
     /// Where this worker receives: each address with its transport, remote port 0.
     pub(super) fn targets(&self) -> impl Iterator<Item = (IpAddr, Transport)> {
-        let is_first = self.share.number == 0;
+        let receives_raw = self.receives_raw();
         let receivers = self.receivers.iter();
         let receivers =
-            receivers.filter(move |one| is_first || matches!(one.socket, Socket::Udp(_)));
+            receivers.filter(move |one| receives_raw || matches!(one.socket, Socket::Udp(_)));
         receivers.map(|receiver| (receiver.local.ip(), receiver.transport(0)))
     }
 
@@ -345,7 +361,7 @@ impl Underlay {
         let senders = senders.filter_map(|udp| udp.send_buffer_octets().ok());
         let receivers = self.receivers.iter().filter_map(|one| match &one.socket {
             Socket::Udp(udp) => udp.receive_buffer_octets().ok(),
-            Socket::Raw(raw) if self.share.number == 0 => raw.receive_buffer_octets().ok(),
+            Socket::Raw(raw) if self.receives_raw() => raw.receive_buffer_octets().ok(),
             Socket::Raw(_) => None,
         });
         let raw_senders = self.receivers.iter().filter_map(|one| match &one.socket {
@@ -353,6 +369,11 @@ impl Underlay {
             Socket::Raw(raw) => raw.send_buffer_octets().ok(),
         });
         (receivers.min(), senders.chain(raw_senders).min())
+    }
+
+    /// Whether its raw sockets receive, for all workers.
+    fn receives_raw(&self) -> bool {
+        self.share.number == 0 && self.duty.decaps()
     }
 
     fn has(&self, kind: Kind) -> bool {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tun_node::config::{
-    Config, DeviceMode, Dscp, Guard, LogLevel, PeerMode, Probing, RouteAction, RouteNext,
-    WorkerCount, calico_vtep_mac, example_config, warren_vtep_mac,
+    Config, DeviceMode, Directions, Dscp, Guard, LogLevel, PeerMode, Probing, RouteAction,
+    RouteNext, WorkerCount, calico_vtep_mac, example_config, warren_vtep_mac,
 };
 use warren_core::encap::Encapsulation;
 use warren_core::tables::{EcnMode, Receive};
@@ -151,7 +151,7 @@ fn every_key_arrives_where_it_belongs() {
         ),
         (
             15,
-            "[log]\nlevel = \"trace\"\n[worker]\ncount = 3\npin = true\nsource-ports = 3\nbatch = 5",
+            "[log]\nlevel = \"trace\"\n[worker]\ncount = 3\ndirections = \"apart\"\npin = true\nsource-ports = 3\nbatch = 5",
         ),
         (15, "receive-buffer = 8192\nsend-buffer = 4096"),
         (14, "probe = false"),
@@ -200,6 +200,7 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!(config.log_level, LogLevel::Trace);
     let worker = config.worker;
     assert_eq!((worker.count, worker.pin), (WorkerCount::Fixed(3), true));
+    assert_eq!(worker.directions, Directions::Apart);
     assert_eq!((worker.source_ports, worker.batch), (3, 5));
     assert_eq!(worker.receive_buffer_octets, Some(8192));
     assert_eq!(worker.send_buffer_octets, Some(4096));

@@ -3,11 +3,12 @@
 use toml::de::DeValue;
 
 use super::{At, Problems, Section};
-use crate::config::WorkerCount;
+use crate::config::{Directions, WorkerCount};
 
 #[derive(Debug, Default)]
 pub(in crate::config) struct WorkerDraft {
     pub(in crate::config) count: Option<At<WorkerCount>>,
+    pub(in crate::config) directions: Option<At<Directions>>,
     pub(in crate::config) pin: Option<At<bool>>,
     pub(in crate::config) source_ports: Option<At<u16>>,
     pub(in crate::config) batch: Option<At<u16>>,
@@ -26,6 +27,7 @@ pub(super) fn worker(table: &Section<'_, '_>, problems: &mut Problems) -> Worker
     table.refuse_unknown(
         &[
             "count",
+            "directions",
             "pin",
             "source-ports",
             "batch",
@@ -42,6 +44,7 @@ pub(super) fn worker(table: &Section<'_, '_>, problems: &mut Problems) -> Worker
     );
     WorkerDraft {
         count: count(table, problems),
+        directions: table.choice("directions", &DIRECTIONS, problems),
         pin: table.boolean("pin", problems),
         source_ports: table.number("source-ports", 1..=1024, problems),
         batch: table.number("batch", 1..=1024, problems),
@@ -69,4 +72,8 @@ fn count(table: &Section<'_, '_>, problems: &mut Problems) -> Option<At<WorkerCo
     })
 }
 
+const DIRECTIONS: [(&str, Directions); 2] = [
+    ("together", Directions::Together),
+    ("apart", Directions::Apart),
+];
 const BUFFER_OCTETS: std::ops::RangeInclusive<u32> = 4096..=1 << 30;

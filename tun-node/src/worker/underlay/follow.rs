@@ -44,6 +44,7 @@ impl Underlay {
             receivers: Vec::new(),
             ways: Ways::default(),
             share: self.share,
+            duty: self.duty,
             receive_ring: ReceiveRing::new(1),
             send: Sender::new(1, false),
             counters: CountersByKind::default(),
