@@ -126,8 +126,11 @@ impl Contender {
             Self::None | Self::Kernel => &Measure::ALL[..7],
             Self::Warren { .. } if self.is_main() => &Measure::ALL,
             // Which threads there are, and where, decides what streams get on two CPUs.
-            Self::Warren { options, .. }
-                if options
+            Self::Warren {
+                encapsulation,
+                options,
+            } if encapsulation == "vxlan"
+                && options
                     .iter()
                     .all(|one| one == "pin=true" || one == "apart") =>
             {
