@@ -425,7 +425,7 @@ const fn first_of(code: u16, below: u16) -> u16 {
 /// The same in arithmetic: a choice between a register and memory would be compiled to a branch, and whether a node
 /// has a route of its own for an address cannot be foreseen.
 #[inline(always)]
-const fn overlay(code: u16, below: u16) -> u16 {
+pub(super) const fn overlay(code: u16, below: u16) -> u16 {
     let none = ((code as u32).wrapping_sub(1) >> 16) as u16;
     code | below & none
 }

@@ -46,6 +46,11 @@ impl Direct {
         self.words.as_slice().into()
     }
 
+    /// The word of root slot `slot`.
+    pub(super) fn word(&self, slot: usize) -> Option<u64> {
+        self.words.get(slot).map(|[word, _]| *word)
+    }
+
     /// Octets of the words.
     pub(super) fn octets(&self) -> usize {
         size_of_val(self.words.as_slice())

@@ -36,6 +36,7 @@ use super::address::Address;
 use super::arena;
 use super::arena::Segment;
 use super::batch::{self, Portable};
+use super::few::Few;
 use super::hashed::Hashed;
 use super::walk::View;
 use super::windows::Windowed;
@@ -131,6 +132,24 @@ impl Level {
                 batch::lookup(Portable, view, addresses, next_hops);
             }
         }
+    }
+
+    /// Looks up each of `addresses` of a table whose root fits registers, if the machine has these; whether it has.
+    #[inline(always)]
+    pub(super) fn few<A: Address>(
+        self,
+        few: &Few,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == SimdLevel::Avx512 {
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            unsafe { few_avx512(few, addresses, next_hops) };
+            return true;
+        }
+        let _ = (few, addresses, next_hops);
+        false
     }
 
     /// The code that the hash has for an IPv6 address; `None` when the trie must be asked.
@@ -293,6 +312,19 @@ fn lookup_avx512<A: Address>(
             narrow::in_groups::<A, lanes::Chunks>(&table, addresses, next_hops);
         }
         None => batch::lookup(Native, view, addresses, next_hops),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn few_avx512<A: Address>(few: &Few, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    match (few.places, few.code) {
+        (8, 0) => narrow::in_groups::<A, lanes::Few<1, false>>(few, addresses, next_hops),
+        (8, _) => narrow::in_groups::<A, lanes::Few<1, true>>(few, addresses, next_hops),
+        (16, _) => narrow::in_groups::<A, lanes::Few<2, true>>(few, addresses, next_hops),
+        (_, _) => narrow::in_groups::<A, lanes::Few<4, true>>(few, addresses, next_hops),
     }
 }
 
