@@ -116,10 +116,15 @@ fn chunks<A: Address>(
     let mut words = [_mm512_setzero_si512(); VECTORS];
     let mut slots = [_mm512_setzero_si512(); VECTORS];
     let mut places = [Places::NONE; VECTORS];
-    for (((key, word), slot), places) in
-        keys.iter().zip(&mut words).zip(&mut slots).zip(&mut places)
+    let eights = addresses.as_chunks::<EIGHT>().0.iter();
+    for ((((key, eight), word), slot), places) in keys
+        .iter()
+        .zip(eights)
+        .zip(&mut words)
+        .zip(&mut slots)
+        .zip(&mut places)
     {
-        let (root, top) = root(table, *key);
+        let (root, top) = root(table, eight);
         // `cell_of`: the groups up to this one, the one in question leftmost.
         let after = _mm512_andnot_si512(
             _mm512_srli_epi64::<{ 8 + DENSE_BITS }>(*key),
@@ -165,8 +170,9 @@ fn flat<A: Address>(
     let keys = keys_of(addresses);
     let mut codes = [_mm512_setzero_si512(); VECTORS];
     let mut places = [Places::NONE; VECTORS];
-    for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
-        let (word, _) = root(table, *key);
+    let eights = addresses.as_chunks::<EIGHT>().0.iter();
+    for (((key, eight), code), places) in keys.iter().zip(eights).zip(&mut codes).zip(&mut places) {
+        let (word, _) = root(table, eight);
         *code = word;
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         places.set(cell_after(address_of(word), FLAT_WORDS, slot));
@@ -263,17 +269,17 @@ fn select<const N: usize>(registers: &[__m512i; N], place: __m512i) -> __m512i {
     }
 }
 
-/// The root words and tops of `key`.
+/// The root words and tops of eight addresses. Their slots are computed one by one: to take them out of a vector would
+/// take longer.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn root(table: &Table<'_>, key: __m512i) -> (__m512i, __m512i) {
-    let mut slots = Places::NONE;
-    slots.set(_mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(key));
+fn root<A: Address>(table: &Table<'_>, addresses: &[A; EIGHT]) -> (__m512i, __m512i) {
     let words = table.words.as_ptr();
-    // SAFETY: a key has 32 bits, so that the slots are below the number of root words; each is 16 octets.
-    let [a, b, c, d, e, f, g, h] = slots
-        .each()
-        .map(|slot| unsafe { _mm_loadu_si128(words.wrapping_add(slot).cast()) });
+    let [a, b, c, d, e, f, g, h] = addresses.each_ref().map(|address| {
+        let slot = (key_of(*address) >> (32 - ROOT_STRIDE)) as usize;
+        // SAFETY: a key has 32 bits, so that the slot is below the number of root words; each is 16 octets.
+        unsafe { _mm_loadu_si128(words.wrapping_add(slot).cast()) }
+    });
     (
         four_pairs(
             _mm_unpacklo_epi64(a, b),
