@@ -5,7 +5,9 @@
 //! list of segments, and knows at once which cell of the chunk to load.
 //! Segments never move, and who holds the words holds the segments, too: the writer, or a snapshot.
 //!
-//! Only x86-64 reads addresses, so elsewhere there are none; nor where an address needs more than the 48 bits that a
+//! Portable code takes the tops from here.
+//!
+//! Only x86-64 reads addresses, so elsewhere there are no words; nor where an address needs more than the 48 bits that a
 //! word has for it. Lookups then go by the slots (`batch.rs`).
 
 use alloc::boxed::Box;
