@@ -13,7 +13,7 @@
 //! round each asks for the node that it needs in the next: a walk of eight accesses one after another is too long for
 //! the processor to overlap by itself, and its end is a branch that cannot be foreseen.
 //!
-//! The code is safe and portable. `simd/mod.rs` compiles it again for the units that the machine has ([`Machine`]), and
+//! The code is safe and portable. `simd/mod.rs` compiles it again for what the machine has ([`Machine`]), and
 //! says which tables have another walk there.
 
 use core::sync::atomic::{AtomicU64, Ordering};

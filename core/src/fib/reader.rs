@@ -201,7 +201,7 @@ impl<A: Address> FibReader<A> {
         windowed.filter(|_| A::BITS == 128)
     }
 
-    fn view(&self) -> View<'_> {
+    pub(super) fn view(&self) -> View<'_> {
         let (slots, direct, routes, node): (&[u64], &[RootWord], &[RouteCell], u32) =
             match &self.snapshot.root {
                 Root::Node(handle) => (&[], &[], &[], *handle),
