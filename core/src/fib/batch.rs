@@ -2,7 +2,8 @@
 //!
 //! IPv4 is two levels without a branch: root slot, top and run starts, leaf; an empty root slot leads to an empty chunk
 //! (handle 0). A group goes through them in three passes, each of which asks for what the next needs: a quarter faster than
-//! one address after the other, of which the processor overlaps about eight by itself. Leaves that name a child are
+//! one address after the other, of which the processor overlaps about eight by itself. The top comes from the root's words
+//! where there are any (`direct.rs`). Leaves that name a child are
 //! left in the answers and are taken up after the group.
 //!
 //! Small IPv4 tables have flat chunks (`flat.rs`): three levels slot by slot, without a branch, and what they read lies
@@ -12,7 +13,7 @@
 //! round each asks for the node that it needs in the next: a walk of eight accesses one after another is too long for
 //! the processor to overlap by itself, and its end is a branch that cannot be foreseen.
 //!
-//! The code is safe and portable. `simd/mod.rs` compiles it again for the units that the machine has ([`Machine`]), and
+//! The code is safe and portable. `simd/mod.rs` compiles it again for what the machine has ([`Machine`]), and
 //! says which tables have another walk there.
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::NextHopId;
 use super::address::Address;
 use super::arena::{self, Segment};
+use super::direct::RootWord;
 use super::flat::{FLAT_HANDLES, FLAT_WORDS, Flatness, TAIL_LEAVES};
 use super::node::{
     DENSE_SLOTS, Entry, NARROW_CHILD, ROOT_STRIDE, Shape, TOP_CELL, cell_of, leaf_in_group,
@@ -115,7 +117,7 @@ pub(super) fn lookup<A: Address>(
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
         if A::BITS == 32 {
-            narrow(machine, slots, segments, addresses, next_hops);
+            narrow(machine, view, slots, addresses, next_hops);
         } else {
             wide(machine, slots, segments, addresses, next_hops);
         }
@@ -135,7 +137,7 @@ pub(super) fn lookup_one<A: Address>(machine: impl Machine, view: &View<'_>, key
         if view.flatness == Flatness::All {
             return flat(machine, slots, segments, key);
         }
-        let code = narrow_chunk(machine, slots, segments, key);
+        let code = narrow_chunk(machine, view, slots, key);
         if u64::from(code) & NARROW_CHILD == 0 {
             return code;
         }
@@ -155,24 +157,29 @@ pub(super) fn lookup_one<A: Address>(machine: impl Machine, view: &View<'_>, key
 #[inline(always)]
 fn narrow<A: Address, M: Machine>(
     machine: M,
+    view: &View<'_>,
     slots: &Slots,
-    segments: &[Segment],
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
+    let (segments, tops) = (view.segments, tops(view));
     let mut blocks = [machine.block(segments, 0); LANES];
     let mut codes = [0_u16; LANES];
+    let mut cells = [(0, 0); LANES];
     let mut leaves = [0; LANES];
-    for (address, (block, code)) in addresses.iter().zip(blocks.iter_mut().zip(&mut codes)) {
+    let found = blocks.iter_mut().zip(&mut codes).zip(&mut cells);
+    for (address, ((block, code), place)) in addresses.iter().zip(found) {
         let key = (address.to_key() >> 96) as u32;
-        let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
+        let slot = (key >> (32 - ROOT_STRIDE)) as usize;
+        let root = root_entry(slots, slot);
         *code = root.code();
         *block = machine.block(segments, root.handle());
-        block.prefetch_cell(CHUNK.starts_at() + cell_of(block.cell(TOP_CELL), key >> 8).0);
+        let (cell, slot) = cell_of(top(tops, *block, slot), key >> 8);
+        *place = (CHUNK.starts_at() + cell, slot);
+        block.prefetch_cell(CHUNK.starts_at() + cell);
     }
-    for (address, (block, leaf)) in addresses.iter().zip(blocks.iter().zip(&mut leaves)) {
-        let key = (address.to_key() >> 96) as u32;
-        let at = dense_leaf(*block, CHUNK, key >> 8);
+    for (block, ((cell, slot), leaf)) in blocks.iter().zip(cells.iter().zip(&mut leaves)) {
+        let at = leaf_in_group(block.cell(*cell), *slot);
         block.prefetch_cell(at / 4);
         *leaf = at;
     }
@@ -242,11 +249,29 @@ fn flat(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) ->
 
 /// What root and chunk say: a next hop code, or the number of an entry of the chunk and [`NARROW_CHILD`].
 #[inline(always)]
-fn narrow_chunk(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) -> u16 {
-    let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
-    let block = machine.block(segments, root.handle());
-    let leaf = block.quarter(dense_leaf(block, CHUNK, key >> 8));
-    first_of(leaf, root.code())
+fn narrow_chunk(machine: impl Machine, view: &View<'_>, slots: &Slots, key: u32) -> u16 {
+    let slot = (key >> (32 - ROOT_STRIDE)) as usize;
+    let root = root_entry(slots, slot);
+    let block = machine.block(view.segments, root.handle());
+    let (cell, slot) = cell_of(top(tops(view), block, slot), key >> 8);
+    let leaf = leaf_in_group(block.cell(CHUNK.starts_at() + cell), slot);
+    first_of(block.quarter(leaf), root.code())
+}
+
+/// The words of the root, for their tops.
+#[inline(always)]
+fn tops<'a>(view: &View<'a>) -> Option<&'a [RootWord; 1 << ROOT_STRIDE]> {
+    view.direct.try_into().ok()
+}
+
+/// The top of the chunk at `block`, which root slot `slot` leads to: from beside the root where there are words, so that
+/// nobody waits for the chunk's first line.
+#[inline(always)]
+fn top(tops: Option<&[RootWord; 1 << ROOT_STRIDE]>, block: impl Block, slot: usize) -> u64 {
+    match tops {
+        Some(words) => words.get(slot % words.len()).map_or(0, |[_, top]| *top),
+        None => block.cell(TOP_CELL),
+    }
 }
 
 /// What the tail says that is entry `leaf` of the chunk of `key`, or those above it.
@@ -263,7 +288,8 @@ pub(super) fn narrow_tail(
     let entries = CHUNK.starts_at() + chunk.cell(TOP_CELL).count_ones() as usize;
     let entry = Entry(chunk.cell(entries + usize::from(leaf & 0x7fff)));
     let block = machine.block(segments, entry.handle());
-    let leaf = block.quarter(dense_leaf(block, TAIL, key));
+    let group = key as usize / DENSE_SLOTS % (2 * TAIL.groups());
+    let leaf = block.quarter(leaf_in_group(block.cell(TAIL.starts_at() + group), key));
     first_of(leaf, first_of(entry.code(), root.code()))
 }
 
@@ -396,18 +422,7 @@ fn root_entry(slots: &Slots, slot: usize) -> Entry {
     Entry(slots.get(slot % slots.len()).copied().unwrap_or_default())
 }
 
-/// The index of the leaf of the slot that the last bits of `slot` name, in a dense node.
-#[inline(always)]
-fn dense_leaf(block: impl Block, shape: Shape, slot: u32) -> usize {
-    let (cell, slot) = if shape.has_top() {
-        cell_of(block.cell(TOP_CELL), slot)
-    } else {
-        (slot as usize / DENSE_SLOTS % (2 * shape.groups()), slot)
-    };
-    leaf_in_group(block.cell(shape.starts_at() + cell), slot)
-}
-
-/// The same in any other node.
+/// The index of the leaf of the slot that the last bits of `slot` name, in a node that is not dense.
 #[inline(always)]
 fn leaf_index(block: impl Block, shape: Shape, slot: u32) -> usize {
     let group = (slot >> 6) as usize % shape.groups();
@@ -425,7 +440,7 @@ const fn first_of(code: u16, below: u16) -> u16 {
 /// The same in arithmetic: a choice between a register and memory would be compiled to a branch, and whether a node
 /// has a route of its own for an address cannot be foreseen.
 #[inline(always)]
-const fn overlay(code: u16, below: u16) -> u16 {
+pub(super) const fn overlay(code: u16, below: u16) -> u16 {
     let none = ((code as u32).wrapping_sub(1) >> 16) as u16;
     code | below & none
 }

@@ -5,7 +5,9 @@
 //! list of segments, and knows at once which cell of the chunk to load.
 //! Segments never move, and who holds the words holds the segments, too: the writer, or a snapshot.
 //!
-//! Only x86-64 reads addresses, so elsewhere there are none; nor where an address needs more than the 48 bits that a
+//! Portable code takes the tops from here.
+//!
+//! Only x86-64 reads addresses, so elsewhere there are no words; nor where an address needs more than the 48 bits that a
 //! word has for it. Lookups then go by the slots (`batch.rs`).
 
 use alloc::boxed::Box;
@@ -44,6 +46,11 @@ impl Direct {
     /// A copy of the words for a snapshot.
     pub(super) fn words(&self) -> Box<[RootWord]> {
         self.words.as_slice().into()
+    }
+
+    /// The word of root slot `slot`.
+    pub(super) fn word(&self, slot: usize) -> Option<u64> {
+        self.words.get(slot).map(|[word, _]| *word)
     }
 
     /// Octets of the words.

@@ -24,6 +24,7 @@
 use super::address::Address;
 use super::arena::{Segment, block, copy_cells, load, store};
 use super::direct::{Direct, word};
+use super::few::Noted;
 use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::root::WriterRoot;
 use super::table::Fib;
@@ -37,6 +38,8 @@ pub(super) struct Flats {
     pub(super) chunks: usize,
     /// The root slot from which on one that is to be turned is looked for.
     cursor: usize,
+    /// Root slots that have one.
+    pub(super) noted: Noted,
     /// The empty flat chunk, 0 while there is none.
     pub(super) empty: u32,
     /// The empty tail, 0 while there is none.
@@ -307,6 +310,9 @@ impl<A: Address> Fib<A> {
         if let WriterRoot::Slots { slots, .. } = &mut self.root
             && let Some(place) = slots.get_mut(slot)
         {
+            if Entry(*place).is_flat() != entry.is_flat() {
+                self.flats.noted.note(slot, entry.is_flat());
+            }
             *place = entry.0;
             self.direct.set(self.arena.segments(), slot, entry);
         }

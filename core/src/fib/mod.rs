@@ -18,6 +18,7 @@
 //! | table | way |
 //! |-------|-----|
 //! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat.rs`) |
+//! | the same, and no route but the default one ends in the root | the root in vector registers besides (`few.rs`; x86-64, batches) |
 //! | IPv6, few prefix lengths | a hash of the routes (`hashed.rs`) |
 //! | IPv6, many routes, nearly all up to /48 | windows: ranges of addresses below each /24, /32 and /40 (`windows/`; x86-64) |
 //!
@@ -41,6 +42,7 @@ mod batch;
 mod build;
 mod direct;
 mod draft;
+mod few;
 mod flat;
 mod hashed;
 mod node;

@@ -120,8 +120,13 @@ impl Books {
     /// Octets of the books themselves.
     pub(super) fn octets(&self) -> usize {
         let waiting = self.published.iter().map(|published| &published.waiting);
+        let snapshots = self.published.iter().map(|published| &published.snapshot);
         self.published.capacity() * size_of::<Published>()
             + self.published.len() * size_of::<Snapshot>()
+            + snapshots
+                .filter_map(|snapshot| snapshot.few.as_deref())
+                .map(size_of_val)
+                .sum::<usize>()
             + waiting.chain([&self.free]).map(Pile::octets).sum::<usize>()
     }
 

@@ -9,6 +9,7 @@ use super::NextHopId;
 use super::address::Address;
 use super::arena::Segment;
 use super::direct::RootWord;
+use super::few::Few;
 use super::flat::Flatness;
 use super::hashed::Hashed;
 use super::node::RouteCell;
@@ -38,6 +39,7 @@ pub(super) struct Snapshot {
     pub(super) cold: Arc<[Segment]>,
     pub(super) routes: usize,
     pub(super) flatness: Flatness,
+    pub(super) few: Option<Box<Few>>,
     pub(super) hashed: Option<Box<Hashed>>,
     pub(super) windowed: Option<Windowed>,
 }
@@ -88,6 +90,12 @@ impl<A: Address> FibReader<A> {
         self
     }
 
+    /// Whether the root is in registers (`few.rs`).
+    #[cfg(test)]
+    pub(super) fn has_few(&self) -> bool {
+        self.snapshot.few.is_some()
+    }
+
     /// The next hop of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
@@ -110,6 +118,11 @@ impl<A: Address> FibReader<A> {
     /// When the two differ in length, only as many as the shorter holds are done. Batches of 32 to 256 keep several
     /// memory accesses in flight at once: a lookup then costs a fraction of a single one.
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+        if let Some(few) = self.snapshot.few.as_deref()
+            && self.level.few(few, addresses, next_hops)
+        {
+            return;
+        }
         let view = self.view();
         match (self.hashed(), self.windowed()) {
             (Some(hashed), _) => self.level.hashed(hashed, &view, addresses, next_hops),
@@ -188,7 +201,7 @@ impl<A: Address> FibReader<A> {
         windowed.filter(|_| A::BITS == 128)
     }
 
-    fn view(&self) -> View<'_> {
+    pub(super) fn view(&self) -> View<'_> {
         let (slots, direct, routes, node): (&[u64], &[RootWord], &[RouteCell], u32) =
             match &self.snapshot.root {
                 Root::Node(handle) => (&[], &[], &[], *handle),

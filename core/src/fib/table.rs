@@ -215,6 +215,7 @@ impl<A: Address> Fib<A> {
             cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
             flatness: self.flats.flatness(),
+            few: self.few(),
             hashed: self.hashes.publish(self.arena.segments()),
             windowed: self.windows.publish(),
         });

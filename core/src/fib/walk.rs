@@ -21,10 +21,6 @@ pub(super) struct View<'a> {
     /// The root slot by slot; empty when the root is a node.
     pub(super) slots: &'a [u64],
     /// The same with addresses in place of handles (`direct.rs`); empty where there are none.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "only x86-64 goes by address")
-    )]
     pub(super) direct: &'a [RootWord],
     /// The routes that end in the root, when it is laid out slot by slot.
     pub(super) routes: &'a [RouteCell],

@@ -5,31 +5,44 @@
 //! takes half the time of a gather. A leaf is read as the cell that it is in, so that every step loads the same. A
 //! lookup is then some twelve instructions in place of thirty.
 //!
+//! Where the root is in registers (`few.rs`) a lookup is two loads, and only the root is done in vectors: to take the
+//! places out of a vector takes as long as a load and what comes of it, so that it pays once and not twice.
+//!
 //! The twin is `narrow.rs`.
 
 use core::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_loadh_pd, _mm_loadl_epi64,
     _mm_loadu_si128, _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256,
     _mm256_inserti128_si256, _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512,
-    _mm512_castsi256_si512, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64, _mm512_inserti64x4,
-    _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_or_si512, _mm512_popcnt_epi32,
+    _mm512_castsi256_si512, _mm512_cmpneq_epi64_mask, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64,
+    _mm512_inserti64x4, _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_mul_epu32,
+    _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_popcnt_epi32,
     _mm512_popcnt_epi64, _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512,
     _mm512_slli_epi64, _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi32,
-    _mm512_srlv_epi64, _mm512_sub_epi64, _mm512_ternarylogic_epi64, _mm512_testn_epi64_mask,
+    _mm512_srlv_epi64, _mm512_sub_epi64, _mm512_ternarylogic_epi64, _mm512_test_epi64_mask,
+    _mm512_testn_epi64_mask,
 };
 use core::{mem, ptr};
 
 use super::super::NextHopId;
 use super::super::address::Address;
-use super::super::batch::{LANES, TAIL};
+use super::super::batch::{LANES, TAIL, overlay};
+use super::super::few::{Few as FewRoot, PLACE_SHIFT, PLACES};
 use super::super::flat::{FLAT_WORDS, TAIL_LEAVES};
 use super::super::node::{CHUNK_STRIDE, DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
-use super::narrow::{CHUNK_CELL, Group, Table, key_of, tails};
+use super::narrow::{CHUNK_CELL, Group, Table, key_of, one, slot_and_tail, tails};
 
 /// A group in a table none of whose chunks is flat.
 pub(super) struct Chunks;
 
 impl Group for Chunks {
+    type Table<'a> = Table<'a>;
+
+    #[inline(always)]
+    fn one(table: &Table<'_>, key: u32) -> u16 {
+        one(table, key)
+    }
+
     #[inline(always)]
     fn lookup<A: Address>(
         table: &Table<'_>,
@@ -45,6 +58,13 @@ impl Group for Chunks {
 pub(super) struct Flat;
 
 impl Group for Flat {
+    type Table<'a> = Table<'a>;
+
+    #[inline(always)]
+    fn one(table: &Table<'_>, key: u32) -> u16 {
+        one(table, key)
+    }
+
     #[inline(always)]
     fn lookup<A: Address>(
         table: &Table<'_>,
@@ -53,6 +73,34 @@ impl Group for Flat {
     ) {
         // SAFETY: as for `Chunks`.
         unsafe { flat(table, addresses, next_hops) };
+    }
+}
+
+/// A group in such a table whose root is in `N` registers (`few.rs`), with a default route or without.
+pub(super) struct Few<const N: usize, const DEFAULT: bool>;
+
+impl<const N: usize, const DEFAULT: bool> Group for Few<N, DEFAULT> {
+    type Table<'a> = FewRoot;
+
+    #[inline(always)]
+    fn one(root: &FewRoot, key: u32) -> u16 {
+        let slot = u64::from(key >> (32 - ROOT_STRIDE));
+        let at = ((slot * root.factor) >> PLACE_SHIFT) as usize % PLACES % (N * EIGHT);
+        let own = root.tags.get(at) == Some(&slot);
+        let first = root.firsts.get(at).copied().unwrap_or_default();
+        let slot = u64::from(key >> 8) % (1 << CHUNK_STRIDE);
+        let place = if own { first + 8 * slot } else { root.nothing };
+        overlay(slot_and_tail(place, key), root.code)
+    }
+
+    #[inline(always)]
+    fn lookup<A: Address>(
+        root: &FewRoot,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        // SAFETY: as for `Chunks`.
+        unsafe { few::<A, N, DEFAULT>(root, addresses, next_hops) };
     }
 }
 
@@ -68,10 +116,15 @@ fn chunks<A: Address>(
     let mut words = [_mm512_setzero_si512(); VECTORS];
     let mut slots = [_mm512_setzero_si512(); VECTORS];
     let mut places = [Places::NONE; VECTORS];
-    for (((key, word), slot), places) in
-        keys.iter().zip(&mut words).zip(&mut slots).zip(&mut places)
+    let eights = addresses.as_chunks::<EIGHT>().0.iter();
+    for ((((key, eight), word), slot), places) in keys
+        .iter()
+        .zip(eights)
+        .zip(&mut words)
+        .zip(&mut slots)
+        .zip(&mut places)
     {
-        let (root, top) = root(table, *key);
+        let (root, top) = root(table, eight);
         // `cell_of`: the groups up to this one, the one in question leftmost.
         let after = _mm512_andnot_si512(
             _mm512_srli_epi64::<{ 8 + DENSE_BITS }>(*key),
@@ -117,8 +170,9 @@ fn flat<A: Address>(
     let keys = keys_of(addresses);
     let mut codes = [_mm512_setzero_si512(); VECTORS];
     let mut places = [Places::NONE; VECTORS];
-    for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
-        let (word, _) = root(table, *key);
+    let eights = addresses.as_chunks::<EIGHT>().0.iter();
+    for (((key, eight), code), places) in keys.iter().zip(eights).zip(&mut codes).zip(&mut places) {
+        let (word, _) = root(table, eight);
         *code = word;
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         places.set(cell_after(address_of(word), FLAT_WORDS, slot));
@@ -131,6 +185,41 @@ fn flat<A: Address>(
     }
     for ((code, places), next_hops) in codes.iter().zip(&mut places).zip(groups_of(next_hops)) {
         answer(next_hops, pick(read(places), *code));
+    }
+}
+
+/// Slot, leaf: the root is in registers, and what it says is a slot's place. From there on one address after the other
+/// in few instructions: vectors taken apart and put together again take longer.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn few<A: Address, const N: usize, const DEFAULT: bool>(
+    few: &FewRoot,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    let (firsts, tags) = (registers::<N>(&few.firsts), registers::<N>(&few.tags));
+    let factor = _mm512_set1_epi64(few.factor.cast_signed());
+    let nothing = _mm512_set1_epi64(few.nothing.cast_signed());
+    let mut places = [Places::NONE; VECTORS];
+    for (key, places) in keys_of(addresses).iter().zip(&mut places) {
+        let root = _mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(*key);
+        let at = _mm512_srli_epi64::<PLACE_SHIFT>(_mm512_mul_epu32(root, factor));
+        let absent = _mm512_cmpneq_epi64_mask(root, select(&tags, at));
+        let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
+        let place = cell_after(select(&firsts, at), 0, slot);
+        places.set(_mm512_mask_mov_epi64(place, absent, nothing));
+    }
+    let eights = addresses.as_chunks::<EIGHT>().0.iter();
+    for ((eight, places), next_hops) in eights.zip(&places).zip(groups_of(next_hops)) {
+        for ((address, place), next_hop) in eight.iter().zip(places.each()).zip(next_hops) {
+            let code = slot_and_tail(place as u64, key_of(*address));
+            let code = if DEFAULT {
+                overlay(code, few.code)
+            } else {
+                code
+            };
+            *next_hop = NextHopId::from_code(code);
+        }
     }
 }
 
@@ -148,17 +237,49 @@ fn keys_of<A: Address>(addresses: &[A; LANES]) -> [__m512i; VECTORS] {
     keys
 }
 
-/// The root words and tops of `key`.
+/// The first `N` times eight of `list`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn root(table: &Table<'_>, key: __m512i) -> (__m512i, __m512i) {
-    let mut slots = Places::NONE;
-    slots.set(_mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(key));
+fn registers<const N: usize>(list: &[u64; PLACES]) -> [__m512i; N] {
+    let (eights, _) = list.as_chunks::<EIGHT>();
+    let mut registers = [_mm512_setzero_si512(); N];
+    for (register, eight) in registers.iter_mut().zip(eights) {
+        // SAFETY: both are eight 64-bit numbers, and every value is one of each.
+        *register = unsafe { mem::transmute::<[u64; EIGHT], __m512i>(*eight) };
+    }
+    registers
+}
+
+/// What is at the places that the last bits of `place` name, among eight a register.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn select<const N: usize>(registers: &[__m512i; N], place: __m512i) -> __m512i {
+    match registers.as_slice() {
+        [a] => _mm512_permutexvar_epi64(place, *a),
+        [a, b] => _mm512_permutex2var_epi64(*a, place, *b),
+        [a, b, c, d] => {
+            let high = _mm512_test_epi64_mask(place, _mm512_set1_epi64(16));
+            _mm512_mask_mov_epi64(
+                _mm512_permutex2var_epi64(*a, place, *b),
+                high,
+                _mm512_permutex2var_epi64(*c, place, *d),
+            )
+        }
+        [..] => _mm512_setzero_si512(),
+    }
+}
+
+/// The root words and tops of eight addresses. Their slots are computed one by one: to take them out of a vector would
+/// take longer.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn root<A: Address>(table: &Table<'_>, addresses: &[A; EIGHT]) -> (__m512i, __m512i) {
     let words = table.words.as_ptr();
-    // SAFETY: a key has 32 bits, so that the slots are below the number of root words; each is 16 octets.
-    let [a, b, c, d, e, f, g, h] = slots
-        .each()
-        .map(|slot| unsafe { _mm_loadu_si128(words.wrapping_add(slot).cast()) });
+    let [a, b, c, d, e, f, g, h] = addresses.each_ref().map(|address| {
+        let slot = (key_of(*address) >> (32 - ROOT_STRIDE)) as usize;
+        // SAFETY: a key has 32 bits, so that the slot is below the number of root words; each is 16 octets.
+        unsafe { _mm_loadu_si128(words.wrapping_add(slot).cast()) }
+    });
     (
         four_pairs(
             _mm_unpacklo_epi64(a, b),

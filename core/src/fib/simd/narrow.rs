@@ -22,7 +22,7 @@ use super::super::direct::RootWord;
 use super::super::flat::{FLAT_WORDS, Flatness, TAIL_LEAVES};
 use super::super::node::{NARROW_CHILD, ROOT_STRIDE, cell_of, leaf_in_group};
 use super::super::walk::View;
-use super::Native;
+use super::{Native, ask_ahead};
 
 /// Looks up each of `addresses`.
 #[inline(always)]
@@ -38,21 +38,38 @@ pub(super) fn lookup<A: Address>(
     }
 }
 
+/// What the slot of a flat chunk at `place`, as a [`Few`](super::super::few::Few) has it, and its tail say to `key`.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
+pub(super) fn slot_and_tail(place: u64, key: u32) -> u16 {
+    let entry = Word {
+        word: cell(ptr::with_exposed_provenance(place as usize)),
+        segments: PhantomData,
+    };
+    pick(entry.tail(key), entry.code())
+}
+
 /// How a group of addresses is looked up: a type, not a closure, so that it is compiled for the same processor as what
 /// it is a part of.
 pub(super) trait Group {
+    /// What there is to be looked up in.
+    type Table<'a>;
+
     /// Looks up each of `addresses`.
     fn lookup<A: Address>(
-        table: &Table<'_>,
+        table: &Self::Table<'_>,
         addresses: &[A; LANES],
         next_hops: &mut [Option<NextHopId>; LANES],
     );
+
+    /// The code for one address.
+    fn one(table: &Self::Table<'_>, key: u32) -> u16;
 }
 
 /// Looks up each of `addresses`, as many as there are lanes by `G`, those that are left one by one.
 #[inline(always)]
 pub(super) fn in_groups<A: Address, G: Group>(
-    table: &Table<'_>,
+    table: &G::Table<'_>,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
@@ -63,10 +80,11 @@ pub(super) fn in_groups<A: Address, G: Group>(
     let (groups, rest) = addresses.as_chunks();
     let (answers, rest_answers) = next_hops.as_chunks_mut();
     for (addresses, next_hops) in groups.iter().zip(answers) {
+        ask_ahead(addresses);
         G::lookup(table, addresses, next_hops);
     }
     for (address, next_hop) in rest.iter().zip(rest_answers) {
-        *next_hop = NextHopId::from_code(one(table, key_of(*address)));
+        *next_hop = NextHopId::from_code(G::one(table, key_of(*address)));
     }
 }
 
@@ -116,7 +134,7 @@ impl<'a> Table<'a> {
 }
 
 #[inline(always)]
-fn one(table: &Table<'_>, key: u32) -> u16 {
+pub(super) fn one(table: &Table<'_>, key: u32) -> u16 {
     let root = table.root(key);
     if table.flat {
         let entry = root.word.slot(key);
@@ -134,6 +152,13 @@ fn one(table: &Table<'_>, key: u32) -> u16 {
 struct Chunks;
 
 impl Group for Chunks {
+    type Table<'a> = Table<'a>;
+
+    #[inline(always)]
+    fn one(table: &Table<'_>, key: u32) -> u16 {
+        one(table, key)
+    }
+
     #[inline(always)]
     fn lookup<A: Address>(
         table: &Table<'_>,
@@ -189,6 +214,13 @@ pub(super) fn tails<A: Address>(
 struct Flat;
 
 impl Group for Flat {
+    type Table<'a> = Table<'a>;
+
+    #[inline(always)]
+    fn one(table: &Table<'_>, key: u32) -> u16 {
+        one(table, key)
+    }
+
     #[inline(always)]
     fn lookup<A: Address>(
         table: &Table<'_>,
@@ -286,7 +318,8 @@ fn cell(place: *const AtomicU64) -> u64 {
     // SAFETY: the writer made the words of this very view from the addresses of blocks in its segments, exposed them,
     // and the view's lifetime keeps the segments. A root word leads to a dense chunk, the empty one where there is none,
     // or, in a table all of whose chunks are flat, to a flat chunk or the empty flat chunk. `place` is a group's cell of
-    // the one, of those that its top names, or one of the 2,048 words of the other.
+    // the one, of those that its top names, or one of the 2,048 words of the other. The places of a `Few` are the latter,
+    // of the same words; the snapshot that has it keeps the segments.
     unsafe { (*place).load(Ordering::Relaxed) }
 }
 

@@ -234,3 +234,56 @@ fn where_addresses_do_not_fit_the_answers_are_the_same() {
         assert_eq!(fib.direct.octets(), 0);
     }
 }
+
+#[test]
+fn a_root_in_registers_says_what_the_trie_says() {
+    let mut rng = Rng(21);
+    for (spread, chunks) in [
+        (1, 1),
+        (1, 8),
+        (613, 3),
+        (613, 8),
+        (1, 17),
+        (97, 14),
+        (1, 32),
+    ] {
+        let mut fib = Fib::<Ipv4Addr>::new();
+        let mut twin = Twin::default();
+        let insert = |fib: &mut Fib<Ipv4Addr>, twin: &mut Twin, key, len, n| {
+            twin.insert(key, len, id(n));
+            assert!(fib.insert(Ipv4Addr::join(key, len), id(n)).is_ok());
+        };
+        for n in 0..800 * chunks {
+            let slot = 0x140 + n % chunks * spread;
+            let [pod, host] = routes_of(slot, n / chunks);
+            insert(&mut fib, &mut twin, pod.0, pod.1, u64::from(n));
+            if n / chunks % 8 == 0 {
+                insert(&mut fib, &mut twin, host.0, host.1, u64::from(n) + 1);
+            }
+        }
+        for step in 0..4 {
+            let reader = fib.reader();
+            let flatness = fib.flats.flatness();
+            assert_eq!(flatness, Flatness::All, "{chunks} chunks, step {step}");
+            assert_eq!(reader.has_few(), step < 3, "{chunks} chunks, step {step}");
+            check(&reader, &twin, &mut rng);
+            match step {
+                0 => insert(&mut fib, &mut twin, 0, 0, 77),
+                1 => {
+                    // A chunk goes.
+                    let gone = |key: u128| key >> 115 == 0x140;
+                    let routes = twin.routes.clone();
+                    for (key, len, _) in routes.iter().filter(|(key, ..)| gone(*key)) {
+                        twin.remove(*key, *len);
+                        assert!(fib.remove(Ipv4Addr::join(*key, *len)).is_some());
+                    }
+                    if chunks == 1 {
+                        break;
+                    }
+                }
+                // A route of the root that not all slots share.
+                _ => insert(&mut fib, &mut twin, 0x0a << 120, 8, 78),
+            }
+        }
+    }
+}
