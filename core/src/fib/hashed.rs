@@ -87,6 +87,30 @@ pub(super) struct Hashed {
     pub(super) lengths: [Length; MAX_LENGTHS + 1],
     /// A line and its entry, for the same: every slot says that the default route is the answer.
     pub(super) default: [AtomicU64; LINE + ENTRY],
+    /// The two longest lengths, for vectors.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) pair: Pair,
+}
+
+/// What hashes of two lengths are made of, side by side.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub(super) struct Pair {
+    pub(super) high_masks: [u64; 2],
+    pub(super) low_masks: [u64; 2],
+    pub(super) factors: [u64; 2],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Pair {
+    fn new(first: Length, second: Length) -> Self {
+        Self {
+            high_masks: [first.high_mask, second.high_mask],
+            low_masks: [first.low_mask, second.low_mask],
+            factors: [first.factor, second.factor],
+        }
+    }
 }
 
 /// A prefix length as lookups need it: the two masks side by side, as vectors read them.
@@ -218,6 +242,11 @@ impl Hash {
             count,
             lengths,
             default,
+            #[cfg(target_arch = "x86_64")]
+            pair: {
+                let [first, second, ..] = lengths;
+                Pair::new(first, second)
+            },
         }
     }
 

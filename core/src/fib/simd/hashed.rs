@@ -5,12 +5,14 @@
 //! AVX-512 eight addresses are hashed at once, and the last two passes are one: their loads do not wait for each other,
 //! and what a pass of its own writes down and reads again costs more than it hides.
 //!
-//! Lookups of single addresses use what every x86-64 has, whatever the processor: they wait for one load after another,
-//! and wider vectors do not shorten that.
+//! A single lookup is bound by its instructions where it waits for nothing else: with AVX-512 the usual two lengths are
+//! hashed in one vector and their lines compared in another, some 60 instructions for 130 (5.3 ns for 8.9; one that
+//! waits for the lookup before it takes a tenth longer). Other levels use what every x86-64 has.
 //!
 //! The twin is `Hashed::lookup` in `hashed.rs`.
 
 use core::arch::x86_64;
+use core::hint::select_unpredictable;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::NextHopId;
@@ -257,6 +259,74 @@ fn one<const N: usize, const P: usize>(hashed: &Hashed, key: u128) -> Option<u16
     (length(hashed, number).differs(entry, high, low) == 0).then_some(code(entry))
 }
 
+/// The same for two lengths, hashed in one vector and with their lines compared in one.
+///
+/// Whoever inlines this has the instructions of [`Avx512`].
+#[inline(always)]
+pub(super) fn lookup_of_two<A: Address>(hashed: &Hashed, address: &A) -> Option<u16> {
+    let (high, low) = halves(address.to_key());
+    // SAFETY: the instructions are there; a pair is 16 octets.
+    let (key, hashes) = unsafe {
+        let pair = |pair: &[u64; 2]| x86_64::_mm_load_si128(pair.as_ptr().cast());
+        let turn = x86_64::_mm_set_epi64x(SWAP[1], SWAP[0]);
+        // As they are in memory, half by half: the two may have been stored one by one just before.
+        let twice = |half: u64| {
+            let half = x86_64::_mm_set1_epi64x(half.swap_bytes().cast_signed());
+            x86_64::_mm_shuffle_epi8(half, turn)
+        };
+        let (high, low) = (twice(high), twice(low));
+        let masked = x86_64::_mm_and_si128(high, pair(&hashed.pair.high_masks));
+        let masked = x86_64::_mm_mullo_epi64(masked, pair(&hashed.pair.factors));
+        let mask = pair(&hashed.pair.low_masks);
+        // The first one xor what the other two have in common.
+        let both = x86_64::_mm_ternarylogic_epi64::<0x78>(masked, low, mask);
+        let both = x86_64::_mm_xor_si128(both, x86_64::_mm_srli_epi64::<32>(both));
+        let factor = x86_64::_mm_set1_epi64x(FACTOR.cast_signed());
+        (
+            x86_64::_mm_unpacklo_epi64(high, low),
+            x86_64::_mm_mullo_epi64(both, factor),
+        )
+    };
+    // SAFETY: the instructions are there.
+    let [first, second] = unsafe {
+        [
+            x86_64::_mm_cvtsi128_si64(hashes),
+            x86_64::_mm_extract_epi64::<1>(hashes),
+        ]
+    };
+    let [first, second] = [first, second].map(|hash| line(hashed, hash.cast_unsigned()));
+    // SAFETY: the instructions are there; 32 octets are the tags of a line of this snapshot, which is not written
+    // while the snapshot lives.
+    let slots = unsafe {
+        let wide = x86_64::_mm512_castsi128_si512(hashes);
+        let tags = x86_64::_mm512_inserti64x4::<1>(
+            x86_64::_mm512_set1_epi16(2),
+            x86_64::_mm256_set1_epi16(6),
+        );
+        let tags = x86_64::_mm512_permutexvar_epi16(tags, wide);
+        let tags = x86_64::_mm512_or_si512(tags, x86_64::_mm512_set1_epi16(1));
+        let lines = x86_64::_mm512_castsi256_si512(x86_64::_mm256_loadu_si256(first.cast()));
+        let lines =
+            x86_64::_mm512_inserti64x4::<1>(lines, x86_64::_mm256_loadu_si256(second.cast()));
+        x86_64::_mm512_cmpeq_epi16_mask(lines, tags)
+    };
+    let at = slots.trailing_zeros() as usize;
+    let line = select_unpredictable(at < TAGS, first, second);
+    let line = select_unpredictable(slots == 0, hashed.default.as_ptr(), line);
+    let entry = entry_of(line, at % TAGS);
+    let length = length(hashed, at / TAGS);
+    // SAFETY: a key is 16 octets, and so are the two masks of a length and the prefix of an entry, of which see `read`;
+    // the instructions are there.
+    let other = unsafe {
+        let prefix = x86_64::_mm_loadu_si128(entry.cast());
+        let mask = x86_64::_mm_loadu_si128((&raw const *length).cast());
+        x86_64::_mm_test_epi64_mask(x86_64::_mm_xor_si128(key, prefix), mask)
+    };
+    let entry = read(entry);
+    let differs = u64::from(other) | (entry[2] >> 16) ^ length.len;
+    (differs == 0).then_some(code(entry))
+}
+
 /// Looks up each of `addresses`, in the trie where the hash does not say.
 #[inline(always)]
 pub(super) fn lookup<A: Address, U: Unit>(
@@ -309,11 +379,16 @@ impl<const N: usize> Slots<N> {
 
 /// The line of the prefix of length `number` that the address begins with, and its tag.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "at most 12 bits are left")]
 fn ask(hashed: &Hashed, number: usize, high: u64, low: u64) -> (*const AtomicU64, u16) {
     let hash = length(hashed, number).hash(high, low);
-    let page = page(hashed, (hash >> hashed.shift) as usize);
-    (page.wrapping_add(line_of(hash) as usize), tag_of(hash))
+    (line(hashed, hash), tag_of(hash))
+}
+
+/// The line for `hash`.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "at most 12 bits are left")]
+fn line(hashed: &Hashed, hash: u64) -> *const AtomicU64 {
+    page(hashed, (hash >> hashed.shift) as usize).wrapping_add(line_of(hash) as usize)
 }
 
 /// The first line of the page for hashes whose first bits are `at`.
