@@ -22,6 +22,7 @@ use super::super::hashed::{
     line_of, tag_of,
 };
 use super::super::walk::View;
+use super::ask_ahead;
 
 /// The instructions that compare tags, and what a batch makes of them.
 pub(super) trait Unit {
@@ -340,6 +341,7 @@ pub(super) fn lookup<A: Address, U: Unit>(
         // As many as the shorter holds.
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
+        ask_ahead(addresses);
         let mut undecided = match hashed.count {
             1 => U::group::<A, 1>(hashed, addresses, next_hops),
             2 => U::group::<A, 2>(hashed, addresses, next_hops),

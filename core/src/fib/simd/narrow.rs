@@ -22,7 +22,7 @@ use super::super::direct::RootWord;
 use super::super::flat::{FLAT_WORDS, Flatness, TAIL_LEAVES};
 use super::super::node::{NARROW_CHILD, ROOT_STRIDE, cell_of, leaf_in_group};
 use super::super::walk::View;
-use super::Native;
+use super::{Native, ask_ahead};
 
 /// Looks up each of `addresses`.
 #[inline(always)]
@@ -63,6 +63,7 @@ pub(super) fn in_groups<A: Address, G: Group>(
     let (groups, rest) = addresses.as_chunks();
     let (answers, rest_answers) = next_hops.as_chunks_mut();
     for (addresses, next_hops) in groups.iter().zip(answers) {
+        ask_ahead(addresses);
         G::lookup(table, addresses, next_hops);
     }
     for (address, next_hop) in rest.iter().zip(rest_answers) {

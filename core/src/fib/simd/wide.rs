@@ -20,7 +20,7 @@ use super::super::arena::Segment;
 use super::super::batch::{Block as _, Machine as _};
 use super::super::node::{Entry, ROOT_STRIDE, Shape};
 use super::super::walk::View;
-use super::{Native, NativeBlock};
+use super::{Native, NativeBlock, ask_ahead};
 
 /// Looks up each of `addresses`.
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
@@ -40,6 +40,7 @@ pub(super) fn lookup<A: Address>(
         // As many as the shorter holds.
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
+        ask_ahead(addresses);
         group(slots, view.segments, addresses, next_hops);
     }
 }

@@ -21,7 +21,7 @@ use super::super::hashed::halves;
 use super::super::node::{Entry, ROOT_STRIDE};
 use super::super::walk::View;
 use super::super::windows::{ASK, ENDS, Kind, OF_24, OF_32, OF_40, Windowed, line_of};
-use super::Native;
+use super::{Native, ask_ahead};
 
 /// The instructions that compare the ends of a line.
 pub(super) trait Unit {
@@ -161,6 +161,7 @@ pub(super) fn lookup<A: Address, U: Unit>(
         // As many as the shorter holds.
         let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
         let (next_hops, _) = next_hops.split_at_mut(addresses.len());
+        ask_ahead(addresses);
         let mut rest = group::<A, U>(windowed, slots, addresses, next_hops);
         while rest != 0 {
             let lane = next(&mut rest);
