@@ -90,6 +90,9 @@ pub(super) struct Hashed {
     /// The two longest lengths, for vectors.
     #[cfg(target_arch = "x86_64")]
     pub(super) pair: Pair,
+    /// Whether its pages are more than a second-level cache holds.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) is_far: bool,
 }
 
 /// What hashes of two lengths are made of, side by side.
@@ -247,6 +250,8 @@ impl Hash {
                 let [first, second, ..] = lengths;
                 Pair::new(first, second)
             },
+            #[cfg(target_arch = "x86_64")]
+            is_far: self.cells > NEAR_CELLS,
         }
     }
 
@@ -726,6 +731,10 @@ const WAIT: usize = 1_024;
 /// A page has some 55 routes; a hash whose pages have fewer than this is made anew.
 const SPARSE: usize = 12;
 const MAX_DEPTH: u8 = 12;
+/// Cells of pages from which on batches ask for lines ahead: 1 MiB. Measured with 12,000 routes, batches of 32 in two
+/// lengths: 3.55 ns without, 4.0 with; with 60,000: 6.1 without, 5.4 with.
+#[cfg(target_arch = "x86_64")]
+const NEAR_CELLS: usize = 1 << 17;
 const _: () = assert!(LINE == 1 << 3 && LINE_SHIFT + 6 + MAX_DEPTH as u32 <= 64);
 
 /// Slots of a line.
