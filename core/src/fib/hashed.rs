@@ -87,6 +87,33 @@ pub(super) struct Hashed {
     pub(super) lengths: [Length; MAX_LENGTHS + 1],
     /// A line and its entry, for the same: every slot says that the default route is the answer.
     pub(super) default: [AtomicU64; LINE + ENTRY],
+    /// The two longest lengths, for vectors.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) pair: Pair,
+    /// Whether its pages are more than a second-level cache holds.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) is_far: bool,
+}
+
+/// What hashes of two lengths are made of, side by side.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub(super) struct Pair {
+    pub(super) high_masks: [u64; 2],
+    pub(super) low_masks: [u64; 2],
+    pub(super) factors: [u64; 2],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Pair {
+    fn new(first: Length, second: Length) -> Self {
+        Self {
+            high_masks: [first.high_mask, second.high_mask],
+            low_masks: [first.low_mask, second.low_mask],
+            factors: [first.factor, second.factor],
+        }
+    }
 }
 
 /// A prefix length as lookups need it: the two masks side by side, as vectors read them.
@@ -218,6 +245,13 @@ impl Hash {
             count,
             lengths,
             default,
+            #[cfg(target_arch = "x86_64")]
+            pair: {
+                let [first, second, ..] = lengths;
+                Pair::new(first, second)
+            },
+            #[cfg(target_arch = "x86_64")]
+            is_far: self.cells > NEAR_CELLS,
         }
     }
 
@@ -697,6 +731,10 @@ const WAIT: usize = 1_024;
 /// A page has some 55 routes; a hash whose pages have fewer than this is made anew.
 const SPARSE: usize = 12;
 const MAX_DEPTH: u8 = 12;
+/// Cells of pages from which on batches ask for lines ahead: 1 MiB. Measured with 12,000 routes, batches of 32 in two
+/// lengths: 3.55 ns without, 4.0 with; with 60,000: 6.1 without, 5.4 with.
+#[cfg(target_arch = "x86_64")]
+const NEAR_CELLS: usize = 1 << 17;
 const _: () = assert!(LINE == 1 << 3 && LINE_SHIFT + 6 + MAX_DEPTH as u32 <= 64);
 
 /// Slots of a line.

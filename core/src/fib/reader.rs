@@ -99,18 +99,14 @@ impl<A: Address> FibReader<A> {
     /// The next hop of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        let key = address.to_key();
-        let code = match (self.hashed(), self.windowed()) {
-            (Some(hashed), _) => self.level.hashed_one(hashed, &self.snapshot.segments, key),
-            (None, Some(windowed)) => self.level.windowed_one(windowed, &self.view(), key),
-            (None, None) => {
-                return NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key));
-            }
+        let code = if A::BITS == 32 {
+            self.level.lookup_one::<A>(&self.view(), address.to_key())
+        } else if let Some(hashed) = self.hashed() {
+            self.level.hashed_one(hashed, self, &address)
+        } else {
+            self.without_hash(&address)
         };
-        match code {
-            Some(code) => NextHopId::from_code(code),
-            None => self.walk(key),
-        }
+        NextHopId::from_code(code)
     }
 
     /// Looks up each of `addresses` and writes the answer to the same place in `next_hops`.
@@ -173,10 +169,34 @@ impl<A: Address> FibReader<A> {
         self.snapshot.routes == 0
     }
 
-    /// What the trie says. Its code is kept apart, so that what it needs is not set up for a table with a hash or windows.
+    /// What an IPv6 table without a hash says. Apart, so that what it needs is not set up for one that has it.
     #[inline(never)]
-    fn walk(&self, key: u128) -> Option<NextHopId> {
-        NextHopId::from_code(self.level.lookup_one::<A>(&self.view(), key))
+    fn without_hash(&self, address: &A) -> u16 {
+        match self.windowed() {
+            Some(windowed) => self.level.windowed_one(windowed, self, address),
+            None => self.walk(address.to_key()),
+        }
+    }
+
+    /// What the trie says. Apart, so that what it needs is not set up for a table with a hash or windows.
+    #[inline(never)]
+    pub(super) fn walk(&self, key: u128) -> u16 {
+        self.level.lookup_one::<A>(&self.view(), key)
+    }
+
+    /// The slots of the root, if that is laid out slot by slot.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn slots(&self) -> &[u64] {
+        match &self.snapshot.root {
+            Root::Node(_) => &[],
+            Root::Slots { slots, .. } => slots,
+        }
+    }
+
+    /// What the pages of a hash are in.
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.snapshot.segments
     }
 
     /// The hash of an IPv6 table that has one.

@@ -38,6 +38,7 @@ use super::arena::Segment;
 use super::batch::{self, Portable};
 use super::few::Few;
 use super::hashed::Hashed;
+use super::reader::FibReader;
 use super::walk::View;
 use super::windows::Windowed;
 
@@ -155,19 +156,38 @@ impl Level {
         false
     }
 
-    /// The code that the hash has for an IPv6 address; `None` when the trie must be asked.
+    /// The code that the table of `reader` has for an IPv6 address: what its hash says, or the trie.
     #[inline(always)]
-    pub(super) fn hashed_one(
+    pub(super) fn hashed_one<A: Address>(
         self,
         hashed: &Hashed,
-        segments: &[Segment],
-        key: u128,
-    ) -> Option<u16> {
+        reader: &FibReader<A>,
+        address: &A,
+    ) -> u16 {
         #[cfg(target_arch = "x86_64")]
-        if self.0 != SimdLevel::Portable {
-            return hashed::lookup_one(hashed, key);
+        if self.0 == SimdLevel::Avx512 && hashed.count == 2 {
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            return unsafe { hashed_one_avx512(hashed, reader, address) };
         }
-        hashed.lookup(segments, key)
+        self.hashed_other(hashed, reader, address)
+    }
+
+    /// The same at every level and for any number of lengths. Apart, so that what it needs is not set up for the others.
+    #[inline(never)]
+    fn hashed_other<A: Address>(self, hashed: &Hashed, reader: &FibReader<A>, address: &A) -> u16 {
+        let key = address.to_key();
+        let code = match self.0 {
+            SimdLevel::Portable => hashed.lookup(reader.segments(), key),
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                hashed::lookup_one(hashed, key)
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
+                hashed.lookup(reader.segments(), key)
+            }
+        };
+        code.unwrap_or_else(|| reader.walk(key))
     }
 
     /// Looks up each of `addresses` in the hash, and in the trie where the hash does not say.
@@ -196,26 +216,28 @@ impl Level {
         }
     }
 
-    /// The code that the windows have for an IPv6 address; `None` when the trie must be asked.
+    /// The code that the table of `reader` has for an IPv6 address: what its windows say, or the trie.
     #[inline(always)]
-    pub(super) fn windowed_one(
+    pub(super) fn windowed_one<A: Address>(
         self,
         windowed: &Windowed,
-        view: &View<'_>,
-        key: u128,
-    ) -> Option<u16> {
+        reader: &FibReader<A>,
+        address: &A,
+    ) -> u16 {
         match self.0 {
-            SimdLevel::Portable => None,
+            SimdLevel::Portable => reader.walk(address.to_key()),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { windowed_one_bmi2(windowed, view, key) },
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe {
+                windowed_one_bmi2(windowed, reader, address)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            SimdLevel::Avx512 => unsafe { windowed_one_avx512(windowed, view, key) },
+            SimdLevel::Avx512 => unsafe { windowed_one_avx512(windowed, reader, address) },
             #[cfg(not(target_arch = "x86_64"))]
             SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
-                let _ = (windowed, view, key);
-                None
+                let _ = windowed;
+                reader.walk(address.to_key())
             }
         }
     }
@@ -345,17 +367,36 @@ fn hashed_avx512<A: Address>(
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn hashed_one_avx512<A: Address>(hashed: &Hashed, reader: &FibReader<A>, address: &A) -> u16 {
+    match hashed::lookup_of_two(hashed, address) {
+        Some(code) => code,
+        None => reader.walk(address.to_key()),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn windowed_one_bmi2(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
-    windows::lookup_one::<windows::Sse2>(windowed, view, key)
+fn windowed_one_bmi2<A: Address>(windowed: &Windowed, reader: &FibReader<A>, address: &A) -> u16 {
+    let key = address.to_key();
+    match windows::lookup_one::<windows::Sse2>(windowed, reader.slots(), key) {
+        Some(code) => code,
+        None => reader.walk(key),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn windowed_one_avx512(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
-    windows::lookup_one::<windows::Avx512>(windowed, view, key)
+fn windowed_one_avx512<A: Address>(windowed: &Windowed, reader: &FibReader<A>, address: &A) -> u16 {
+    let key = address.to_key();
+    match windows::lookup_one::<windows::Avx512>(windowed, reader.slots(), key) {
+        Some(code) => code,
+        None => reader.walk(key),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -124,9 +124,9 @@ impl Unit for Avx512 {
 
 /// The code for the address `key`; `None` when the trie must be asked.
 #[inline(always)]
-pub(super) fn lookup_one<U: Unit>(windowed: &Windowed, view: &View<'_>, key: u128) -> Option<u16> {
+pub(super) fn lookup_one<U: Unit>(windowed: &Windowed, slots: &[u64], key: u128) -> Option<u16> {
     let (high, _) = halves(key);
-    let slots = <&Slots>::try_from(view.slots).ok()?;
+    let slots = <&Slots>::try_from(slots).ok()?;
     let root = Entry(load(slots, (high >> (64 - ROOT_STRIDE)) as usize));
     if !root.has_child() {
         return Some(root.code());

@@ -218,6 +218,13 @@ fn prefixes_made_to_collide_are_found_by_the_trie() {
         let mut answers = [None; 2];
         pair.fib.reader().lookup_batch(&addresses, &mut answers);
         assert_eq!(answers, [None, Some(id(0))]);
+        // The same in a whole group.
+        let mut group = [addresses[1]; 32];
+        (group[3], group[31]) = (addresses[0], addresses[0]);
+        let mut answers = [None; 32];
+        pair.fib.reader().lookup_batch(&group, &mut answers);
+        let expected = group.map(|address| (address == addresses[1]).then(|| id(0)));
+        assert_eq!(answers, expected);
         pair.insert(route, 1_000 + n);
         check_batch(&pair.fib.reader(), &pair.twin, &[route.0 | 5, cluster(0).0]);
         pair.check(&mut rng);
