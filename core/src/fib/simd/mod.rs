@@ -1,9 +1,9 @@
 //! What the machine has beyond portable code, found at run time: the one module of the crate with `unsafe`.
 //!
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
-//! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address (`narrow.rs`), with AVX-512 eight
-//! addresses to a vector (`lanes.rs`); batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with
-//! windows (`windows.rs`), the last two with AVX-512, too. `unsafe` is for four things: calling a function that was
+//! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
+//! (`narrow.rs`), with AVX-512 eight addresses to a vector (`lanes.rs`); batches of IPv6 (`wide.rs`), IPv6 tables with a
+//! hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too. `unsafe` is for four things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
 //! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
 //! twin asks each time; and numbers that change from array to vector and back.
