@@ -14,7 +14,7 @@ use super::flat::Flatness;
 use super::hashed::Hashed;
 use super::node::RouteCell;
 use super::simd::{Level, SimdLevel};
-use super::walk::{Covering, Routes, View};
+use super::walk::{Covering, Routes, Trie, View};
 use super::windows::Windowed;
 
 /// An immutable snapshot of a [`Fib`](super::Fib), for workers.
@@ -178,27 +178,6 @@ impl<A: Address> FibReader<A> {
         }
     }
 
-    /// What the trie says. Apart, so that what it needs is not set up for a table with a hash or windows.
-    #[inline(never)]
-    pub(super) fn walk(&self, key: u128) -> u16 {
-        self.level.lookup_one::<A>(&self.view(), key)
-    }
-
-    /// The slots of the root, if that is laid out slot by slot.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub(super) fn slots(&self) -> &[u64] {
-        match &self.snapshot.root {
-            Root::Node(_) => &[],
-            Root::Slots { slots, .. } => slots,
-        }
-    }
-
-    /// What the pages of a hash are in.
-    pub(super) fn segments(&self) -> &[Segment] {
-        &self.snapshot.segments
-    }
-
     /// The hash of an IPv6 table that has one.
     #[inline(always)]
     fn hashed(&self) -> Option<&Hashed> {
@@ -240,5 +219,25 @@ impl<A: Address> FibReader<A> {
             segments: &self.snapshot.segments,
             cold: &self.snapshot.cold,
         }
+    }
+}
+
+impl<A: Address> Trie for FibReader<A> {
+    #[inline(never)]
+    fn walk(&self, key: u128) -> u16 {
+        self.level.lookup_one::<A>(&self.view(), key)
+    }
+
+    #[inline(always)]
+    fn slots(&self) -> &[u64] {
+        match &self.snapshot.root {
+            Root::Node(_) => &[],
+            Root::Slots { slots, .. } => slots,
+        }
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> &[Segment] {
+        &self.snapshot.segments
     }
 }

@@ -33,6 +33,24 @@ pub(super) struct View<'a> {
     pub(super) cold: &'a [Segment],
 }
 
+/// A table with a hash or windows beside its trie, as single lookups ask for it: a [`View`] of all that it has would be
+/// set up for each of them, and hardly one needs it.
+pub(super) trait Trie {
+    /// The code of the next hop that the trie has for the address `key`; 0 when there is none. Apart from who asks, so
+    /// that what it needs is not set up where it is not called.
+    fn walk(&self, key: u128) -> u16;
+
+    /// As [`View::slots`].
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only x86-64 has windows")
+    )]
+    fn slots(&self) -> &[u64];
+
+    /// What the pages of a hash are in.
+    fn segments(&self) -> &[Segment];
+}
+
 impl<'a> View<'a> {
     /// The code of the next hop for the address `key`; 0 when there is none.
     #[inline]

@@ -140,23 +140,12 @@ impl Unit for Avx512 {
         let (key_eights, _) = keys.as_chunks_mut::<8>();
         let eights = eights.iter().zip(key_eights);
         for (start, (octets, keys)) in (0..addresses.len()).step_by(8).zip(eights) {
-            // SAFETY: eight addresses and eight keys are 128 octets each; the instructions as above.
+            // SAFETY: eight keys are 128 octets; the instructions as above.
             let (high, low) = unsafe {
-                let swap = x86_64::_mm512_set_epi64(
-                    SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0],
-                );
-                let first = x86_64::_mm512_loadu_si512(octets.as_ptr().cast());
-                let second = x86_64::_mm512_loadu_si512(octets.as_ptr().add(4).cast());
-                let first = x86_64::_mm512_shuffle_epi8(first, swap);
-                let second = x86_64::_mm512_shuffle_epi8(second, swap);
+                let [first, second] = eight_keys(octets);
                 x86_64::_mm512_storeu_si512(keys.as_mut_ptr().cast(), first);
                 x86_64::_mm512_storeu_si512(keys.as_mut_ptr().add(4).cast(), second);
-                let even = x86_64::_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
-                let odd = x86_64::_mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
-                (
-                    x86_64::_mm512_permutex2var_epi64(first, even, second),
-                    x86_64::_mm512_permutex2var_epi64(first, odd, second),
-                )
+                eight_halves(first, second)
             };
             let places = pages.iter_mut().zip(&mut cells).zip(&mut tags);
             for (number, ((pages, cells), tags)) in places.enumerate() {
@@ -166,12 +155,7 @@ impl Unit for Avx512 {
                 // as above.
                 unsafe {
                     let hash = eight_hashes(length, high, low);
-                    let shift = x86_64::_mm_cvtsi32_si128(hashed.shift.cast_signed());
-                    let page = x86_64::_mm512_srl_epi64(hash, shift);
-                    let page = x86_64::_mm512_cvtepi64_epi16(page);
-                    let cell = x86_64::_mm512_srli_epi64::<LINE_SHIFT>(hash);
-                    let cell = x86_64::_mm512_cvtepi64_epi16(cell);
-                    let cell = x86_64::_mm_and_si128(cell, x86_64::_mm_set1_epi16(LINE_BITS));
+                    let (page, cell) = eight_places(hashed, hash);
                     let tag = x86_64::_mm512_srli_epi64::<TAG_SHIFT>(hash);
                     let tag = x86_64::_mm512_cvtepi64_epi16(tag);
                     let tag = x86_64::_mm_or_si128(tag, x86_64::_mm_set1_epi16(1));
@@ -293,26 +277,18 @@ pub(super) fn lookup_of_two<A: Address>(hashed: &Hashed, address: &A) -> Option<
         ]
     };
     let [first, second] = [first, second].map(|hash| line(hashed, hash.cast_unsigned()));
-    // SAFETY: the instructions are there; 32 octets are the tags of a line of this snapshot, which is not written
-    // while the snapshot lives.
-    let slots = unsafe {
+    // SAFETY: the instructions are there.
+    let tags = unsafe {
         let wide = x86_64::_mm512_castsi128_si512(hashes);
         let tags = x86_64::_mm512_inserti64x4::<1>(
             x86_64::_mm512_set1_epi16(2),
             x86_64::_mm256_set1_epi16(6),
         );
         let tags = x86_64::_mm512_permutexvar_epi16(tags, wide);
-        let tags = x86_64::_mm512_or_si512(tags, x86_64::_mm512_set1_epi16(1));
-        let lines = x86_64::_mm512_castsi256_si512(x86_64::_mm256_loadu_si256(first.cast()));
-        let lines =
-            x86_64::_mm512_inserti64x4::<1>(lines, x86_64::_mm256_loadu_si256(second.cast()));
-        x86_64::_mm512_cmpeq_epi16_mask(lines, tags)
+        x86_64::_mm512_or_si512(tags, x86_64::_mm512_set1_epi16(1))
     };
-    let at = slots.trailing_zeros() as usize;
-    let line = select_unpredictable(at < TAGS, first, second);
-    let line = select_unpredictable(slots == 0, hashed.default.as_ptr(), line);
-    let entry = entry_of(line, at % TAGS);
-    let length = length(hashed, at / TAGS);
+    // SAFETY: the instructions are there.
+    let (entry, length) = unsafe { longer_of_two(hashed, first, second, tags) };
     // SAFETY: a key is 16 octets, and so are the two masks of a length and the prefix of an entry, of which see `read`;
     // the instructions are there.
     let other = unsafe {
@@ -359,31 +335,16 @@ fn group_of_two<A: Address>(
     for (start, addresses) in (0..LANES).step_by(8).zip(eights) {
         let octets = addresses.map(|address| address.to_key().to_be_bytes());
         debug_assert!(start + 8 <= LANES, "{start}");
-        // SAFETY: eight addresses are 128 octets; `start` is 0, 8, 16 or 24: eight of the 32 places begin there; the
-        // instructions as above.
+        // SAFETY: `start` is 0, 8, 16 or 24: eight of the 32 places begin there; the instructions as above.
         unsafe {
-            let swap = x86_64::_mm512_set_epi64(
-                SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0],
-            );
-            let first = x86_64::_mm512_loadu_si512(octets.as_ptr().cast());
-            let second = x86_64::_mm512_loadu_si512(octets.as_ptr().add(4).cast());
-            let first = x86_64::_mm512_shuffle_epi8(first, swap);
-            let second = x86_64::_mm512_shuffle_epi8(second, swap);
-            let even = x86_64::_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
-            let odd = x86_64::_mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
-            let high = x86_64::_mm512_permutex2var_epi64(first, even, second);
-            let low = x86_64::_mm512_permutex2var_epi64(first, odd, second);
-            let shift = x86_64::_mm_cvtsi32_si128(hashed.shift.cast_signed());
+            let [first, second] = eight_keys(&octets);
+            let (high, low) = eight_halves(first, second);
             let mut hashes = [high; 2];
             let places = pages.iter_mut().zip(&mut cells).zip(&mut hashes);
             for (number, ((pages, cells), place)) in places.enumerate() {
                 let hash = eight_hashes(length(hashed, number), high, low);
                 *place = hash;
-                let page = x86_64::_mm512_srl_epi64(hash, shift);
-                let page = x86_64::_mm512_cvtepi64_epi16(page);
-                let cell = x86_64::_mm512_srli_epi64::<LINE_SHIFT>(hash);
-                let cell = x86_64::_mm512_cvtepi64_epi16(cell);
-                let cell = x86_64::_mm_and_si128(cell, x86_64::_mm_set1_epi16(LINE_BITS));
+                let (page, cell) = eight_places(hashed, hash);
                 x86_64::_mm_storeu_si128(pages.as_mut_ptr().add(start).cast(), page);
                 x86_64::_mm_storeu_si128(cells.as_mut_ptr().add(start).cast(), cell);
             }
@@ -420,22 +381,13 @@ fn group_of_two<A: Address>(
     for ((next_hop, address), ((first, second), tags)) in asked {
         let [first, second] = [first, second]
             .map(|(at, cell)| page(hashed, usize::from(*at)).wrapping_add(usize::from(*cell)));
-        // SAFETY: the instructions are there; 32 octets are the tags of a line of this snapshot, which is not written
-        // while the snapshot lives.
-        let slots = unsafe {
+        // SAFETY: the instructions are there.
+        let (entry, length) = unsafe {
             let tags =
                 x86_64::_mm512_castsi128_si512(x86_64::_mm_cvtsi32_si128(tags.cast_signed()));
             let tags = x86_64::_mm512_permutexvar_epi16(numbers, tags);
-            let both = x86_64::_mm512_castsi256_si512(x86_64::_mm256_loadu_si256(first.cast()));
-            let both =
-                x86_64::_mm512_inserti64x4::<1>(both, x86_64::_mm256_loadu_si256(second.cast()));
-            x86_64::_mm512_cmpeq_epi16_mask(both, tags)
+            longer_of_two(hashed, first, second, tags)
         };
-        let at = slots.trailing_zeros() as usize;
-        let line = select_unpredictable(at < TAGS, first, second);
-        let line = select_unpredictable(slots == 0, hashed.default.as_ptr(), line);
-        let entry = entry_of(line, at % TAGS);
-        let length = length(hashed, at / TAGS);
         let octets = address.to_key().to_be_bytes();
         // SAFETY: a key is 16 octets, and so are the two masks of a length and the prefix of an entry, of which see
         // `read`; the instructions are there.
@@ -469,6 +421,95 @@ fn undecided_of_two<A: Address>(hashed: &Hashed, addresses: &[A; LANES]) -> u32 
         undecided |= u32::from(code.is_none()) << lane;
     }
     undecided
+}
+
+/// The entry that the lines of two lengths lead to, of the first length where both have its tag, and that length: the
+/// default route's where neither has.
+///
+/// # Safety
+///
+/// The instructions of [`Avx512`] are there.
+#[inline(always)]
+unsafe fn longer_of_two(
+    hashed: &Hashed,
+    first: *const AtomicU64,
+    second: *const AtomicU64,
+    tags: x86_64::__m512i,
+) -> (*const AtomicU64, &Length) {
+    // SAFETY: the instructions are there; 32 octets are the tags of a line of this snapshot, which is not written while
+    // the snapshot lives.
+    let slots = unsafe {
+        let both = x86_64::_mm512_castsi256_si512(x86_64::_mm256_loadu_si256(first.cast()));
+        let both = x86_64::_mm512_inserti64x4::<1>(both, x86_64::_mm256_loadu_si256(second.cast()));
+        x86_64::_mm512_cmpeq_epi16_mask(both, tags)
+    };
+    let at = slots.trailing_zeros() as usize;
+    let line = select_unpredictable(at < TAGS, first, second);
+    let line = select_unpredictable(slots == 0, hashed.default.as_ptr(), line);
+    (entry_of(line, at % TAGS), length(hashed, at / TAGS))
+}
+
+/// Eight addresses as numbers, four to a vector: high half, low half.
+///
+/// # Safety
+///
+/// The instructions of [`Avx512`] are there.
+#[inline(always)]
+unsafe fn eight_keys(octets: &[[u8; 16]; 8]) -> [x86_64::__m512i; 2] {
+    // SAFETY: eight addresses are 128 octets; the instructions are there.
+    unsafe {
+        let swap = x86_64::_mm512_set_epi64(
+            SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0],
+        );
+        let first = x86_64::_mm512_loadu_si512(octets.as_ptr().cast());
+        let second = x86_64::_mm512_loadu_si512(octets.as_ptr().add(4).cast());
+        [
+            x86_64::_mm512_shuffle_epi8(first, swap),
+            x86_64::_mm512_shuffle_epi8(second, swap),
+        ]
+    }
+}
+
+/// The high halves of eight such addresses, and the low ones.
+///
+/// # Safety
+///
+/// The instructions of [`Avx512`] are there.
+#[inline(always)]
+unsafe fn eight_halves(
+    first: x86_64::__m512i,
+    second: x86_64::__m512i,
+) -> (x86_64::__m512i, x86_64::__m512i) {
+    // SAFETY: the instructions are there.
+    unsafe {
+        let even = x86_64::_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+        let odd = x86_64::_mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+        (
+            x86_64::_mm512_permutex2var_epi64(first, even, second),
+            x86_64::_mm512_permutex2var_epi64(first, odd, second),
+        )
+    }
+}
+
+/// The numbers of the pages for eight hashes, and the first cells of their lines there, 16 bits each.
+///
+/// # Safety
+///
+/// The instructions of [`Avx512`] are there.
+#[inline(always)]
+unsafe fn eight_places(
+    hashed: &Hashed,
+    hash: x86_64::__m512i,
+) -> (x86_64::__m128i, x86_64::__m128i) {
+    // SAFETY: the instructions are there.
+    unsafe {
+        let shift = x86_64::_mm_cvtsi32_si128(hashed.shift.cast_signed());
+        let page = x86_64::_mm512_cvtepi64_epi16(x86_64::_mm512_srl_epi64(hash, shift));
+        let cell = x86_64::_mm512_srli_epi64::<LINE_SHIFT>(hash);
+        let cell = x86_64::_mm512_cvtepi64_epi16(cell);
+        let cell = x86_64::_mm_and_si128(cell, x86_64::_mm_set1_epi16(LINE_BITS));
+        (page, cell)
+    }
 }
 
 /// The hashes of the prefixes of one length that eight addresses begin with.

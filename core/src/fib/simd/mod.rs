@@ -38,8 +38,7 @@ use super::arena::Segment;
 use super::batch::{self, Portable};
 use super::few::Few;
 use super::hashed::Hashed;
-use super::reader::FibReader;
-use super::walk::View;
+use super::walk::{Trie, View};
 use super::windows::Windowed;
 
 /// The instructions that lookups use.
@@ -156,38 +155,38 @@ impl Level {
         false
     }
 
-    /// The code that the table of `reader` has for an IPv6 address: what its hash says, or the trie.
+    /// The code that the table of `trie` has for an IPv6 address: what its hash says, or the trie.
     #[inline(always)]
     pub(super) fn hashed_one<A: Address>(
         self,
         hashed: &Hashed,
-        reader: &FibReader<A>,
+        trie: &impl Trie,
         address: &A,
     ) -> u16 {
         #[cfg(target_arch = "x86_64")]
         if self.0 == SimdLevel::Avx512 && hashed.count == 2 {
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            return unsafe { hashed_one_avx512(hashed, reader, address) };
+            return unsafe { hashed_one_avx512(hashed, trie, address) };
         }
-        self.hashed_other(hashed, reader, address)
+        self.hashed_other(hashed, trie, address)
     }
 
     /// The same at every level and for any number of lengths. Apart, so that what it needs is not set up for the others.
     #[inline(never)]
-    fn hashed_other<A: Address>(self, hashed: &Hashed, reader: &FibReader<A>, address: &A) -> u16 {
+    fn hashed_other<A: Address>(self, hashed: &Hashed, trie: &impl Trie, address: &A) -> u16 {
         let key = address.to_key();
         let code = match self.0 {
-            SimdLevel::Portable => hashed.lookup(reader.segments(), key),
+            SimdLevel::Portable => hashed.lookup(trie.segments(), key),
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
                 hashed::lookup_one(hashed, key)
             }
             #[cfg(not(target_arch = "x86_64"))]
             SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
-                hashed.lookup(reader.segments(), key)
+                hashed.lookup(trie.segments(), key)
             }
         };
-        code.unwrap_or_else(|| reader.walk(key))
+        code.unwrap_or_else(|| trie.walk(key))
     }
 
     /// Looks up each of `addresses` in the hash, and in the trie where the hash does not say.
@@ -216,28 +215,28 @@ impl Level {
         }
     }
 
-    /// The code that the table of `reader` has for an IPv6 address: what its windows say, or the trie.
+    /// The code that the table of `trie` has for an IPv6 address: what its windows say, or the trie.
     #[inline(always)]
     pub(super) fn windowed_one<A: Address>(
         self,
         windowed: &Windowed,
-        reader: &FibReader<A>,
+        trie: &impl Trie,
         address: &A,
     ) -> u16 {
         match self.0 {
-            SimdLevel::Portable => reader.walk(address.to_key()),
+            SimdLevel::Portable => trie.walk(address.to_key()),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
             SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe {
-                windowed_one_bmi2(windowed, reader, address)
+                windowed_one_bmi2(windowed, trie, address)
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            SimdLevel::Avx512 => unsafe { windowed_one_avx512(windowed, reader, address) },
+            SimdLevel::Avx512 => unsafe { windowed_one_avx512(windowed, trie, address) },
             #[cfg(not(target_arch = "x86_64"))]
             SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
                 let _ = windowed;
-                reader.walk(address.to_key())
+                trie.walk(address.to_key())
             }
         }
     }
@@ -370,20 +369,20 @@ fn hashed_avx512<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn hashed_one_avx512<A: Address>(hashed: &Hashed, reader: &FibReader<A>, address: &A) -> u16 {
+fn hashed_one_avx512<A: Address>(hashed: &Hashed, trie: &impl Trie, address: &A) -> u16 {
     match hashed::lookup_of_two(hashed, address) {
         Some(code) => code,
-        None => reader.walk(address.to_key()),
+        None => trie.walk(address.to_key()),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn windowed_one_bmi2<A: Address>(windowed: &Windowed, reader: &FibReader<A>, address: &A) -> u16 {
+fn windowed_one_bmi2<A: Address>(windowed: &Windowed, trie: &impl Trie, address: &A) -> u16 {
     let key = address.to_key();
-    match windows::lookup_one::<windows::Sse2>(windowed, reader.slots(), key) {
+    match windows::lookup_one::<windows::Sse2>(windowed, trie.slots(), key) {
         Some(code) => code,
-        None => reader.walk(key),
+        None => trie.walk(key),
     }
 }
 
@@ -391,11 +390,11 @@ fn windowed_one_bmi2<A: Address>(windowed: &Windowed, reader: &FibReader<A>, add
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn windowed_one_avx512<A: Address>(windowed: &Windowed, reader: &FibReader<A>, address: &A) -> u16 {
+fn windowed_one_avx512<A: Address>(windowed: &Windowed, trie: &impl Trie, address: &A) -> u16 {
     let key = address.to_key();
-    match windows::lookup_one::<windows::Avx512>(windowed, reader.slots(), key) {
+    match windows::lookup_one::<windows::Avx512>(windowed, trie.slots(), key) {
         Some(code) => code,
-        None => reader.walk(key),
+        None => trie.walk(key),
     }
 }
 
