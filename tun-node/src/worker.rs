@@ -16,6 +16,8 @@
 //! one batch, then the other one has its turn, so that neither starves. Whoever cannot take a
 //! packet (a full socket buffer, a full or down device) loses it, counted; nobody waits.
 //!
+//! A worker carries both directions, or one of them beside another that carries the other ([`Duty`]).
+//!
 //! The event loop is edge triggered: an event sets a flag, and only an empty queue clears it. While
 //! a flag is set, waiting takes no time.
 //!

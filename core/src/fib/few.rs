@@ -167,7 +167,7 @@ impl<A: Address> Fib<A> {
 
 /// Bits of a product that do not say the place.
 pub(super) const PLACE_SHIFT: u32 = 20;
-/// The most chunks that are flat: with these, a table keeps them a little longer (`flat.rs`).
+/// Room for the flat chunks of any table: 32, and a quarter more while it keeps those that it has (`flat.rs`).
 const NOTED: usize = 64;
 /// The most chunks and places.
 pub(super) const PLACES: usize = 32;

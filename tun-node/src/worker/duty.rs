@@ -5,10 +5,9 @@
 //! which pays where the kernel's part is long: on a wire, where it cuts and joins trains.
 
 /// The directions of one worker.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Duty {
     /// Both: it reads the device and the sockets.
-    #[default]
     Both,
     /// From the device to the underlay: it reads the device, and has sockets to send by only.
     Encap,

@@ -4,7 +4,8 @@
 //! Receiving: one UDP socket for each underlay address and encapsulation port, and one raw socket for
 //! each underlay address and protocol (4 and 41) where IP in IP is received or sent. Of several
 //! workers each has sockets of its own on the same UDP ports ([`share`](crate::udp::share)); the raw
-//! sockets of all but the first only send, for the kernel would give each a copy. Sending: the
+//! sockets of all but the first only send, for the kernel would give each a copy. A worker that
+//! carries one direction has what that needs: none to receive, or one of the pool, for probes. Sending: the
 //! raw sockets, and for UDP a pool of sockets for each underlay address, each on a source port of
 //! its own, because the kernel writes the source port and the port is what spreads flows. Which one
 //! is decided by the port that the engine computed from the flow.
@@ -105,10 +106,7 @@ impl Underlay {
             let Some(address) = config.node.underlay(family) else {
                 continue;
             };
-            for port in udp_ports(config) {
-                if !self.duty.decaps() {
-                    break;
-                }
+            for port in self.received_ports(config) {
                 let bind = SocketAddr::new(address, port);
                 if self.receivers.iter().any(|there| there.is_udp_at(bind)) {
                     continue;
@@ -369,6 +367,14 @@ impl Underlay {
             Socket::Raw(raw) => raw.send_buffer_octets().ok(),
         });
         (receivers.min(), senders.chain(raw_senders).min())
+    }
+
+    /// The UDP ports that it receives on.
+    fn received_ports(&self, config: &Config) -> Vec<u16> {
+        match self.duty {
+            Duty::Both | Duty::Decap => udp_ports(config),
+            Duty::Encap => Vec::new(),
+        }
     }
 
     /// Whether its raw sockets receive, for all workers.
