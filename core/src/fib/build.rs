@@ -166,6 +166,7 @@ impl<A: Address> Fib<A> {
         if self.routes >= super::table::SLOTS_FROM {
             self.root_to_slots();
             self.turn_all();
+            self.push_all();
         }
         self.hash_all();
         self.windows_all();

@@ -106,6 +106,7 @@ impl<A: Address> Fib<A> {
         };
         self.put_root_slot(slot, entry);
         if A::BITS == 32 {
+            self.push_changed(slot, changed);
             self.turn_one();
             self.settle_absent();
         }
@@ -290,7 +291,8 @@ impl<A: Address> Fib<A> {
         self.let_go(entry.handle(), FLAT_CELLS);
     }
 
-    fn let_go(&mut self, handle: u32, cells: usize) {
+    /// Lets a block of `cells` cells go, whose second cell is its epoch.
+    pub(super) fn let_go(&mut self, handle: u32, cells: usize) {
         if load(self.arena.block(handle), 1) == self.epoch() {
             self.arena.free(handle, cells);
         } else {

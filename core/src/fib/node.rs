@@ -398,7 +398,7 @@ impl<'a> Node<'a> {
         clippy::cast_possible_truncation,
         reason = "a slot is below 2 to the 13th"
     )]
-    fn half(self, half: usize) -> (u32, usize) {
+    pub(super) fn half(self, half: usize) -> (u32, usize) {
         let last = half * DENSE_SLOTS + DENSE_SLOTS - 1;
         let (at, _) = cell_of(self.top(), last as u32);
         let cell = load(self.cells, self.shape.starts_at() + at);
@@ -408,6 +408,52 @@ impl<'a> Node<'a> {
             0
         };
         (starts, leaf_in_group(cell, last as u32))
+    }
+
+    /// The leaf of a narrow node at `index`: a next hop code or the number of an entry.
+    pub(super) fn leaf(self, index: usize) -> u16 {
+        (load(self.cells, index / 4) >> (index % 4 * 16) & 0xffff) as u16
+    }
+
+    /// Cell `at` of the node.
+    pub(super) fn cell(self, at: usize) -> u64 {
+        load(self.cells, at)
+    }
+
+    /// What `leaf`, a narrow node's that is the number of an entry, stands for.
+    pub(super) fn child(self, leaf: u16) -> Entry {
+        Entry(load(
+            self.cells,
+            self.starts_end() + usize::from(leaf & 0x7fff),
+        ))
+    }
+
+    /// For each 32 slots their run starts and the index of the last one's leaf.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a slot is below 2 to the 13th"
+    )]
+    pub(super) fn halves(self) -> impl Iterator<Item = (u32, usize)> {
+        let (top, mut at, mut last) = (self.top(), self.shape.starts_at(), 0);
+        (0..2 * self.shape.groups()).map(move |half| {
+            if !self.shape.dense {
+                let slot = half * DENSE_SLOTS + DENSE_SLOTS - 1;
+                let group = self.starts(slot / GROUP_SLOTS);
+                let upto = group << (GROUP_SLOTS - 1 - slot % GROUP_SLOTS);
+                let index = self.leaf_before(slot / GROUP_SLOTS) + upto.count_ones() as usize;
+                return (
+                    (group >> (half % 2 * DENSE_SLOTS) & 0xffff_ffff) as u32,
+                    index,
+                );
+            }
+            if top >> half & 1 == 0 {
+                return (0, last);
+            }
+            let cell = load(self.cells, at);
+            at += 1;
+            last = leaf_in_group(cell, DENSE_SLOTS as u32 - 1);
+            (((cell & 0xffff_ffff) as u32).rotate_left(1), last)
+        })
     }
 
     /// The index after the last leaf.

@@ -13,6 +13,7 @@ use super::few::Few;
 use super::flat::Flatness;
 use super::hashed::Hashed;
 use super::node::RouteCell;
+use super::pushed::PushedRoot;
 use super::simd::{Level, SimdLevel};
 use super::walk::{Covering, Routes, Trie, View};
 use super::windows::Windowed;
@@ -39,6 +40,7 @@ pub(super) struct Snapshot {
     pub(super) cold: Arc<[Segment]>,
     pub(super) routes: usize,
     pub(super) flatness: Flatness,
+    pub(super) pushed: Option<Box<PushedRoot>>,
     pub(super) few: Option<Box<Few>>,
     pub(super) hashed: Option<Box<Hashed>>,
     pub(super) windowed: Option<Windowed>,
@@ -83,11 +85,17 @@ impl<A: Address> FibReader<A> {
         self.level.get()
     }
 
-    /// The same snapshot, looked up without its hash.
+    /// The same snapshot, looked up without what it has beside its trie.
     #[cfg(test)]
     pub(super) fn by_trie(mut self) -> Self {
         self.trie_only = true;
         self
+    }
+
+    /// Whether there are pushed chunks.
+    #[cfg(test)]
+    pub(super) fn has_pushed(&self) -> bool {
+        self.snapshot.pushed.is_some()
     }
 
     /// Whether the root is in registers (`few.rs`).
@@ -99,7 +107,10 @@ impl<A: Address> FibReader<A> {
     /// The next hop of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        let code = if A::BITS == 32 {
+        let code = if let Some(pushed) = self.pushed() {
+            self.level
+                .pushed_one(pushed, &self.snapshot.segments, address.to_key())
+        } else if A::BITS == 32 {
             self.level.lookup_one::<A>(&self.view(), address.to_key())
         } else if let Some(hashed) = self.hashed() {
             self.level.hashed_one(hashed, self, &address)
@@ -118,6 +129,11 @@ impl<A: Address> FibReader<A> {
             && self.level.few(few, addresses, next_hops)
         {
             return;
+        }
+        if let Some(pushed) = self.pushed() {
+            return self
+                .level
+                .pushed(pushed, &self.snapshot.segments, addresses, next_hops);
         }
         let view = self.view();
         match (self.hashed(), self.windowed()) {
@@ -176,6 +192,17 @@ impl<A: Address> FibReader<A> {
             Some(windowed) => self.level.windowed_one(windowed, self, address),
             None => self.walk(address.to_key()),
         }
+    }
+
+    /// The pushed chunks of an IPv4 table that has them.
+    #[inline(always)]
+    fn pushed(&self) -> Option<&PushedRoot> {
+        #[cfg(test)]
+        if self.trie_only {
+            return None;
+        }
+        let pushed = self.snapshot.pushed.as_deref();
+        pushed.filter(|_| A::BITS == 32)
     }
 
     /// The hash of an IPv6 table that has one.

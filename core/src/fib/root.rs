@@ -2,7 +2,7 @@
 //!
 //! A change of a root that is laid out writes the slot that leads to the chunk, or, for a route that ends in the root,
 //! the slots that no longer route of the root covers. What lookups read of the root besides follows at once: the words
-//! of `direct.rs`, the flat chunks of `flat.rs`.
+//! of `direct.rs`, the flat chunks of `flat.rs`, the pushed chunks of `pushed.rs`.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -88,6 +88,7 @@ impl<A: Address> Fib<A> {
                     Gaps::new(routes, index + 1, ROOT_STRIDE),
                     code,
                 );
+                self.push_root(route);
                 old
             }
         }
@@ -114,6 +115,7 @@ impl<A: Address> Fib<A> {
                     .map_or(0, RouteCell::code);
                 let gaps = Gaps::new(routes, index, ROOT_STRIDE);
                 recode(slots, &mut self.direct, removed, gaps, code);
+                self.push_root(removed);
                 Some(removed.code())
             }
         }
@@ -179,6 +181,7 @@ impl<A: Address> Fib<A> {
     }
 
     pub(super) fn root_to_node(&mut self) {
+        self.unpush();
         self.unflatten();
         self.flats.clear();
         self.direct = Direct::default();

@@ -12,6 +12,8 @@
 //! routes on, with a top that says which groups of 32 slots have a cell of their own (node.rs); tails of small tables
 //! are spread, with a leaf for every slot (tails.rs).
 //!
+//! Large IPv4 tables have their second level once more, for lookups only (pushed.rs).
+//!
 //! Beside it IPv6 tables of few prefix lengths have a hash (hashed.rs), and others of 1,024 routes or more, nearly all
 //! no longer than /48, have windows (windows/, on x86-64): both for lookups only, filled from the trie a share a change
 //! and given up when the table is no longer one for them.
@@ -23,6 +25,7 @@
 //! reader left (`published.rs` keeps the books), then its cells are used again. Readers never free anything: the
 //! writer keeps a reference to each snapshot until it is the only one.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
 
@@ -34,6 +37,7 @@ use super::flat::Flats;
 use super::hashed::Hashes;
 use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
+use super::pushed::Pushed;
 use super::reader::{FibReader, Root, Snapshot};
 use super::root::WriterRoot;
 use super::simd::{Level, SimdLevel};
@@ -61,6 +65,7 @@ pub struct Fib<A> {
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
     pub(super) flats: Flats,
+    pub(super) pushed: Pushed,
     pub(super) tails: Tails,
     pub(super) hashes: Hashes,
     pub(super) windows: Windows,
@@ -94,6 +99,7 @@ impl<A: Address> Fib<A> {
             published: Books::default(),
             live: Extent::default(),
             flats: Flats::default(),
+            pushed: Pushed::default(),
             tails: Tails::default(),
             hashes: Hashes::default(),
             windows: Windows::default(),
@@ -160,6 +166,7 @@ impl<A: Address> Fib<A> {
         if A::BITS == 32 {
             self.densify();
             self.spread_some();
+            self.push_some();
         }
         if self.routes >= SLOTS_FROM && self.sparse == 0 {
             self.root_to_slots();
@@ -188,6 +195,7 @@ impl<A: Address> Fib<A> {
         }
         if A::BITS == 32 {
             self.spread_some();
+            self.push_some();
         }
         self.hash_change(key, len, 0);
         self.windows_change(key, len);
@@ -205,7 +213,11 @@ impl<A: Address> Fib<A> {
             WriterRoot::Node(handle) => Root::Node(*handle),
             WriterRoot::Slots { slots, routes } => Root::Slots {
                 slots: slots.clone(),
-                direct: self.direct.words(),
+                direct: if self.pushed.is_ready() {
+                    Box::default()
+                } else {
+                    self.direct.words()
+                },
                 routes: Arc::clone(routes),
             },
         };
@@ -215,6 +227,7 @@ impl<A: Address> Fib<A> {
             cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
             flatness: self.flats.flatness(),
+            pushed: self.pushed.publish(self.tails),
             few: self.few(),
             hashed: self.hashes.publish(self.arena.segments()),
             windowed: self.windows.publish(),
@@ -301,25 +314,37 @@ impl<A: Address> Fib<A> {
         let (root, root_routes) = match &self.root {
             WriterRoot::Node(_) => (0, 0),
             WriterRoot::Slots { slots, routes } => (
-                size_of_val(&**slots) + self.direct.octets(),
+                size_of_val(&**slots),
                 routes.capacity() * size_of::<RouteCell>(),
             ),
         };
+        let nodes = self.live.lookup * 8;
+        let (unread, words) = if self.pushed.is_ready() {
+            (self.unread_octets() + root, 0)
+        } else {
+            (0, self.direct.octets())
+        };
+        let snapshots = self.published.snapshots();
         FibMemory {
-            lookup_octets: self.live.lookup * 8
+            lookup_octets: nodes + root - unread
                 + self.flats.octets()
+                + self.pushed.octets()
                 + self.hashes.octets()
                 + self.windows.octets()
-                + root
+                + words
                 + list,
-            route_octets: self.live.routes * 8 + root_routes,
+            route_octets: unread + self.live.routes * 8 + root_routes,
             total_octets: self.arena.octets()
                 + self.cold.octets()
-                + root * (1 + self.published.snapshots())
+                + (root + words + self.pushed.root_octets()) * snapshots
+                + root
+                + self.direct.octets()
+                + self.pushed.root_octets()
+                + self.pushed.own_octets()
                 + root_routes
                 + self.published.octets()
-                + self.hashes.own_octets(self.published.snapshots())
-                + self.windows.all_octets(self.published.snapshots())
+                + self.hashes.own_octets(snapshots)
+                + self.windows.all_octets(snapshots)
                 + self.draft.octets()
                 + size_of::<Self>(),
         }

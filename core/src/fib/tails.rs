@@ -91,6 +91,8 @@ impl<A: Address> Fib<A> {
         let changed = entry.with_child_of(Entry::child(handle, 0));
         if changed != entry {
             self.set_root_entry(slot, changed, (0, chunk.slots() - 1));
+        } else if turned > 0 {
+            self.push_chunk(slot);
         }
     }
 

@@ -18,6 +18,7 @@ mod hashed;
 pub(super) mod hooks;
 mod many;
 mod publication;
+mod pushed;
 mod rng;
 mod small;
 mod wide;

@@ -230,11 +230,18 @@ fn keys_of<A: Address>(addresses: &[A; LANES]) -> [__m512i; VECTORS] {
     let mut keys = [_mm512_setzero_si512(); VECTORS];
     let (eights, _) = addresses.as_chunks::<EIGHT>();
     for (key, eight) in keys.iter_mut().zip(eights) {
-        let eight = eight.map(key_of);
-        // SAFETY: both are eight 32-bit numbers, and every value is one of each.
-        *key = _mm512_cvtepu32_epi64(unsafe { mem::transmute::<[u32; EIGHT], __m256i>(eight) });
+        *key = keys_of_eight(eight);
     }
     keys
+}
+
+/// Eight addresses as numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn keys_of_eight<A: Address>(addresses: &[A; EIGHT]) -> __m512i {
+    let eight = addresses.map(key_of);
+    // SAFETY: both are eight 32-bit numbers, and every value is one of each.
+    _mm512_cvtepu32_epi64(unsafe { mem::transmute::<[u32; EIGHT], __m256i>(eight) })
 }
 
 /// The first `N` times eight of `list`.
@@ -379,7 +386,7 @@ fn load(places: &Places) -> __m512i {
 /// Each of `cells` is aligned to eight octets, and in memory that nobody writes meanwhile.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn gather(cells: [*const u64; EIGHT]) -> __m512i {
+pub(super) unsafe fn gather(cells: [*const u64; EIGHT]) -> __m512i {
     let [a, b, c, d, e, f, g, h] = cells;
     // SAFETY: the caller says so.
     let (ab, cd, ef, gh) = unsafe { (pair(a, b), pair(c, d), pair(e, f), pair(g, h)) };
@@ -427,10 +434,17 @@ fn groups_of(
 /// Eight places, where they can be taken one by one.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Places([usize; EIGHT]);
+pub(super) struct Places([usize; EIGHT]);
 
 impl Places {
-    const NONE: Self = Self([0; EIGHT]);
+    pub(super) const NONE: Self = Self([0; EIGHT]);
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn of(places: __m512i) -> Self {
+        // SAFETY: as in `set`.
+        Self(unsafe { mem::transmute::<__m512i, [usize; EIGHT]>(places) })
+    }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -442,7 +456,7 @@ impl Places {
     /// The places one by one. To take a vector apart in registers takes three instructions a place, which is why the
     /// compiler must not know what was stored.
     #[inline]
-    fn each(&self) -> [usize; EIGHT] {
+    pub(super) fn each(&self) -> [usize; EIGHT] {
         // SAFETY: the place is a live number of this very array.
         self.0
             .each_ref()
@@ -462,5 +476,5 @@ const AND_OR: i32 = 0b1110_1010;
 /// Groups of a chunk.
 const CHUNK_GROUPS: i64 = (1 << CHUNK_STRIDE) / DENSE_SLOTS as i64;
 /// Addresses of a vector.
-const EIGHT: usize = 8;
-const VECTORS: usize = LANES / EIGHT;
+pub(super) const EIGHT: usize = 8;
+pub(super) const VECTORS: usize = LANES / EIGHT;

@@ -18,6 +18,8 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod narrow;
 #[cfg(target_arch = "x86_64")]
+mod pushed;
+#[cfg(target_arch = "x86_64")]
 mod wide;
 #[cfg(target_arch = "x86_64")]
 mod windows;
@@ -38,6 +40,7 @@ use super::arena::Segment;
 use super::batch::{self, Portable};
 use super::few::Few;
 use super::hashed::Hashed;
+use super::pushed::{self as portable, PushedRoot};
 use super::walk::{Trie, View};
 use super::windows::Windowed;
 
@@ -134,6 +137,48 @@ impl Level {
             SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => {
                 batch::lookup(Portable, view, addresses, next_hops);
             }
+        }
+    }
+
+    /// Looks up each of `addresses` in pushed chunks.
+    #[inline]
+    pub(super) fn pushed<A: Address>(
+        self,
+        pushed: &PushedRoot,
+        segments: &[Segment],
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Portable => portable::lookup(Asking, pushed, segments, addresses, next_hops),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Bmi2` exists only where these instructions were found.
+            SimdLevel::Bmi2 => unsafe { pushed_bmi2(pushed, segments, addresses, next_hops) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx2` exists only where these instructions were found.
+            SimdLevel::Avx2 => unsafe { pushed_avx2(pushed, segments, addresses, next_hops) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe { pushed_avx512(pushed, segments, addresses, next_hops) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => portable::lookup(Portable, pushed, segments, addresses, next_hops),
+        }
+    }
+
+    /// The code that pushed chunks have for an address.
+    #[inline(always)]
+    pub(super) fn pushed_one(self, pushed: &PushedRoot, segments: &[Segment], key: u128) -> u16 {
+        let key = (key >> 96 & 0xffff_ffff) as u32;
+        match self.0 {
+            SimdLevel::Portable => portable::lookup_one(Portable, pushed, segments, key),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            SimdLevel::Bmi2 | SimdLevel::Avx2 | SimdLevel::Avx512 => unsafe {
+                pushed_one_bmi2(pushed, segments, key)
+            },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => portable::lookup_one(Portable, pushed, segments, key),
         }
     }
 
@@ -337,6 +382,47 @@ fn lookup_avx512<A: Address>(
         }
         None => batch::lookup(Native, view, addresses, next_hops),
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn pushed_bmi2<A: Address>(
+    pushed: &PushedRoot,
+    segments: &[Segment],
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    pushed::lookup(pushed, segments, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2")]
+fn pushed_avx2<A: Address>(
+    pushed: &PushedRoot,
+    segments: &[Segment],
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    pushed::lookup(pushed, segments, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn pushed_avx512<A: Address>(
+    pushed: &PushedRoot,
+    segments: &[Segment],
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    pushed::lookup_in_vectors(pushed, segments, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn pushed_one_bmi2(pushed: &PushedRoot, segments: &[Segment], key: u32) -> u16 {
+    pushed::lookup_one(pushed, segments, key)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -334,7 +334,7 @@ fn read(place: *const u16) -> u16 {
 }
 
 #[inline(always)]
-fn prefetch<T>(place: *const T) {
+pub(super) fn prefetch<T>(place: *const T) {
     // SAFETY: a prefetch never faults, whatever the address.
     unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(place.cast()) };
 }

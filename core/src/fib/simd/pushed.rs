@@ -1,0 +1,383 @@
+//! Pushed chunks (`fib/pushed.rs`) by address, with AVX-512 eight addresses to a vector.
+//!
+//! A lookup is root word, group cell, leaf. The group cell's place is computed one address after the other, from the
+//! address as it is in memory; the cells are put together to vectors, which find the leaves' places; and the leaves are
+//! read one by one straight into the answers. Places are taken out of a vector once, then, and no answer is put into one.
+//!
+//! Without AVX-512 a group goes in passes, each of which asks for what the next one reads.
+//!
+//! The twin is portable, in `fib/pushed.rs`.
+
+use core::arch::x86_64::{
+    __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_popcnt_epi64, _mm512_set1_epi64,
+    _mm512_slli_epi64, _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_sub_epi64,
+    _mm512_test_epi64_mask,
+};
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::{hint, ptr};
+
+use super::super::NextHopId;
+use super::super::address::Address;
+#[cfg(debug_assertions)]
+use super::super::arena;
+use super::super::arena::Segment;
+use super::super::batch::LANES;
+use super::super::node::DENSE_SLOTS;
+use super::super::pushed::{
+    self, MOST_CELLS, PushedRoot, ROOT_SHIFT, SLOTS, escape, group_of, leaf_octet,
+};
+
+use super::lanes::{EIGHT, Places, VECTORS, gather, keys_of_eight};
+use super::narrow::{Group, in_groups, key_of, prefetch};
+use super::{Native, NativeBlock};
+
+/// What a group is looked up in.
+pub(super) struct Table<'a> {
+    words: &'a [u64; SLOTS],
+    pushed: &'a PushedRoot,
+    segments: &'a [Segment],
+}
+
+/// Looks up each of `addresses`, without vectors.
+#[inline(always)]
+pub(super) fn lookup<A: Address>(
+    pushed: &PushedRoot,
+    segments: &[Segment],
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    by::<A, Scalars<false, false>, Scalars<false, true>, Scalars<true, false>, Scalars<true, true>>(
+        pushed, segments, addresses, next_hops,
+    );
+}
+
+/// Looks up each of `addresses`, eight to a vector.
+#[inline(always)]
+pub(super) fn lookup_in_vectors<A: Address>(
+    pushed: &PushedRoot,
+    segments: &[Segment],
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    by::<A, Vectors<false, false>, Vectors<false, true>, Vectors<true, false>, Vectors<true, true>>(
+        pushed, segments, addresses, next_hops,
+    );
+}
+
+/// Looks up each of `addresses` by the first two kinds of groups when leaves take one octet, and by the second and the
+/// fourth when there are short routes.
+#[inline(always)]
+fn by<A, N, NS, W, WS>(
+    pushed: &PushedRoot,
+    segments: &[Segment],
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) where
+    A: Address,
+    N: for<'a> Group<Table<'a> = Table<'a>>,
+    NS: for<'a> Group<Table<'a> = Table<'a>>,
+    W: for<'a> Group<Table<'a> = Table<'a>>,
+    WS: for<'a> Group<Table<'a> = Table<'a>>,
+{
+    let Ok(words) = (&*pushed.words).try_into() else {
+        return;
+    };
+    let table = Table {
+        words,
+        pushed,
+        segments,
+    };
+    match (pushed.wide, pushed.short.some) {
+        (false, false) => in_groups::<A, N>(&table, addresses, next_hops),
+        (false, true) => in_groups::<A, NS>(&table, addresses, next_hops),
+        (true, false) => in_groups::<A, W>(&table, addresses, next_hops),
+        (true, true) => in_groups::<A, WS>(&table, addresses, next_hops),
+    }
+}
+
+/// The code for one address.
+#[inline(always)]
+pub(super) fn lookup_one(pushed: &PushedRoot, segments: &[Segment], key: u32) -> u16 {
+    let Ok(words) = (&*pushed.words).try_into() else {
+        return 0;
+    };
+    let table = Table {
+        words,
+        pushed,
+        segments,
+    };
+    if pushed.wide {
+        one::<true>(&table, key)
+    } else {
+        one::<false>(&table, key)
+    }
+}
+
+/// A group one address after the other.
+struct Scalars<const WIDE: bool, const SHORT: bool>;
+
+impl<const WIDE: bool, const SHORT: bool> Group for Scalars<WIDE, SHORT> {
+    type Table<'a> = Table<'a>;
+
+    #[inline(always)]
+    fn one(table: &Table<'_>, key: u32) -> u16 {
+        one::<WIDE>(table, key)
+    }
+
+    #[inline(always)]
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        let mut blocks = [ptr::null(); LANES];
+        for (address, block) in addresses.iter().zip(&mut blocks) {
+            let key = key_of(*address);
+            *block = block_of(table.words, key);
+            prefetch(block.wrapping_add(group_of(key)));
+        }
+        let mut leaves = [ptr::null(); LANES];
+        for ((address, block), leaf) in addresses.iter().zip(&blocks).zip(&mut leaves) {
+            *leaf = place::<WIDE>(*block, key_of(*address));
+            prefetch(*leaf);
+        }
+        let mut escapes = 0;
+        for (at, ((address, leaf), next_hop)) in addresses
+            .iter()
+            .zip(&leaves)
+            .zip(next_hops.iter_mut())
+            .enumerate()
+        {
+            let code = read::<WIDE>(*leaf);
+            escapes |= u32::from(code == escape(WIDE)) << at;
+            *next_hop = NextHopId::from_code(said::<A, SHORT>(table, code, address));
+        }
+        if escapes != 0 {
+            settle::<A, WIDE>(table, addresses, next_hops, escapes);
+        }
+    }
+}
+
+/// A group eight to a vector.
+struct Vectors<const WIDE: bool, const SHORT: bool>;
+
+impl<const WIDE: bool, const SHORT: bool> Group for Vectors<WIDE, SHORT> {
+    type Table<'a> = Table<'a>;
+
+    #[inline(always)]
+    fn one(table: &Table<'_>, key: u32) -> u16 {
+        one::<WIDE>(table, key)
+    }
+
+    #[inline(always)]
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        // SAFETY: whoever takes this group was compiled for these instructions, too: `pushed_avx512`.
+        unsafe { vectors::<A, WIDE, SHORT>(table, addresses, next_hops) };
+    }
+}
+
+/// The blocks and the group cells of eight addresses. Their places are computed one by one: to take them out of a vector
+/// would take longer. Not a function, which the compiler would call.
+macro_rules! blocks_and_cells {
+    ($words:expr, $addresses:expr) => {{
+        let [a, b, c, d, e, f, g, h] = $addresses;
+        let (a, b, c, d) = (
+            root_and_group($words, a),
+            root_and_group($words, b),
+            root_and_group($words, c),
+            root_and_group($words, d),
+        );
+        let (e, f, g, h) = (
+            root_and_group($words, e),
+            root_and_group($words, f),
+            root_and_group($words, g),
+            root_and_group($words, h),
+        );
+        // SAFETY: the first of each are words of the root; the second are as in `cell`.
+        unsafe {
+            (
+                gather([a.0, b.0, c.0, d.0, e.0, f.0, g.0, h.0]),
+                gather([a.1, b.1, c.1, d.1, e.1, f.1, g.1, h.1]),
+            )
+        }
+    }};
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    let (eights, _) = addresses.as_chunks::<EIGHT>();
+    // The compiler must not know that these are the same, or it takes single addresses out of the vectors.
+    let (singles, _) = hint::black_box(addresses).as_chunks::<EIGHT>();
+    let mut places = [Places::NONE; VECTORS];
+    let mut escapes = 0;
+    // By number, not side by side: what would be set up for that costs as much as three addresses.
+    for at in 0..VECTORS {
+        if let (Some(eight), Some(single), Some(place)) =
+            (eights.get(at), singles.get(at), places.get_mut(at))
+        {
+            let (blocks, cells) = blocks_and_cells!(table.words, single);
+            let maybe = _mm512_test_epi64_mask(cells, _mm512_set1_epi64(1 << 31));
+            escapes |= u32::from(maybe) << (EIGHT * at);
+            *place = Places::of(leaves::<WIDE>(blocks, cells, keys_of_eight(eight)));
+        }
+    }
+    let (answers, _) = next_hops.as_chunks_mut::<EIGHT>();
+    for ((eight, places), answers) in eights.iter().zip(&places).zip(answers) {
+        for ((address, place), next_hop) in eight.iter().zip(places.each()).zip(answers) {
+            let code = read::<WIDE>(ptr::with_exposed_provenance(place));
+            *next_hop = NextHopId::from_code(said::<A, SHORT>(table, code, address));
+        }
+    }
+    if escapes != 0 {
+        settle::<A, WIDE>(table, addresses, next_hops, escapes);
+    }
+}
+
+/// Takes up the answers that are the escape, among the `lanes` that may be.
+#[inline(never)]
+fn settle<A: Address, const WIDE: bool>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+    mut lanes: u32,
+) {
+    while lanes != 0 {
+        let lane = lanes.trailing_zeros() as usize % LANES;
+        lanes &= lanes - 1;
+        let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane)) else {
+            continue;
+        };
+        if next_hop.map_or(0, NextHopId::code) == escape(WIDE) {
+            *next_hop = NextHopId::from_code(beyond(table, key_of(*address)));
+        }
+    }
+}
+
+/// The code for one address whose leaf is the escape.
+#[inline(never)]
+fn beyond(table: &Table<'_>, key: u32) -> u16 {
+    let block = NativeBlock {
+        first: block_of(table.words, key),
+        #[cfg(debug_assertions)]
+        cells: arena::block(
+            table.segments,
+            table
+                .pushed
+                .handles
+                .get((key >> ROOT_SHIFT) as usize)
+                .copied()
+                .unwrap_or_default(),
+        )
+        .len(),
+        segments: PhantomData,
+    };
+    let code = pushed::beyond(Native, table.pushed, table.segments, block, key);
+    table.pushed.short.below(code, key)
+}
+
+/// Where an address's root word and its group cell are.
+#[inline(always)]
+fn root_and_group<A: Address>(words: &[u64; SLOTS], address: &A) -> (*const u64, *const u64) {
+    let key = key_of(*address);
+    let root = ptr::from_ref(words)
+        .cast::<u64>()
+        .wrapping_add((key >> ROOT_SHIFT) as usize);
+    let group = block_of(words, key).wrapping_add(group_of(key));
+    (root, group.cast())
+}
+
+/// Where the leaves are of eight addresses: `leaf_octet`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vpopcntdq")]
+fn leaves<const WIDE: bool>(blocks: __m512i, cells: __m512i, keys: __m512i) -> __m512i {
+    let slot = _mm512_and_si512(
+        _mm512_srli_epi64::<8>(keys),
+        _mm512_set1_epi64(DENSE_SLOTS as i64 - 1),
+    );
+    let starts = _mm512_and_si512(cells, _mm512_set1_epi64(0xffff_ffff));
+    let before = _mm512_popcnt_epi64(_mm512_srlv_epi64(starts, slot));
+    let before = if WIDE {
+        _mm512_slli_epi64::<1>(before)
+    } else {
+        before
+    };
+    let octet = _mm512_sub_epi64(_mm512_srli_epi64::<48>(cells), before);
+    _mm512_add_epi64(blocks, octet)
+}
+
+/// The code for one address.
+#[inline(always)]
+fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
+    let code = leaf::<WIDE>(table.words, key);
+    if code == escape(WIDE) {
+        return beyond(table, key);
+    }
+    table.pushed.short.below(code, key)
+}
+
+#[inline(always)]
+fn leaf<const WIDE: bool>(words: &[u64; SLOTS], key: u32) -> u16 {
+    read::<WIDE>(place::<WIDE>(block_of(words, key), key))
+}
+
+/// `code`, or what short routes say in tables that have some.
+#[inline(always)]
+fn said<A: Address, const SHORT: bool>(table: &Table<'_>, code: u16, address: &A) -> u16 {
+    if SHORT {
+        table.pushed.short.below(code, key_of(*address))
+    } else {
+        code
+    }
+}
+
+/// The block of the root slot of `key`.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
+fn block_of(words: &[u64; SLOTS], key: u32) -> *const AtomicU64 {
+    let slot = (key >> ROOT_SHIFT) as usize % SLOTS;
+    let word = words.get(slot).copied().unwrap_or_default();
+    ptr::with_exposed_provenance(word as usize)
+}
+
+/// Where `block` has the leaf of `key`.
+#[inline(always)]
+fn place<const WIDE: bool>(block: *const AtomicU64, key: u32) -> *const u8 {
+    let octet = leaf_octet(cell(block.wrapping_add(group_of(key))), key, WIDE);
+    debug_assert!(octet < 8 * MOST_CELLS, "octet {octet}");
+    block.cast::<u8>().wrapping_add(octet)
+}
+
+/// A group cell of a block that a word leads to.
+#[inline(always)]
+fn cell(place: *const AtomicU64) -> u64 {
+    // SAFETY: the writer made the words of this root from the addresses of pushed blocks in the segments of the same
+    // snapshot, one for each slot, and exposed them; the view that the caller has with the root keeps the segments. A
+    // pushed block has 64 group cells.
+    unsafe { (*place).load(Ordering::Relaxed) }
+}
+
+/// The leaf at `place`.
+#[inline(always)]
+fn read<const WIDE: bool>(place: *const u8) -> u16 {
+    // SAFETY: a group cell leads to the octet of its own code or to leaves that `PushedDraft::write` wrote into the same
+    // block; of two octets, they are aligned to two, since cells are aligned to eight. A block that a snapshot reaches is not
+    // written again while the snapshot lives, so that a part of a cell can be read as plain memory. x86-64 is
+    // little-endian: the first leaf comes first.
+    unsafe {
+        if WIDE {
+            place.cast::<u16>().read()
+        } else {
+            u16::from(place.read())
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Pushed chunks of IPv4 tables: tables that come to have them, keep them up to date, and lose them again.
+
+extern crate std;
+
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use super::super::Fib;
+use super::super::address::{Address, prefix_mask};
+use super::hooks::cells_written;
+use super::rng::Rng;
+use super::{Twin, check_batch, id};
+
+/// Prefixes of all lengths in many root slots, crowded in some, few of them longer than /24.
+fn draw(rng: &mut Rng) -> (u128, u8) {
+    let len = match rng.below(64) {
+        0..40 => 18 + rng.below(7),
+        40..52 => 8 + rng.below(16),
+        52..58 => 25 + rng.below(8),
+        58 => rng.below(8),
+        _ => 14 + rng.below(3),
+    };
+    // Few distinct bits, so that prefixes nest and neighbour each other.
+    let key = rng.wide() & 0xffe7_1f0f_u128 << 96 | u128::from(rng.below(7)) << 108;
+    (key & prefix_mask(len as u8), len as u8)
+}
+
+/// A table and its twin, changed side by side.
+struct Pair {
+    fib: Fib<Ipv4Addr>,
+    twin: Twin,
+}
+
+impl Pair {
+    /// An empty table that gets pushed chunks from `least` routes on.
+    fn new(least: usize) -> Self {
+        let mut fib = Fib::new();
+        fib.pushed.least = Some(least);
+        Self {
+            fib,
+            twin: Twin::default(),
+        }
+    }
+
+    /// A table with pushed chunks, of as many routes as they need to be filled meanwhile.
+    fn filled(rng: &mut Rng, hops: u64) -> Self {
+        let mut pair = Self::new(1);
+        while !pair.fib.pushed.is_ready() || pair.twin.routes.len() < 2_500 {
+            let hop = rng.below(hops);
+            pair.insert(draw(rng), hop);
+        }
+        pair
+    }
+
+    fn insert(&mut self, (key, len): (u128, u8), hop: u64) {
+        let old = self.twin.insert(key, len, id(hop));
+        assert_eq!(self.fib.insert(Ipv4Addr::join(key, len), id(hop)), Ok(old));
+    }
+
+    fn remove(&mut self, (key, len): (u128, u8)) {
+        let old = self.twin.remove(key, len);
+        assert_eq!(self.fib.remove(Ipv4Addr::join(key, len)), old);
+    }
+
+    fn any(&self, rng: &mut Rng) -> (u128, u8) {
+        let at = rng.below(self.twin.routes.len() as u64) as usize;
+        (self.twin.routes[at].0, self.twin.routes[at].1)
+    }
+
+    /// Asks a new snapshot for the edges of some routes, and beside them.
+    fn check(&mut self, rng: &mut Rng) {
+        let reader = self.fib.reader();
+        assert_eq!(reader.has_pushed(), self.fib.pushed.is_ready());
+        let mut keys = alloc::vec![rng.wide(), 0, u128::MAX];
+        for _ in 0..30 {
+            let (key, len) = self.any(rng);
+            keys.push(key);
+            keys.push(key ^ rng.wide() & !prefix_mask(len));
+            keys.push(key | !prefix_mask(len));
+            keys.push((key | !prefix_mask(len)).wrapping_add(1));
+            keys.push(key.wrapping_sub(1));
+        }
+        check_batch(&reader, &self.twin, &keys);
+    }
+}
+
+#[test]
+fn random_changes_are_followed_slot_by_slot() {
+    let mut rng = Rng(51);
+    let mut pair = Pair::filled(&mut rng, 200);
+    assert!(pair.fib.pushed_agree(rng.below(31) as u32));
+    let mut held = Vec::new();
+    for step in 0..3_000 {
+        if rng.below(2) == 0 {
+            let route = pair.any(&mut rng);
+            pair.remove(route);
+        } else {
+            let hop = rng.below(200);
+            pair.insert(draw(&mut rng), hop);
+        }
+        if step % 50 == 0 {
+            pair.check(&mut rng);
+        }
+        if step % 500 == 0 {
+            assert!(pair.fib.pushed.is_ready() && pair.fib.pushed_agree(rng.below(31) as u32));
+            held.push((pair.fib.reader(), pair.twin.clone()));
+        }
+    }
+    // Old snapshots still say what they said.
+    for (reader, twin) in &held {
+        let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1 << 96).collect();
+        check_batch(reader, twin, &keys);
+    }
+}
+
+#[test]
+fn routes_of_the_root_are_pushed_and_short_ones_stand_beside() {
+    let mut rng = Rng(52);
+    let mut pair = Pair::filled(&mut rng, 200);
+    for len in (0..=13).chain((0..=13).rev()) {
+        let key = 0xa5a8_u128 << 112 & prefix_mask(len);
+        pair.insert((key, len), u64::from(len));
+        pair.check(&mut rng);
+        assert!(pair.fib.pushed_agree(rng.below(31) as u32), "/{len}");
+    }
+    for len in (0..=13).step_by(2).chain((1..=13).step_by(2)) {
+        pair.remove((0xa5a8_u128 << 112 & prefix_mask(len), len));
+        pair.check(&mut rng);
+        assert!(pair.fib.pushed_agree(rng.below(31) as u32), "/{len}");
+    }
+}
+
+#[test]
+fn a_code_that_needs_two_octets_turns_all_leaves() {
+    let mut rng = Rng(53);
+    let mut pair = Pair::filled(&mut rng, 254);
+    let narrow = pair.fib.pushed.octets();
+    // The code is the next hop's number and 1; 255 is the escape.
+    pair.insert((0x0a00_0100 << 96, 24), 253);
+    assert!(pair.fib.pushed.is_ready(), "254 fits");
+    pair.insert((0x0a00_0100 << 96, 24), 254);
+    assert!(!pair.fib.pushed.is_ready(), "255 does not");
+    let mut changes = 0;
+    while !pair.fib.pushed.is_ready() {
+        if changes % 100 == 0 {
+            pair.check(&mut rng);
+        }
+        let (route, hop) = (pair.any(&mut rng), rng.below(0x7fff));
+        pair.insert(route, hop);
+        changes += 1;
+    }
+    assert!((2_000..6_000).contains(&changes), "{changes} changes");
+    pair.check(&mut rng);
+    assert!(pair.fib.pushed_agree(rng.below(31) as u32));
+    assert!(pair.fib.pushed.octets() > narrow);
+    for n in 0..500 {
+        let hop = rng.below(0x7fff);
+        pair.insert(draw(&mut rng), hop);
+        if n % 50 == 0 {
+            pair.check(&mut rng);
+        }
+    }
+    assert!(pair.fib.pushed_agree(rng.below(31) as u32));
+    // A blank one of two octets, too: a root slot that has nothing but a route of its own.
+    pair.insert((0xdf00_u128 << 112, 10), 0x7ffe);
+    pair.check(&mut rng);
+    assert!(pair.fib.pushed_agree(rng.below(31) as u32));
+}
+
+#[test]
+fn a_table_gains_pushed_chunks_as_it_grows_and_loses_them_as_it_shrinks() {
+    let mut rng = Rng(54);
+    let mut pair = Pair::new(2_000);
+    let mut held = Vec::new();
+    let mut readies = 0;
+    while pair.twin.routes.len() < 5_000 {
+        let hop = rng.below(100);
+        pair.insert(draw(&mut rng), hop);
+        if pair.twin.routes.len().is_multiple_of(250) {
+            pair.check(&mut rng);
+            held.push((pair.fib.reader(), pair.twin.clone()));
+        }
+        readies += usize::from(pair.fib.pushed.is_ready());
+    }
+    assert!(readies > 0 && pair.fib.pushed.is_ready());
+    while pair.twin.routes.len() > 10 {
+        let route = pair.any(&mut rng);
+        pair.remove(route);
+        if pair.twin.routes.len().is_multiple_of(250) {
+            pair.check(&mut rng);
+        }
+        // All that is given up comes back, whatever the size is at which the root is a node again.
+        if pair.twin.routes.len() == 400 {
+            pair.fib.pushed.least = Some(usize::MAX / 4);
+        }
+    }
+    assert!(!pair.fib.pushed.is_ready());
+    assert_eq!(pair.fib.pushed.octets(), 0, "all is given back");
+    for (reader, twin) in &held {
+        let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1).collect();
+        check_batch(reader, twin, &keys);
+    }
+}
+
+#[test]
+fn a_table_that_is_built_at_once_has_them_from_the_start() {
+    let mut rng = Rng(55);
+    // More than 65,536 routes: no test hook says so.
+    let mut twin = Twin::default();
+    for n in 0..70_000_u128 {
+        twin.routes.push((n << 104, 24, id(rng.below(250))));
+    }
+    twin.routes.push((70_000 << 104 | 7 << 96, 32, id(1)));
+    let routes = twin.routes.iter().copied();
+    let mut fib =
+        Fib::<Ipv4Addr>::from_routes(routes.map(|(key, len, hop)| (Ipv4Addr::join(key, len), hop)))
+            .unwrap();
+    assert!(fib.pushed.is_ready() && fib.pushed_agree(0));
+    let memory = fib.memory();
+    assert!(memory.lookup_octets < 3 * fib.len() + 200_000, "{memory:?}");
+    let reader = fib.reader();
+    let keys: Vec<u128> = (0..100)
+        .map(|_| rng.wide() >> 15)
+        .chain([70_000 << 104 | 7 << 96, 70_000 << 104])
+        .collect();
+    check_batch(&reader, &twin, &keys);
+}
+
+/// The largest block: a leaf of two octets and an entry for each slot.
+const MOST_BLOCK: usize = 66 + 512 + 2_048;
+
+#[test]
+fn no_change_writes_more_than_the_blocks_of_a_slash_8_and_a_share() {
+    let mut rng = Rng(56);
+    let mut pair = Pair::new(1);
+    // Every /24 of a /8, with other next hops than its neighbours, and a host route below each of some.
+    for n in 0..65_536_u128 {
+        pair.fib
+            .insert(
+                Ipv4Addr::join(0x0a00_0000 << 96 | n << 104, 24),
+                id(n as u64 % 300),
+            )
+            .unwrap();
+    }
+    // So many chunks that none is flat.
+    for n in 0..32_u128 {
+        pair.insert((0x0b00_0000 << 96 | n << 115, 24), 1);
+    }
+    while !pair.fib.pushed.is_ready() {
+        pair.insert((0x0c00_0000 << 96, 24), 1);
+    }
+    let (mut most, mut held) = (0, pair.fib.reader());
+    for n in 0..200 {
+        let len = [8, 9, 13, 24, 32, 7, 0][n % 7];
+        let key = 0x0a00_0000 << 96 | rng.wide() >> 8 & prefix_mask(len);
+        let prefix = Ipv4Addr::join(key & prefix_mask(len), len);
+        most = most.max(cells_written(|| {
+            pair.fib.insert(prefix, id(n as u64)).unwrap();
+        }));
+        drop(core::mem::replace(&mut held, pair.fib.reader()));
+    }
+    std::eprintln!("most {most} cells in one change");
+    assert!(most <= 32 * MOST_BLOCK + 2 * 16_384 + 40_000, "{most}");
+}
