@@ -5,14 +5,17 @@
 //! takes half the time of a gather. A leaf is read as the cell that it is in, so that every step loads the same. A
 //! lookup is then some twelve instructions in place of thirty.
 //!
-//! Where the root is in registers (`few.rs`) a lookup is two loads, and only the root is done in vectors: to take the
-//! places out of a vector takes as long as a load and what comes of it, so that it pays once and not twice.
+//! Where the root is in registers (`few.rs`) a lookup is two loads, and the root is done in vectors: to take the places
+//! out of a vector takes as long as a load and what comes of it, so that it pays once and not twice. What slots and
+//! leaves say is loaded address by address, six instructions each, straight into two vectors, which are chosen between.
 //!
 //! The twin is `narrow.rs`.
 
+use core::arch::asm;
 use core::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_loadh_pd, _mm_loadl_epi64,
-    _mm_loadu_si128, _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256,
+    __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_insert_epi16, _mm_loadh_pd,
+    _mm_loadl_epi64, _mm_loadu_si128, _mm_mask_mov_epi16, _mm_set1_epi16, _mm_setzero_si128,
+    _mm_testn_epi16_mask, _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256,
     _mm256_inserti128_si256, _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512,
     _mm512_castsi256_si512, _mm512_cmpneq_epi64_mask, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64,
     _mm512_inserti64x4, _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_mul_epu32,
@@ -26,7 +29,7 @@ use core::{mem, ptr};
 
 use super::super::NextHopId;
 use super::super::address::Address;
-use super::super::batch::{LANES, TAIL, overlay};
+use super::super::batch::{self, LANES, TAIL};
 use super::super::few::{Few as FewRoot, PLACE_SHIFT, PLACES};
 use super::super::flat::{FLAT_WORDS, TAIL_LEAVES};
 use super::super::node::{CHUNK_STRIDE, DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
@@ -90,7 +93,8 @@ impl<const N: usize, const DEFAULT: bool> Group for Few<N, DEFAULT> {
         let first = root.firsts.get(at).copied().unwrap_or_default();
         let slot = u64::from(key >> 8) % (1 << CHUNK_STRIDE);
         let place = if own { first + 8 * slot } else { root.nothing };
-        overlay(slot_and_tail(place, key), root.code)
+        let (slot, leaf) = slot_and_tail(place, key as usize % TAIL.slots());
+        batch::overlay(batch::overlay(leaf, slot), root.code)
     }
 
     #[inline(always)]
@@ -189,9 +193,9 @@ fn flat<A: Address>(
 }
 
 /// Slot, leaf: the root is in registers, and what it says is a slot's place. From there on one address after the other
-/// in few instructions: vectors taken apart and put together again take longer.
+/// in few instructions: places taken out of vectors a second time take longer.
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn few<A: Address, const N: usize, const DEFAULT: bool>(
     few: &FewRoot,
     addresses: &[A; LANES],
@@ -200,27 +204,79 @@ fn few<A: Address, const N: usize, const DEFAULT: bool>(
     let (firsts, tags) = (registers::<N>(&few.firsts), registers::<N>(&few.tags));
     let factor = _mm512_set1_epi64(few.factor.cast_signed());
     let nothing = _mm512_set1_epi64(few.nothing.cast_signed());
+    let mut leaves = [Places::NONE; VECTORS];
     let mut places = [Places::NONE; VECTORS];
-    for (key, places) in keys_of(addresses).iter().zip(&mut places) {
+    for ((key, leaves), places) in keys_of(addresses).iter().zip(&mut leaves).zip(&mut places) {
         let root = _mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(*key);
         let at = _mm512_srli_epi64::<PLACE_SHIFT>(_mm512_mul_epu32(root, factor));
         let absent = _mm512_cmpneq_epi64_mask(root, select(&tags, at));
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         let place = cell_after(select(&firsts, at), 0, slot);
         places.set(_mm512_mask_mov_epi64(place, absent, nothing));
+        leaves.set(bits::<0>(*key, TAIL.slots()));
     }
-    let eights = addresses.as_chunks::<EIGHT>().0.iter();
-    for ((eight, places), next_hops) in eights.zip(&places).zip(groups_of(next_hops)) {
-        for ((address, place), next_hop) in eight.iter().zip(places.each()).zip(next_hops) {
-            let code = slot_and_tail(place as u64, key_of(*address));
-            let code = if DEFAULT {
-                overlay(code, few.code)
-            } else {
-                code
-            };
-            *next_hop = NextHopId::from_code(code);
-        }
+    let default = _mm_set1_epi16(few.code.cast_signed());
+    // One by one, since a loop would be kept as one.
+    let [a, b, c, d] = &places;
+    let [e, f, g, h] = &leaves;
+    let codes = [
+        slots_and_tails(a, e),
+        slots_and_tails(b, f),
+        slots_and_tails(c, g),
+        slots_and_tails(d, h),
+    ];
+    for (code, next_hops) in codes.into_iter().zip(groups_of(next_hops)) {
+        let code = if DEFAULT {
+            overlay(code, default)
+        } else {
+            code
+        };
+        store(next_hops, code);
     }
+}
+
+/// What the slots at `places` and their tails say to eight addresses, 16 bits each. What a slot and a leaf say go into
+/// a vector each as they come, and are chosen between there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn slots_and_tails(places: &Places, leaves: &Places) -> __m128i {
+    let both = [_mm_setzero_si128(); 2];
+    let both = slot_and_tail_of::<0>(both, places, leaves);
+    let both = slot_and_tail_of::<1>(both, places, leaves);
+    let both = slot_and_tail_of::<2>(both, places, leaves);
+    let both = slot_and_tail_of::<3>(both, places, leaves);
+    let both = slot_and_tail_of::<4>(both, places, leaves);
+    let both = slot_and_tail_of::<5>(both, places, leaves);
+    let both = slot_and_tail_of::<6>(both, places, leaves);
+    let [below, codes] = slot_and_tail_of::<7>(both, places, leaves);
+    overlay(codes, below)
+}
+
+/// What they say to address `I`, put into the vectors `both` at its place.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn slot_and_tail_of<const I: i32>(
+    both: [__m128i; 2],
+    places: &Places,
+    leaves_at: &Places,
+) -> [__m128i; 2] {
+    let [slots, leaves] = both;
+    let (slot, leaf) = slot_and_tail(places.at::<I>() as u64, leaves_at.at::<I>());
+    let mut slots = _mm_insert_epi16::<I>(slots, slot.into());
+    let mut leaves = _mm_insert_epi16::<I>(leaves, leaf.into());
+    // The compiler would put together one vector after the other, and meanwhile keep eight slots on the stack.
+    // SAFETY: no instruction at all.
+    unsafe {
+        asm!("# {} {}", inout(xmm_reg) slots, inout(xmm_reg) leaves, options(nomem, nostack, preserves_flags));
+    }
+    [slots, leaves]
+}
+
+/// `codes`, or what is `below` them where they are none.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn overlay(codes: __m128i, below: __m128i) -> __m128i {
+    _mm_mask_mov_epi16(codes, _mm_testn_epi16_mask(codes, codes), below)
 }
 
 /// The addresses as numbers, eight to a vector.
@@ -420,8 +476,15 @@ unsafe fn pair(low: *const u64, high: *const u64) -> __m128i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn answer(next_hops: &mut [Option<NextHopId>; EIGHT], codes: __m512i) {
+    store(next_hops, _mm512_cvtepi64_epi16(codes));
+}
+
+/// Writes eight answers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(next_hops: &mut [Option<NextHopId>; EIGHT], codes: __m128i) {
     // SAFETY: both are eight 16-bit numbers, and every value is one of each.
-    let codes = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(_mm512_cvtepi64_epi16(codes)) };
+    let codes = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
     *next_hops = codes.map(NextHopId::from_code);
 }
 
@@ -461,6 +524,14 @@ impl Places {
         self.0
             .each_ref()
             .map(|place| unsafe { ptr::from_ref(place).read_volatile() })
+    }
+
+    /// Place `I` in the same way.
+    #[inline(always)]
+    fn at<const I: i32>(&self) -> usize {
+        const { assert!((I as usize) < EIGHT) };
+        // SAFETY: a live number of this very array.
+        unsafe { self.0.as_ptr().wrapping_add(I as usize).read_volatile() }
     }
 
     #[inline]

@@ -38,15 +38,16 @@ pub(super) fn lookup<A: Address>(
     }
 }
 
-/// What the slot of a flat chunk at `place`, as a [`Few`](super::super::few::Few) has it, and its tail say to `key`.
+/// What the slot of a flat chunk at `place`, as a [`Few`](super::super::few::Few) has it, says, and leaf `leaf` of its
+/// tail, which has 256.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
-pub(super) fn slot_and_tail(place: u64, key: u32) -> u16 {
+pub(super) fn slot_and_tail(place: u64, leaf: usize) -> (u16, u16) {
     let entry = Word {
         word: cell(ptr::with_exposed_provenance(place as usize)),
         segments: PhantomData,
     };
-    pick(entry.tail(key), entry.code())
+    (entry.code(), entry.tail_leaf(leaf))
 }
 
 /// How a group of addresses is looked up: a type, not a closure, so that it is compiled for the same processor as what
@@ -299,7 +300,14 @@ impl Word<'_> {
     /// What the spread tail here says to `key`.
     #[inline(always)]
     fn tail(self, key: u32) -> u16 {
-        let leaf = 4 * TAIL_LEAVES + key as usize % TAIL.slots();
+        self.tail_leaf(key as usize % TAIL.slots())
+    }
+
+    /// What leaf `leaf` of the spread tail here says, which has it.
+    #[inline(always)]
+    fn tail_leaf(self, leaf: usize) -> u16 {
+        debug_assert!(leaf < TAIL.slots(), "leaf {leaf}");
+        let leaf = 4 * TAIL_LEAVES + leaf;
         read(self.first().cast::<u16>().wrapping_add(leaf))
     }
 
