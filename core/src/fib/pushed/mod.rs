@@ -32,10 +32,10 @@ use super::node::{Gaps, ROOT_STRIDE, RouteCell, RouteList};
 use super::root::WriterRoot;
 use super::table::Fib;
 use super::tails::Tails;
-#[cfg(target_arch = "x86_64")]
-pub(super) use block::MOST_CELLS;
 use block::{EPOCH_CELL, Patch, PushedDraft, blank_code, cells_of};
-pub(super) use block::{beyond, escape, group_of, leaf_octet, lookup, lookup_one};
+#[cfg(target_arch = "x86_64")]
+pub(super) use block::{MOST_CELLS, beyond, group_of, leaf_octet};
+pub(super) use block::{escape, lookup, lookup_one};
 
 /// The writer's side.
 #[derive(Debug, Default)]
@@ -80,10 +80,6 @@ struct Blank {
 #[derive(Clone, Debug)]
 pub(super) struct PushedRoot {
     /// Where each slot's block is in memory, as `direct.rs` has it; none where nothing reads addresses.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "only x86-64 reads addresses")
-    )]
     pub(super) words: Box<[u64]>,
     /// The blocks' handles.
     pub(super) handles: Box<[u32]>,
@@ -485,8 +481,9 @@ impl<A: Address> Fib<A> {
             let key = slot << 8;
             let handle = root.handles[(key >> ROOT_SHIFT) as usize];
             let block = self.arena.block(handle);
-            let cell = load(block, group_of(key));
-            let code = block::leaf(block, leaf_octet(cell, key, root.wide), root.wide);
+            let cell = load(block, block::group_of(key));
+            let at = block::leaf_octet(cell, key, root.wide);
+            let code = block::leaf(block, at, root.wide);
             let trie = self.root_entry((key >> ROOT_SHIFT) as usize);
             let child = trie.has_child() && {
                 let node = self.node(trie.handle(), CHUNK);
