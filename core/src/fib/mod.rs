@@ -17,7 +17,7 @@
 //!
 //! | table | way |
 //! |-------|-----|
-//! | IPv4, many routes | the second level with one-octet leaves that say all there is to say: pushed chunks (`pushed.rs`) |
+//! | IPv4, many routes | the second level once more, leaves of one octet that say all there is to say: pushed chunks (`pushed/`) |
 //! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat.rs`) |
 //! | the same, and no route but the default one ends in the root | the root in vector registers besides (`few.rs`; x86-64, batches) |
 //! | IPv6, few prefix lengths | a hash of the routes (`hashed.rs`) |

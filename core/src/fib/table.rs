@@ -12,7 +12,7 @@
 //! routes on, with a top that says which groups of 32 slots have a cell of their own (node.rs); tails of small tables
 //! are spread, with a leaf for every slot (tails.rs).
 //!
-//! Large IPv4 tables have their second level once more, for lookups only (pushed.rs).
+//! Large IPv4 tables have their second level once more, for lookups only (pushed/).
 //!
 //! Beside it IPv6 tables of few prefix lengths have a hash (hashed.rs), and others of 1,024 routes or more, nearly all
 //! no longer than /48, have windows (windows/, on x86-64): both for lookups only, filled from the trie a share a change
@@ -204,7 +204,7 @@ impl<A: Address> Fib<A> {
 
     /// Publishes everything done so far: a snapshot for workers.
     ///
-    /// Costs a copy of the root, 64 KiB in a large table, and of the directory of a hash or windows, as much at the most;
+    /// Costs a copy of the root, up to 192 KiB in a large table, and of the directory of a hash or windows, as much at the most;
     /// call it once for a batch of changes. Also takes back the memory that no reader can reach any more.
     #[must_use]
     pub fn reader(&mut self) -> FibReader<A> {

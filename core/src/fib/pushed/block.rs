@@ -137,9 +137,19 @@ pub(in super::super) fn beyond<B: Block>(
     batch::overlay(node.quarter(leaf), (entry & 0xffff) as u16)
 }
 
+/// The leaf of `key`.
+#[cfg(test)]
+pub(super) fn leaf_of(block: &[AtomicU64], key: u32, wide: bool) -> u16 {
+    leaf(
+        block,
+        leaf_octet(block.cell(group_of(key)), key, wide),
+        wide,
+    )
+}
+
 /// The leaf at octet `at` of a block.
 #[inline(always)]
-pub(super) fn leaf(block: impl Block, at: usize, wide: bool) -> u16 {
+fn leaf(block: impl Block, at: usize, wide: bool) -> u16 {
     let cell = block.cell(at / 8) >> (at % 8 * 8);
     if wide {
         (cell & 0xffff) as u16

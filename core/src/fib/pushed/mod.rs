@@ -3,9 +3,10 @@
 //!
 //! A lookup in the trie asks root, top, group cell and leaf, and chooses between what the leaf and what the root says.
 //! Here each root slot has a block whose group cells stand in place, 64 of them, and whose leaves say all there is to
-//! say: root slot, group cell, leaf, and no choice. A leaf takes one octet while next hop codes fit it, so that all of a
-//! full table's take a quarter less than the trie's. In three of four groups every slot says the same; that stands in the
-//! group cell itself, and the leaf is read from the line that has just come.
+//! say: root slot, group cell, leaf, and no choice. A leaf takes one octet while next hop codes fit it, two otherwise. In
+//! three of four groups of a full table every slot says the same; that stands in the group cell itself, and the leaf is
+//! read from the line that has just come. The trie's second level is then for the writer and for questions about
+//! prefixes.
 //!
 //! What is pushed are the root's routes of [`PUSHED_FROM`] bits or more: one of these changes at most 32 blocks. Shorter
 //! ones, of which a change would change thousands, stand beside, one code for each value of an address's first seven
@@ -481,9 +482,7 @@ impl<A: Address> Fib<A> {
             let key = slot << 8;
             let handle = root.handles[(key >> ROOT_SHIFT) as usize];
             let block = self.arena.block(handle);
-            let cell = load(block, block::group_of(key));
-            let at = block::leaf_octet(cell, key, root.wide);
-            let code = block::leaf(block, at, root.wide);
+            let code = block::leaf_of(block, key, root.wide);
             let trie = self.root_entry((key >> ROOT_SHIFT) as usize);
             let child = trie.has_child() && {
                 let node = self.node(trie.handle(), CHUNK);

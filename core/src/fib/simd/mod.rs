@@ -2,7 +2,7 @@
 //!
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
-//! (`narrow.rs`), with AVX-512 eight addresses to a vector (`lanes.rs`); batches of IPv6 (`wide.rs`), IPv6 tables with a
+//! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), with AVX-512 eight addresses to a vector (`lanes.rs`); batches of IPv6 (`wide.rs`), IPv6 tables with a
 //! hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too. `unsafe` is for four things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
 //! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
@@ -610,7 +610,7 @@ impl batch::Machine for Native {
         let (segment, offset) = arena::place(handle);
         // SAFETY: `lookup` and `lookup_one` follow handles that the writer put into the blocks of this very view, each
         // block whole within one segment of it: a root slot or an entry holds 0, the handle of the empty chunk in
-        // segment 0, or a block that `Arena::allocate` gave out: a node, a flat chunk, or the empty tail of flat chunks.
+        // segment 0, or a block that `Arena::allocate` gave out: a node, a flat or a pushed chunk, or the empty tail of flat chunks.
         let first = unsafe { segments.get_unchecked(segment).as_ptr().add(offset) };
         NativeBlock {
             first,

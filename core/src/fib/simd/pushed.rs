@@ -1,4 +1,4 @@
-//! Pushed chunks (`fib/pushed.rs`) by address, with AVX-512 eight addresses to a vector.
+//! Pushed chunks (`fib/pushed/`) by address, with AVX-512 eight addresses to a vector.
 //!
 //! A lookup is root word, group cell, leaf. The group cell's place is computed one address after the other, from the
 //! address as it is in memory; the cells are put together to vectors, which find the leaves' places; and the leaves are
@@ -6,7 +6,7 @@
 //!
 //! Without AVX-512 a group goes in passes, each of which asks for what the next one reads.
 //!
-//! The twin is portable, in `fib/pushed.rs`.
+//! The twin is portable, in `fib/pushed/block.rs`.
 
 use core::arch::x86_64::{
     __m128i, __m512i, _mm_cvtepu8_epi16, _mm_insert_epi8, _mm_insert_epi16, _mm_setzero_si128,
