@@ -417,6 +417,12 @@ impl Key {
     }
 }
 
+/// An IPv4 address as a number.
+#[inline(always)]
+pub(super) fn key_of<A: Address>(address: A) -> u32 {
+    (address.to_key() >> 96 & 0xffff_ffff) as u32
+}
+
 #[inline(always)]
 fn root_entry(slots: &Slots, slot: usize) -> Entry {
     Entry(slots.get(slot % slots.len()).copied().unwrap_or_default())

@@ -5,7 +5,8 @@
 //! list of segments, and knows at once which cell of the chunk to load.
 //! Segments never move, and who holds the words holds the segments, too: the writer, or a snapshot.
 //!
-//! Portable code takes the tops from here.
+//! Portable code takes the tops from here. Tables that have pushed chunks (`pushed/`) publish the addresses of those in
+//! their place.
 //!
 //! Only x86-64 reads addresses, so elsewhere there are no words; nor where an address needs more than the 48 bits that a
 //! word has for it. Lookups then go by the slots (`batch.rs`).

@@ -293,7 +293,7 @@ impl<'a> Node<'a> {
     pub(super) fn entry(self, slot: usize) -> Entry {
         let (place, in_entry) = self.place(slot);
         if self.shape.narrow && !in_entry {
-            return Entry(load(self.cells, place / 4) >> (place % 4 * 16) & 0xffff);
+            return Entry::default().with_code(self.leaf(place));
         }
         Entry(load(self.cells, place))
     }
@@ -350,11 +350,11 @@ impl<'a> Node<'a> {
         if !self.shape.narrow {
             return (leaf, false);
         }
-        let code = load(self.cells, leaf / 4) >> (leaf % 4 * 16) & 0xffff;
-        if code & NARROW_CHILD == 0 {
+        let code = self.leaf(leaf);
+        if u64::from(code) & NARROW_CHILD == 0 {
             return (leaf, false);
         }
-        (self.starts_end() + (code & 0x7fff) as usize, true)
+        (self.starts_end() + usize::from(code & 0x7fff), true)
     }
 
     /// The last slot that says what `slot` does, of the same run.
@@ -428,30 +428,16 @@ impl<'a> Node<'a> {
         ))
     }
 
-    /// For each 32 slots their run starts and the index of the last one's leaf.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a slot is below 2 to the 13th"
-    )]
+    /// What [`half`](Self::half) says of each 32 slots of a dense node, in one walk over its group cells.
     pub(super) fn halves(self) -> impl Iterator<Item = (u32, usize)> {
         let (top, mut at, mut last) = (self.top(), self.shape.starts_at(), 0);
         (0..2 * self.shape.groups()).map(move |half| {
-            if !self.shape.dense {
-                let slot = half * DENSE_SLOTS + DENSE_SLOTS - 1;
-                let group = self.starts(slot / GROUP_SLOTS);
-                let upto = group << (GROUP_SLOTS - 1 - slot % GROUP_SLOTS);
-                let index = self.leaf_before(slot / GROUP_SLOTS) + upto.count_ones() as usize;
-                return (
-                    (group >> (half % 2 * DENSE_SLOTS) & 0xffff_ffff) as u32,
-                    index,
-                );
-            }
             if top >> half & 1 == 0 {
                 return (0, last);
             }
             let cell = load(self.cells, at);
             at += 1;
-            last = leaf_in_group(cell, DENSE_SLOTS as u32 - 1);
+            last = leaf_in_group(cell, (1 << DENSE_BITS) - 1);
             (((cell & 0xffff_ffff) as u32).rotate_left(1), last)
         })
     }

@@ -22,12 +22,11 @@
 //! had before is left behind, until [`MOST_ADDED`] cells have come so; the block is then made anew.
 
 use alloc::vec::Vec;
-use core::mem;
 use core::sync::atomic::AtomicU64;
 
 use super::super::address::Address;
 use super::super::arena::{Segment, copy_cells, load, store};
-use super::super::batch::{Block, CHUNK, LANES, Machine, TAIL};
+use super::super::batch::{Block, CHUNK, LANES, Machine, TAIL, key_of};
 use super::super::flat::TAIL_LEAVES;
 use super::super::node::{DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, Node, leaf_in_group};
 use super::super::{NextHopId, batch};
@@ -158,15 +157,10 @@ fn leaf(block: impl Block, at: usize, wide: bool) -> u16 {
     }
 }
 
-#[inline(always)]
-fn key_of<A: Address>(address: A) -> u32 {
-    (address.to_key() >> 96 & 0xffff_ffff) as u32
-}
-
 /// The cells of a block.
 pub(super) fn cells_of(block: &[AtomicU64]) -> usize {
     let header = load(block, 0);
-    GROUPS_AT + GROUPS + (header & 0xffff) as usize + (header >> 32 & 0xffff) as usize
+    ENTRIES_AT + (header & 0xffff) as usize + (header >> 32 & 0xffff) as usize
 }
 
 /// The code of a block that says the same in all places, if slots without a chunk share it.
@@ -214,14 +208,18 @@ impl PushedDraft {
         let first = node.leaf_before(0) + 1;
         self.read_leaves(node, first, code, wide);
         let octets = 1 + u64::from(wide);
-        let leaves_at = 8 * (GROUPS_AT + GROUPS + self.children.len()) as u64;
-        let mut children = mem::take(&mut self.children).into_iter().peekable();
+        let leaves_at = 8 * (ENTRIES_AT + self.children.len()) as u64;
+        // The children come in order of leaf, as the groups do.
+        let mut next = 0;
         for (at, (starts, last)) in node.halves().enumerate() {
             let later = starts >> 1;
             let runs = later.count_ones() as usize;
-            let entry = GROUPS_AT + GROUPS + self.entries.len();
+            let entry = ENTRIES_AT + self.entries.len();
             let mut escapes = false;
-            while let Some(index) = children.next_if(|index| *index <= last) {
+            while let Some(index) = self.children.get(next).copied()
+                && index <= last
+            {
+                next += 1;
                 let child = node.child(node.leaf(index));
                 let own = if child.code() == 0 {
                     code
@@ -248,7 +246,6 @@ impl PushedDraft {
                     | (octet + u64::from(escapes) * octets) << 48,
             );
         }
-        self.children = children.collect();
     }
 
     /// Reads the leaves of `node` from that at `first` on, and notes which are children.
@@ -277,7 +274,7 @@ impl PushedDraft {
     }
 
     pub(super) fn cells(&self) -> usize {
-        GROUPS_AT + GROUPS + self.entries.len() + self.leaves.len().div_ceil(8)
+        ENTRIES_AT + self.entries.len() + self.leaves.len().div_ceil(8)
     }
 
     pub(super) fn write(&self, block: &[AtomicU64], epoch: u64) {
@@ -293,9 +290,9 @@ impl PushedDraft {
             store(block, GROUPS_AT + at, *group);
         }
         for (at, entry) in self.entries.iter().enumerate() {
-            store(block, GROUPS_AT + GROUPS + at, *entry);
+            store(block, ENTRIES_AT + at, *entry);
         }
-        write_leaves(block, GROUPS_AT + GROUPS + self.entries.len(), &self.leaves);
+        write_leaves(block, ENTRIES_AT + self.entries.len(), &self.leaves);
     }
 }
 
@@ -331,7 +328,7 @@ impl Patch {
         let (header, end) = (load(block, 0), cells_of(block));
         let (first, last) = (changed.0 / DENSE_SLOTS, changed.1 / DENSE_SLOTS);
         let count = last - first + 1;
-        if header & BLANK != 0 || count > PATCH || !node.shape.dense {
+        if header & BLANK != 0 || count > PATCH {
             return None;
         }
         let added_before = (header >> 48) as usize;
@@ -460,12 +457,13 @@ const GROUPS: usize = CHUNK.slots() / DENSE_SLOTS;
 pub(super) const EPOCH_CELL: usize = 1;
 /// The cell of the first group.
 const GROUPS_AT: usize = 2;
+/// The cell of the first entry, or of the first leaves where there is none.
+const ENTRIES_AT: usize = GROUPS_AT + GROUPS;
 /// The most cells of a block: an entry and a leaf of two octets for each slot, and leaves added.
-#[cfg(target_arch = "x86_64")]
 pub(in super::super) const MOST_CELLS: usize =
-    GROUPS_AT + GROUPS + CHUNK.slots() + CHUNK.slots() / 4 + MOST_ADDED;
+    ENTRIES_AT + CHUNK.slots() + CHUNK.slots() / 4 + MOST_ADDED;
 /// Octets of a block are counted in 16 bits.
-const _: () = assert!(8 * (GROUPS_AT + GROUPS + 2048 + 512 + MOST_ADDED) < 1 << 16);
+const _: () = assert!(8 * MOST_CELLS < 1 << 16);
 /// The bit of a block's first cell that says that slots without a chunk share it.
 const BLANK: u64 = 1 << 16;
 

@@ -50,7 +50,7 @@ pub(super) struct Pushed {
     blank: Vec<Blank>,
     /// Cells in use by the blocks.
     cells: usize,
-    /// Whether some code was too large for one octet since the root was laid out.
+    /// Whether some code was too large for one octet since the root was laid out: leaves that are written take two.
     wide: bool,
     draft: PushedDraft,
     /// The number of routes from which on there are pushed chunks however thinly spread, in place of [`LEAST_ROUTES`].
@@ -241,7 +241,7 @@ impl<A: Address> Fib<A> {
         }
         let code = self.pushed.codes.get(slot).copied().unwrap_or_default();
         let from = self.arena.block(old);
-        let (node, wide) = (self.node(entry.handle(), CHUNK), self.pushed_is_wide());
+        let (node, wide) = (self.node(entry.handle(), CHUNK), self.pushed.wide);
         let Some(patch) = Patch::new(node, from, changed, code, wide) else {
             self.push_chunk(slot);
             return;
@@ -270,10 +270,10 @@ impl<A: Address> Fib<A> {
             self.push_blank(slot, code);
             return;
         }
-        let wide = self.pushed_is_wide();
+        let wide = self.pushed.wide;
         let mut draft = mem::take(&mut self.pushed.draft);
         draft.read(self.node(entry.handle(), CHUNK), code, wide);
-        if draft.largest >= escape(wide) && !wide {
+        if draft.largest >= escape(wide) {
             self.pushed.draft = draft;
             self.widen();
             return;
@@ -300,8 +300,7 @@ impl<A: Address> Fib<A> {
         }
     }
 
-    /// Follows a route of `len` bits that came to the root, went, or has another next hop: in the slots that `route`
-    /// decides.
+    /// Follows `route`, which came to the root, went, or has another next hop, in the slots that it decides.
     pub(super) fn push_root(&mut self, route: RouteCell) {
         if self.pushed.state == State::Off {
             return;
@@ -322,7 +321,8 @@ impl<A: Address> Fib<A> {
         let cover = routes
             .as_slice()
             .cover(route.slot(), ROOT_STRIDE, route.len());
-        let code = cover.map_or(0, pushed_code);
+        let pushed = cover.filter(|cover| cover.len() >= PUSHED_FROM);
+        let code = pushed.map_or(0, RouteCell::code);
         let mut gaps = Gaps::new(&*routes, after, ROOT_STRIDE);
         for slot in route.slot()..=route.last_slot(ROOT_STRIDE) {
             if gaps.holds(slot) {
@@ -405,14 +405,9 @@ impl<A: Address> Fib<A> {
         self.pushed.state = State::Leaving(0);
     }
 
-    fn pushed_is_wide(&self) -> bool {
-        self.pushed.root.as_ref().is_some_and(|root| root.wide)
-    }
-
     /// Lets root slot `slot` have the block that says `code` in all places.
     fn push_blank(&mut self, slot: usize, code: u16) {
-        let wide = self.pushed_is_wide();
-        if code >= escape(wide) && !wide {
+        if code >= escape(self.pushed.wide) {
             self.widen();
             return;
         }
@@ -493,15 +488,6 @@ impl<A: Address> Fib<A> {
                 && super::NextHopId::from_code(said)
                     == self.lookup(A::from_key(u128::from(key) << 96))
         })
-    }
-}
-
-/// The code of `route` as it is pushed: none of one that is too short.
-fn pushed_code(route: RouteCell) -> u16 {
-    if route.len() < PUSHED_FROM {
-        0
-    } else {
-        route.code()
     }
 }
 

@@ -29,11 +29,11 @@ use core::{mem, ptr};
 
 use super::super::NextHopId;
 use super::super::address::Address;
-use super::super::batch::{self, LANES, TAIL};
+use super::super::batch::{self, LANES, TAIL, key_of};
 use super::super::few::{Few as FewRoot, PLACE_SHIFT, PLACES};
 use super::super::flat::{FLAT_WORDS, TAIL_LEAVES};
 use super::super::node::{CHUNK_STRIDE, DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
-use super::narrow::{CHUNK_CELL, Group, Table, key_of, one, slot_and_tail, tails};
+use super::narrow::{CHUNK_CELL, Group, Table, one, slot_and_tail, tails};
 
 /// A group in a table none of whose chunks is flat.
 pub(super) struct Chunks;

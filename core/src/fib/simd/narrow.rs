@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::arena::Segment;
-use super::super::batch::{self, CHUNK, LANES, Slots, TAIL};
+use super::super::batch::{self, CHUNK, LANES, Slots, TAIL, key_of};
 use super::super::direct::RootWord;
 use super::super::flat::{FLAT_WORDS, Flatness, TAIL_LEAVES};
 use super::super::node::{NARROW_CHILD, ROOT_STRIDE, cell_of, leaf_in_group};
@@ -236,11 +236,6 @@ impl Group for Flat {
             *next_hop = NextHopId::from_code(code);
         }
     }
-}
-
-#[inline(always)]
-pub(super) fn key_of<A: Address>(address: A) -> u32 {
-    (address.to_key() >> 96 & 0xffff_ffff) as u32
 }
 
 /// `code`, or what is `below` it when that is none.

@@ -22,14 +22,14 @@ use super::super::address::Address;
 #[cfg(debug_assertions)]
 use super::super::arena;
 use super::super::arena::Segment;
-use super::super::batch::LANES;
+use super::super::batch::{LANES, key_of};
 use super::super::node::DENSE_SLOTS;
 use super::super::pushed::{
     self, MOST_CELLS, PushedRoot, ROOT_SHIFT, SLOTS, escape, group_of, leaf_octet,
 };
 
 use super::lanes::{EIGHT, Places, VECTORS, gather, keys_of_eight};
-use super::narrow::{Group, in_groups, key_of, prefetch};
+use super::narrow::{Group, in_groups, prefetch};
 use super::{Native, NativeBlock};
 
 /// What a group is looked up in.
