@@ -241,8 +241,11 @@ impl Lab {
         );
         fs::write(&init, script).unwrap();
         run("chmod", &["+x", &init.display().to_string()]);
-        let mut command = self.command("linux.uml");
+        // Its processes are processes of the host that outlive their kernel when that is killed: a process namespace of
+        // their own ends them all.
+        let mut command = self.command("unshare");
         command
+            .args(["--pid", "--fork", "--kill-child", "linux.uml"])
             .env(
                 "TMPDIR",
                 if Path::new("/dev/shm").is_dir() {
