@@ -6,8 +6,8 @@
 //! where there are any (`direct.rs`). Leaves that name a child are
 //! left in the answers and are taken up after the group.
 //!
-//! Small IPv4 tables have flat chunks (`flat.rs`): three levels slot by slot, without a branch, and what they read lies
-//! in near caches. There one address after the other is as fast as passes.
+//! Small IPv4 tables have flat chunks (`flat/`): levels slot by slot, without a branch, and what they read lies in near
+//! caches. There one address after the other is as fast as passes.
 //!
 //! IPv6 goes down in rounds, one level a round, with the addresses that have a next level in a list. At the end of a
 //! round each asks for the node that it needs in the next: a walk of eight accesses one after another is too long for
@@ -22,7 +22,8 @@ use super::NextHopId;
 use super::address::Address;
 use super::arena::{self, Segment};
 use super::direct::RootWord;
-use super::flat::{FLAT_HANDLES, FLAT_WORDS, Flatness, TAIL_LEAVES};
+use super::flat::leaves::{self, LEAVES_AT};
+use super::flat::{FLAT_CODES, FLAT_HANDLES, Flatness};
 use super::node::{
     DENSE_SLOTS, Entry, NARROW_CHILD, ROOT_STRIDE, Shape, TOP_CELL, cell_of, leaf_in_group,
 };
@@ -107,7 +108,7 @@ pub(super) fn lookup<A: Address>(
     if view.flatness == Flatness::All {
         for (address, next_hop) in addresses.iter().zip(next_hops) {
             let key = (address.to_key() >> 96) as u32;
-            *next_hop = NextHopId::from_code(flat(machine, slots, segments, key));
+            *next_hop = NextHopId::from_code(flat(machine, view, slots, key));
         }
         return;
     }
@@ -135,7 +136,7 @@ pub(super) fn lookup_one<A: Address>(machine: impl Machine, view: &View<'_>, key
     if A::BITS == 32 {
         let key = (key >> 96) as u32;
         if view.flatness == Flatness::All {
-            return flat(machine, slots, segments, key);
+            return flat(machine, view, slots, key);
         }
         let code = narrow_chunk(machine, view, slots, key);
         if u64::from(code) & NARROW_CHILD == 0 {
@@ -228,23 +229,30 @@ pub(super) fn tails<A: Address>(
     }
 }
 
-/// What a table says all of whose chunks are flat: always through a tail, which may be the empty one.
+/// What a table says all of whose chunks are flat.
 #[inline(always)]
-fn flat(machine: impl Machine, slots: &Slots, segments: &[Segment], key: u32) -> u16 {
+fn flat(machine: impl Machine, view: &View<'_>, slots: &Slots, key: u32) -> u16 {
     let root = root_entry(slots, (key >> (32 - ROOT_STRIDE)) as usize);
     let slot = (key >> 8) as usize % CHUNK.slots();
-    // A root slot without a chunk has the handle of the block at 0: it is asked for its first cell, in vain.
+    // A root slot without a chunk has the handle of the block at 0: it is asked for its first cell, in vain. So are slots
+    // without a tail.
     let flat = root.is_flat();
     let there = u64::from(flat).wrapping_neg();
     let asked = usize::from(flat).wrapping_neg();
-    let block = machine.block(segments, root.handle());
-    let code = block.cell((FLAT_WORDS + slot) & asked) & 0xffff;
-    let handle = block.cell((FLAT_HANDLES + slot / 2) & asked) >> (slot % 2 * 32) << 32;
-    let entry = Entry((handle | code) & there);
-    let tail = machine.block(segments, entry.handle());
-    let leaf = tail.quarter((4 * TAIL_LEAVES + key as usize % TAIL.slots()) & asked);
-    let leaf = leaf & u16::from(flat).wrapping_neg();
-    first_of(leaf, first_of(entry.code(), root.code()))
+    let block = machine.block(view.segments, root.handle());
+    let code = block.quarter((4 * FLAT_CODES + slot) & asked) & u16::from(flat).wrapping_neg();
+    let pair = block.cell((FLAT_HANDLES + slot / 2) & asked) & there;
+    let handle = (pair >> (slot % 2 * 32) & 0xffff_ffff) as u32;
+    let tail = machine.block(view.segments, handle);
+    let octet = (key as usize % leaves::SLOTS) << usize::from(view.wide);
+    // Arithmetic, as in `overlay`: all ones without a tail.
+    let none = u64::from(handle).wrapping_sub(1) >> 32;
+    let asked = (LEAVES_AT + octet / 8) & !(none as usize);
+    let cell = tail.cell(asked) >> (octet % 8 * 8);
+    let mask = if view.wide { 0xffff } else { 0xff };
+    let leaf = cell & mask;
+    let code = leaf & !none | u64::from(code) & none;
+    first_of((code & 0xffff) as u16, root.code())
 }
 
 /// What root and chunk say: a next hop code, or the number of an entry of the chunk and [`NARROW_CHILD`].

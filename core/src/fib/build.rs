@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::address::Address;
 use super::node::{Entry, ROOT_STRIDE, RouteCell, Shape};
+use super::pushed::LEAST_ROUTES;
 use super::root::WriterRoot;
 use super::table::{Fib, MAX_SKIP, common_octets, octets, skippable};
 use super::{FibError, NextHopId};
@@ -86,7 +87,8 @@ impl<A: Address> Fib<A> {
             let mut tails: Vec<u128> = long.map(|route| route.key.widen() >> 104).collect();
             tails.dedup();
             self.tails.count = tails.len();
-            self.tails.spread = self.tails.wants(sorted.len());
+            self.tails.spread =
+                sorted.len() >= LEAST_ROUTES && self.tails.are_few(sorted.len(), false);
             self.tails.count = 0;
         }
         let mut slots = Vec::new();

@@ -125,6 +125,8 @@ pub(super) struct Few {
     pub(super) nothing: u64,
     /// The next hop code of the default route.
     pub(super) code: u16,
+    /// Whether leaves take two octets.
+    pub(super) wide: bool,
 }
 
 impl<A: Address> Fib<A> {
@@ -154,6 +156,7 @@ impl<A: Address> Fib<A> {
             places,
             nothing: absent.cast_unsigned() + 8 * FLAT_WORDS as u64,
             code,
+            wide: self.flats.wide,
         };
         for slot in self.flats.noted.slots()? {
             debug_assert!(Entry(slots.get(usize::from(*slot)).copied()?).is_flat());
@@ -167,7 +170,7 @@ impl<A: Address> Fib<A> {
 
 /// Bits of a product that do not say the place.
 pub(super) const PLACE_SHIFT: u32 = 20;
-/// Room for the flat chunks of any table: 32, and a quarter more while it keeps those that it has (`flat.rs`).
+/// Room for the flat chunks of any table: 32, and a quarter more while it keeps those that it has (`flat/`).
 const NOTED: usize = 64;
 /// The most chunks and places.
 pub(super) const PLACES: usize = 32;

@@ -18,7 +18,7 @@
 //! | table | way |
 //! |-------|-----|
 //! | IPv4, many routes | the second level once more, leaves of one octet that say all there is to say: pushed chunks (`pushed/`) |
-//! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat.rs`) |
+//! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat/`) |
 //! | the same, and no route but the default one ends in the root | the root in vector registers besides (`few.rs`; x86-64, batches) |
 //! | IPv6, few prefix lengths | a hash of the routes (`hashed.rs`) |
 //! | IPv6, many routes, nearly all up to /48 | windows: ranges of addresses below each /24, /32 and /40 (`windows/`; x86-64) |

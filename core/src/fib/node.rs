@@ -46,7 +46,7 @@ use super::arena::{Segment, block, load, store};
 /// What a slot says: the next hop of the longest route of this node (0 when none), and the child below.
 ///
 /// Bits 0..16 next hop code, 16..24 octets that the child skips, 32..64 the child's handle (0 when none). Bit 24 of a
-/// root slot's entry says that the handle is a flat chunk's (`flat.rs`).
+/// root slot's entry says that the handle is a flat chunk's (`flat/`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Entry(pub(super) u64);
 
@@ -391,6 +391,11 @@ impl<'a> Node<'a> {
         } else {
             self.shape.starts_end()
         }
+    }
+
+    /// How many slots of a dense node have a child: as many as there are entries before the first leaf.
+    pub(super) fn children(self) -> usize {
+        (self.leaf_before(0) + 1) / 4 - self.starts_end()
     }
 
     /// The run starts of the `half`th 32 slots of a dense node, and the index of the leaf of the last of them.

@@ -40,6 +40,8 @@ pub(super) struct Snapshot {
     pub(super) cold: Arc<[Segment]>,
     pub(super) routes: usize,
     pub(super) flatness: Flatness,
+    /// Whether their leaves take two octets.
+    pub(super) wide: bool,
     pub(super) pushed: Option<Box<PushedRoot>>,
     pub(super) few: Option<Box<Few>>,
     pub(super) hashed: Option<Box<Hashed>>,
@@ -243,6 +245,7 @@ impl<A: Address> FibReader<A> {
             routes,
             node,
             flatness: self.snapshot.flatness,
+            wide: self.snapshot.wide,
             segments: &self.snapshot.segments,
             cold: &self.snapshot.cold,
         }

@@ -2,7 +2,7 @@
 //!
 //! A change of a root that is laid out writes the slot that leads to the chunk, or, for a route that ends in the root,
 //! the slots that no longer route of the root covers. What lookups read of the root besides follows at once: the words
-//! of `direct.rs`, the flat chunks of `flat.rs`, the pushed chunks of `pushed/`.
+//! of `direct.rs`, the flat chunks of `flat/`, the pushed chunks of `pushed/`.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

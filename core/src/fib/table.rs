@@ -3,7 +3,7 @@
 //! ```text
 //!            root: 13 bits              one slot array (64 KiB), or a node while the table is small
 //!             |
-//!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes; small IPv4 tables: flat.rs too
+//!            chunk: 11 bits             nodes, see node.rs: run starts, leaves, routes; small IPv4 tables: flat/ too
 //!             |
 //!            tail: 8 bits, and again    IPv4 ends after one; IPv6 may skip up to 6 octets before each
 //! ```
@@ -209,6 +209,7 @@ impl<A: Address> Fib<A> {
     #[must_use]
     pub fn reader(&mut self) -> FibReader<A> {
         self.reclaim();
+        self.turn_waiting();
         let root = match &self.root {
             WriterRoot::Node(handle) => Root::Node(*handle),
             WriterRoot::Slots { slots, routes } => Root::Slots {
@@ -227,6 +228,7 @@ impl<A: Address> Fib<A> {
             cold: Arc::clone(self.cold.segments()),
             routes: self.routes,
             flatness: self.flats.flatness(),
+            wide: self.flats.wide,
             pushed: self.pushed.publish(self.tails),
             few: self.few(),
             hashed: self.hashes.publish(self.arena.segments()),
@@ -367,6 +369,7 @@ impl<A: Address> Fib<A> {
             routes,
             node,
             flatness: self.flats.flatness(),
+            wide: self.flats.wide,
             segments: self.arena.segments(),
             cold: self.cold.segments(),
         }

@@ -1,16 +1,18 @@
-//! Spread tails: the third level of small IPv4 tables with a leaf for every slot.
+//! Spread tails: the third level of large IPv4 tables with a leaf for every slot.
 //!
-//! A tail of a table whose chunks are flat (`flat.rs`) is laid out slot by slot, too: a node like any other, in which a
-//! run begins at every slot, so that its leaves are 256 in a row. A lookup then goes from a flat chunk's slot to the
-//! leaf, without run starts in between. Such a tail takes 584 octets where most would take a hundred; so only tables
-//! have them that have two routes a tail, and at most [`MOST`] of them. Chunks are flat only while no tail is packed.
+//! Where the second level is in pushed chunks (`pushed/`), the few addresses that end in a tail go there one by one, and
+//! what they read is far away. A spread tail is a node like any other, in which a run begins at every slot, so that its
+//! leaves are 256 in a row: a lookup reads its leaf, without run starts before it. Such a tail takes 584 octets where
+//! most would take a hundred; so only tables have them that have two routes a tail, and at most [`MOST`] of them.
 //!
 //! Which they are is settled after each change, and turned a few tails a change ([`TURNED`]).
+//!
+//! Flat chunks (`flat/`) have leaves of their own for each tail, by the same measure.
 
 use super::address::Address;
-use super::node::{Entry, ROOT_STRIDE, Shape};
+use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::root::WriterRoot;
-use super::table::{DENSE_FROM, Fib};
+use super::table::Fib;
 
 /// The tails of an IPv4 table.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -25,14 +27,15 @@ pub(super) struct Tails {
 }
 
 impl Tails {
-    /// Whether a table of `routes` with so many tails is to have them spread. One that has keeps them a little longer.
-    pub(super) const fn wants(self, routes: usize) -> bool {
-        let least = if self.spread {
+    /// Whether a table of `routes` may have a leaf for every slot of so many tails. One that `has` them keeps them a little
+    /// longer.
+    pub(super) const fn are_few(self, routes: usize, has: bool) -> bool {
+        let least = if has {
             routes / 2 + routes / 4
         } else {
             routes / 2
         };
-        routes >= DENSE_FROM && self.count <= least && self.count <= MOST
+        self.count <= least && self.count <= MOST
     }
 
     /// Counts a node that was written.
@@ -51,7 +54,8 @@ impl Tails {
 impl<A: Address> Fib<A> {
     /// Settles whether tails are spread, and spreads some that are not.
     pub(super) fn spread_some(&mut self) {
-        self.tails.spread = self.tails.wants(self.routes);
+        self.tails.spread =
+            self.pushed.is_on() && self.tails.are_few(self.routes, self.tails.spread);
         if !self.tails.spread || self.tails.packed == 0 {
             return;
         }
@@ -112,3 +116,6 @@ impl<A: Address> Fib<A> {
 const MOST: usize = 4096;
 /// Tails that are spread a change.
 const TURNED: usize = 4;
+
+/// The cell of a spread tail's first four leaves.
+pub(super) const TAIL_LEAVES: usize = Shape::at(ROOT_STRIDE + CHUNK_STRIDE, 32).starts_end();

@@ -28,6 +28,8 @@ pub(super) struct View<'a> {
     pub(super) node: u32,
     /// How many of the chunks below the slots are flat.
     pub(super) flatness: Flatness,
+    /// Whether their leaves take two octets.
+    pub(super) wide: bool,
     pub(super) segments: &'a [Segment],
     /// The segments of cold blocks.
     pub(super) cold: &'a [Segment],

@@ -118,6 +118,11 @@ impl Pushed {
         Some(root)
     }
 
+    /// Whether there are any, or will be, or were.
+    pub(super) fn is_on(&self) -> bool {
+        self.state != State::Off
+    }
+
     /// Whether lookups go by pushed chunks.
     pub(super) fn is_ready(&self) -> bool {
         self.state == State::Ready
@@ -537,5 +542,5 @@ pub(super) const ROOT_SHIFT: u32 = 32 - ROOT_STRIDE as u32;
 /// Root slots that are filled or given up a change.
 const SHARE: usize = 4;
 /// The number of routes from which on a table has pushed chunks, as long as it has [`ROUTES_A_CHUNK`].
-const LEAST_ROUTES: usize = 65_536;
+pub(super) const LEAST_ROUTES: usize = 65_536;
 const ROUTES_A_CHUNK: usize = 24;

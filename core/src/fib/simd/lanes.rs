@@ -6,34 +6,33 @@
 //! lookup is then some twelve instructions in place of thirty.
 //!
 //! Where the root is in registers (`few.rs`) a lookup is two loads, and the root is done in vectors: to take the places
-//! out of a vector takes as long as a load and what comes of it, so that it pays once and not twice. What slots and
-//! leaves say is loaded address by address, six instructions each, straight into two vectors, which are chosen between.
+//! out of a vector takes as long as a load and what comes of it, so that it pays once and not twice. Slots are read
+//! address by address, five instructions each, the last of which puts the leaf into the answers.
 //!
 //! The twin is `narrow.rs`.
 
-use core::arch::asm;
 use core::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_insert_epi16, _mm_loadh_pd,
-    _mm_loadl_epi64, _mm_loadu_si128, _mm_mask_mov_epi16, _mm_set1_epi16, _mm_setzero_si128,
-    _mm_testn_epi16_mask, _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256,
-    _mm256_inserti128_si256, _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512,
-    _mm512_castsi256_si512, _mm512_cmpneq_epi64_mask, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64,
-    _mm512_inserti64x4, _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_mul_epu32,
-    _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_popcnt_epi32,
-    _mm512_popcnt_epi64, _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512,
-    _mm512_slli_epi64, _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi32,
-    _mm512_srlv_epi64, _mm512_sub_epi64, _mm512_ternarylogic_epi64, _mm512_test_epi64_mask,
-    _mm512_testn_epi64_mask,
+    __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_cvtepu8_epi16,
+    _mm_insert_epi8, _mm_insert_epi16, _mm_loadh_pd, _mm_loadl_epi64, _mm_loadu_si128,
+    _mm_mask_mov_epi16, _mm_set1_epi16, _mm_setzero_si128, _mm_testn_epi16_mask,
+    _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256, _mm256_inserti128_si256,
+    _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512, _mm512_castsi256_si512,
+    _mm512_cmpneq_epi64_mask, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64, _mm512_inserti64x4,
+    _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_mul_epu32, _mm512_or_si512,
+    _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_popcnt_epi32, _mm512_popcnt_epi64,
+    _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64,
+    _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi32, _mm512_srlv_epi64,
+    _mm512_sub_epi64, _mm512_ternarylogic_epi64, _mm512_test_epi64_mask, _mm512_testn_epi64_mask,
 };
 use core::{mem, ptr};
 
 use super::super::NextHopId;
 use super::super::address::Address;
-use super::super::batch::{self, LANES, TAIL, key_of};
+use super::super::batch::{self, LANES, key_of};
 use super::super::few::{Few as FewRoot, PLACE_SHIFT, PLACES};
-use super::super::flat::{FLAT_WORDS, TAIL_LEAVES};
+use super::super::flat::FLAT_WORDS;
 use super::super::node::{CHUNK_STRIDE, DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
-use super::narrow::{CHUNK_CELL, Group, Table, one, slot_and_tail, tails};
+use super::narrow::{CHUNK_CELL, Group, Table, leaf_at, one, slot_word, tails};
 
 /// A group in a table none of whose chunks is flat.
 pub(super) struct Chunks;
@@ -57,10 +56,10 @@ impl Group for Chunks {
     }
 }
 
-/// A group in a table all of whose chunks are flat.
-pub(super) struct Flat;
+/// A group in a table all of whose chunks are flat, with leaves of one octet or of two.
+pub(super) struct Flat<const WIDE: bool>;
 
-impl Group for Flat {
+impl<const WIDE: bool> Group for Flat<WIDE> {
     type Table<'a> = Table<'a>;
 
     #[inline(always)]
@@ -75,14 +74,14 @@ impl Group for Flat {
         next_hops: &mut [Option<NextHopId>; LANES],
     ) {
         // SAFETY: as for `Chunks`.
-        unsafe { flat(table, addresses, next_hops) };
+        unsafe { flat::<A, WIDE>(table, addresses, next_hops) };
     }
 }
 
 /// A group in such a table whose root is in `N` registers (`few.rs`), with a default route or without.
-pub(super) struct Few<const N: usize, const DEFAULT: bool>;
+pub(super) struct Few<const N: usize, const DEFAULT: bool, const WIDE: bool>;
 
-impl<const N: usize, const DEFAULT: bool> Group for Few<N, DEFAULT> {
+impl<const N: usize, const DEFAULT: bool, const WIDE: bool> Group for Few<N, DEFAULT, WIDE> {
     type Table<'a> = FewRoot;
 
     #[inline(always)]
@@ -93,8 +92,10 @@ impl<const N: usize, const DEFAULT: bool> Group for Few<N, DEFAULT> {
         let first = root.firsts.get(at).copied().unwrap_or_default();
         let slot = u64::from(key >> 8) % (1 << CHUNK_STRIDE);
         let place = if own { first + 8 * slot } else { root.nothing };
-        let (slot, leaf) = slot_and_tail(place, key as usize % TAIL.slots());
-        batch::overlay(batch::overlay(leaf, slot), root.code)
+        batch::overlay(
+            leaf_at::<WIDE>(slot_word(place), u64::from(key & 0xff)),
+            root.code,
+        )
     }
 
     #[inline(always)]
@@ -104,7 +105,7 @@ impl<const N: usize, const DEFAULT: bool> Group for Few<N, DEFAULT> {
         next_hops: &mut [Option<NextHopId>; LANES],
     ) {
         // SAFETY: as for `Chunks`.
-        unsafe { few::<A, N, DEFAULT>(root, addresses, next_hops) };
+        unsafe { few::<A, N, DEFAULT, WIDE>(root, addresses, next_hops) };
     }
 }
 
@@ -163,32 +164,32 @@ fn chunks<A: Address>(
     }
 }
 
-/// Root word, slot, leaf: always through a tail, which may be the empty one.
+/// Root word, slot, leaf.
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn flat<A: Address>(
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn flat<A: Address, const WIDE: bool>(
     table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
 ) {
     let keys = keys_of(addresses);
-    let mut codes = [_mm512_setzero_si512(); VECTORS];
-    let mut places = [Places::NONE; VECTORS];
+    let mut codes = [_mm_setzero_si128(); VECTORS];
+    let mut slots = [Places::NONE; VECTORS];
+    let mut octets = [Places::NONE; VECTORS];
     let eights = addresses.as_chunks::<EIGHT>().0.iter();
-    for (((key, eight), code), places) in keys.iter().zip(eights).zip(&mut codes).zip(&mut places) {
+    let places = slots.iter_mut().zip(&mut octets);
+    for (((key, eight), code), (slots, octets)) in
+        keys.iter().zip(eights).zip(&mut codes).zip(places)
+    {
         let (word, _) = root(table, eight);
-        *code = word;
+        *code = _mm512_cvtepi64_epi16(word);
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
-        places.set(cell_after(address_of(word), FLAT_WORDS, slot));
+        slots.set(cell_after(address_of(word), FLAT_WORDS, slot));
+        octets.set(bits::<0>(*key, 1 << 8));
     }
-    for ((key, code), places) in keys.iter().zip(&mut codes).zip(&mut places) {
-        let word = load(places);
-        *code = pick(word, *code);
-        let leaves = cell_after(address_of(word), TAIL_LEAVES, _mm512_setzero_si512());
-        places.set(leaf_after(leaves, bits::<0>(*key, TAIL.slots())));
-    }
-    for ((code, places), next_hops) in codes.iter().zip(&mut places).zip(groups_of(next_hops)) {
-        answer(next_hops, pick(read(places), *code));
+    let places = slots.iter().zip(&octets);
+    for ((code, (slots, octets)), next_hops) in codes.iter().zip(places).zip(groups_of(next_hops)) {
+        store(next_hops, overlay(slots_say::<WIDE>(slots, octets), *code));
     }
 }
 
@@ -196,7 +197,7 @@ fn flat<A: Address>(
 /// in few instructions: places taken out of vectors a second time take longer.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn few<A: Address, const N: usize, const DEFAULT: bool>(
+fn few<A: Address, const N: usize, const DEFAULT: bool, const WIDE: bool>(
     few: &FewRoot,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
@@ -204,26 +205,26 @@ fn few<A: Address, const N: usize, const DEFAULT: bool>(
     let (firsts, tags) = (registers::<N>(&few.firsts), registers::<N>(&few.tags));
     let factor = _mm512_set1_epi64(few.factor.cast_signed());
     let nothing = _mm512_set1_epi64(few.nothing.cast_signed());
-    let mut leaves = [Places::NONE; VECTORS];
-    let mut places = [Places::NONE; VECTORS];
-    for ((key, leaves), places) in keys_of(addresses).iter().zip(&mut leaves).zip(&mut places) {
+    let mut slots = [Places::NONE; VECTORS];
+    let mut octets = [Places::NONE; VECTORS];
+    for ((key, slots), octets) in keys_of(addresses).iter().zip(&mut slots).zip(&mut octets) {
         let root = _mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(*key);
         let at = _mm512_srli_epi64::<PLACE_SHIFT>(_mm512_mul_epu32(root, factor));
         let absent = _mm512_cmpneq_epi64_mask(root, select(&tags, at));
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         let place = cell_after(select(&firsts, at), 0, slot);
-        places.set(_mm512_mask_mov_epi64(place, absent, nothing));
-        leaves.set(bits::<0>(*key, TAIL.slots()));
+        slots.set(_mm512_mask_mov_epi64(place, absent, nothing));
+        octets.set(bits::<0>(*key, 1 << 8));
     }
     let default = _mm_set1_epi16(few.code.cast_signed());
     // One by one, since a loop would be kept as one.
-    let [a, b, c, d] = &places;
-    let [e, f, g, h] = &leaves;
+    let [a, b, c, d] = &slots;
+    let [e, f, g, h] = &octets;
     let codes = [
-        slots_and_tails(a, e),
-        slots_and_tails(b, f),
-        slots_and_tails(c, g),
-        slots_and_tails(d, h),
+        slots_say::<WIDE>(a, e),
+        slots_say::<WIDE>(b, f),
+        slots_say::<WIDE>(c, g),
+        slots_say::<WIDE>(d, h),
     ];
     for (code, next_hops) in codes.into_iter().zip(groups_of(next_hops)) {
         let code = if DEFAULT {
@@ -235,41 +236,41 @@ fn few<A: Address, const N: usize, const DEFAULT: bool>(
     }
 }
 
-/// What the slots at `places` and their tails say to eight addresses, 16 bits each. What a slot and a leaf say go into
-/// a vector each as they come, and are chosen between there.
+/// What flat chunks that have words at `slots` say to eight addresses whose last octets are `octets`, 16 bits each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn slots_and_tails(places: &Places, leaves: &Places) -> __m128i {
-    let both = [_mm_setzero_si128(); 2];
-    let both = slot_and_tail_of::<0>(both, places, leaves);
-    let both = slot_and_tail_of::<1>(both, places, leaves);
-    let both = slot_and_tail_of::<2>(both, places, leaves);
-    let both = slot_and_tail_of::<3>(both, places, leaves);
-    let both = slot_and_tail_of::<4>(both, places, leaves);
-    let both = slot_and_tail_of::<5>(both, places, leaves);
-    let both = slot_and_tail_of::<6>(both, places, leaves);
-    let [below, codes] = slot_and_tail_of::<7>(both, places, leaves);
-    overlay(codes, below)
+fn slots_say<const WIDE: bool>(slots: &Places, octets: &Places) -> __m128i {
+    let codes = _mm_setzero_si128();
+    let codes = with_slot::<0, WIDE>(codes, slots, octets);
+    let codes = with_slot::<1, WIDE>(codes, slots, octets);
+    let codes = with_slot::<2, WIDE>(codes, slots, octets);
+    let codes = with_slot::<3, WIDE>(codes, slots, octets);
+    let codes = with_slot::<4, WIDE>(codes, slots, octets);
+    let codes = with_slot::<5, WIDE>(codes, slots, octets);
+    let codes = with_slot::<6, WIDE>(codes, slots, octets);
+    let codes = with_slot::<7, WIDE>(codes, slots, octets);
+    if WIDE {
+        codes
+    } else {
+        _mm_cvtepu8_epi16(codes)
+    }
 }
 
-/// What they say to address `I`, put into the vectors `both` at its place.
+/// `codes` with what the flat chunk says to address `I` at its place, put there by the load.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn slot_and_tail_of<const I: i32>(
-    both: [__m128i; 2],
-    places: &Places,
-    leaves_at: &Places,
-) -> [__m128i; 2] {
-    let [slots, leaves] = both;
-    let (slot, leaf) = slot_and_tail(places.at::<I>() as u64, leaves_at.at::<I>());
-    let mut slots = _mm_insert_epi16::<I>(slots, slot.into());
-    let mut leaves = _mm_insert_epi16::<I>(leaves, leaf.into());
-    // The compiler would put together one vector after the other, and meanwhile keep eight slots on the stack.
-    // SAFETY: no instruction at all.
-    unsafe {
-        asm!("# {} {}", inout(xmm_reg) slots, inout(xmm_reg) leaves, options(nomem, nostack, preserves_flags));
+fn with_slot<const I: i32, const WIDE: bool>(
+    codes: __m128i,
+    slots: &Places,
+    octets: &Places,
+) -> __m128i {
+    let word = slot_word(slots.at::<I>() as u64);
+    let leaf = leaf_at::<WIDE>(word, octets.at::<I>() as u64);
+    if WIDE {
+        _mm_insert_epi16::<I>(codes, leaf.into())
+    } else {
+        _mm_insert_epi8::<I>(codes, leaf.into())
     }
-    [slots, leaves]
 }
 
 /// `codes`, or what is `below` them where they are none.

@@ -376,7 +376,11 @@ fn lookup_avx512<A: Address>(
     }
     match narrow::Table::of(view) {
         Some(table) if table.flat => {
-            narrow::in_groups::<A, lanes::Flat>(&table, addresses, next_hops);
+            if table.wide {
+                narrow::in_groups::<A, lanes::Flat<true>>(&table, addresses, next_hops);
+            } else {
+                narrow::in_groups::<A, lanes::Flat<false>>(&table, addresses, next_hops);
+            }
         }
         Some(table) => {
             narrow::in_groups::<A, lanes::Chunks>(&table, addresses, next_hops);
@@ -431,11 +435,29 @@ fn pushed_one_bmi2(pushed: &PushedRoot, segments: &[Segment], key: u32) -> u16 {
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
 fn few_avx512<A: Address>(few: &Few, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    if few.wide {
+        few_wide_or_not::<A, true>(few, addresses, next_hops);
+    } else {
+        few_wide_or_not::<A, false>(few, addresses, next_hops);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn few_wide_or_not<A: Address, const WIDE: bool>(
+    few: &Few,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    use lanes::Few as Lanes;
     match (few.places, few.code) {
-        (8, 0) => narrow::in_groups::<A, lanes::Few<1, false>>(few, addresses, next_hops),
-        (8, _) => narrow::in_groups::<A, lanes::Few<1, true>>(few, addresses, next_hops),
-        (16, _) => narrow::in_groups::<A, lanes::Few<2, true>>(few, addresses, next_hops),
-        (_, _) => narrow::in_groups::<A, lanes::Few<4, true>>(few, addresses, next_hops),
+        (8, 0) => narrow::in_groups::<A, Lanes<1, false, WIDE>>(few, addresses, next_hops),
+        (8, _) => narrow::in_groups::<A, Lanes<1, true, WIDE>>(few, addresses, next_hops),
+        (16, _) => narrow::in_groups::<A, Lanes<2, true, WIDE>>(few, addresses, next_hops),
+        (_, _) => narrow::in_groups::<A, Lanes<4, true, WIDE>>(few, addresses, next_hops),
     }
 }
 

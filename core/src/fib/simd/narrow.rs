@@ -1,6 +1,6 @@
 //! IPv4 lookups by address: root words and flat chunks that say where the next level is (`direct.rs`).
 //!
-//! A lookup is root word, group cell, leaf; through a flat chunk it is root word, slot, leaf of a spread tail. A group of 32
+//! A lookup is root word, group cell, leaf; through a flat chunk it is root word, slot, leaf. A group of 32
 //! addresses goes in passes, each of which asks for what the next one reads: of one pass over a full table the
 //! processor overlaps some sixteen lookups by itself, which is not enough. Whether the next hop is the leaf's or the
 //! root's is chosen between registers at the end: what is stored in between is compiled to a branch or to a wait.
@@ -17,9 +17,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::arena::Segment;
-use super::super::batch::{self, CHUNK, LANES, Slots, TAIL, key_of};
+use super::super::batch::{self, CHUNK, LANES, Slots, key_of};
 use super::super::direct::RootWord;
-use super::super::flat::{FLAT_WORDS, Flatness, TAIL_LEAVES};
+use super::super::flat::{FLAT_WORDS, Flatness};
 use super::super::node::{NARROW_CHILD, ROOT_STRIDE, cell_of, leaf_in_group};
 use super::super::walk::View;
 use super::{Native, ask_ahead};
@@ -32,22 +32,41 @@ pub(super) fn lookup<A: Address>(
     next_hops: &mut [Option<NextHopId>],
 ) {
     match Table::of(view) {
-        Some(table) if table.flat => in_groups::<A, Flat>(&table, addresses, next_hops),
+        Some(table) if table.flat && table.wide => {
+            in_groups::<A, Flat<true>>(&table, addresses, next_hops);
+        }
+        Some(table) if table.flat => in_groups::<A, Flat<false>>(&table, addresses, next_hops),
         Some(table) => in_groups::<A, Chunks>(&table, addresses, next_hops),
         None => batch::lookup(Native, view, addresses, next_hops),
     }
 }
 
-/// What the slot of a flat chunk at `place`, as a [`Few`](super::super::few::Few) has it, says, and leaf `leaf` of its
-/// tail, which has 256.
+/// The word of a slot of a flat chunk, which is at `place`, as a [`Few`](super::super::few::Few) has it.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
-pub(super) fn slot_and_tail(place: u64, leaf: usize) -> (u16, u16) {
-    let entry = Word {
-        word: cell(ptr::with_exposed_provenance(place as usize)),
-        segments: PhantomData,
-    };
-    (entry.code(), entry.tail_leaf(leaf))
+pub(super) fn slot_word(place: u64) -> u64 {
+    cell(ptr::with_exposed_provenance(place as usize))
+}
+
+/// The leaf that a slot's `word` leads to, for addresses whose last octet is `octet`.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
+pub(super) fn leaf_at<const WIDE: bool>(word: u64, octet: u64) -> u16 {
+    // Of the word's first octet all bits are set, or none.
+    let leaf = (word & octet) as usize;
+    let first: *const u8 =
+        ptr::with_exposed_provenance((word.cast_signed() >> 16).cast_unsigned() as usize);
+    // SAFETY: `Fib::write_flat` made the word, of a slot of a flat chunk in the segments of the same snapshot or view, which
+    // keeps them: it leads to 256 leaves and lets the octet through, or to one leaf and lets nothing through; those of two
+    // octets are aligned to two. Blocks that a snapshot reaches are not written while the snapshot lives, so that a part of
+    // a cell can be read as plain memory. x86-64 is little-endian: the first leaf comes first.
+    unsafe {
+        if WIDE {
+            first.cast::<u16>().wrapping_add(leaf).read()
+        } else {
+            u16::from(first.wrapping_add(leaf).read())
+        }
+    }
 }
 
 /// How a group of addresses is looked up: a type, not a closure, so that it is compiled for the same processor as what
@@ -102,6 +121,8 @@ pub(super) fn lookup_one<A: Address>(view: &View<'_>, key: u128) -> u16 {
 pub(super) struct Table<'a> {
     pub(super) words: &'a [RootWord; 1 << ROOT_STRIDE],
     pub(super) flat: bool,
+    /// Whether leaves of flat chunks take two octets.
+    pub(super) wide: bool,
     slots: &'a Slots,
     segments: &'a [Segment],
 }
@@ -117,6 +138,7 @@ impl<'a> Table<'a> {
         Some(Self {
             words: view.direct.try_into().ok()?,
             flat,
+            wide: view.wide,
             slots: view.slots.try_into().ok()?,
             segments: view.segments,
         })
@@ -138,8 +160,13 @@ impl<'a> Table<'a> {
 pub(super) fn one(table: &Table<'_>, key: u32) -> u16 {
     let root = table.root(key);
     if table.flat {
-        let entry = root.word.slot(key);
-        return pick(entry.tail(key), pick(entry.code(), root.word.code()));
+        let (word, octet) = (root.word.slot(key), u64::from(key & 0xff));
+        let code = if table.wide {
+            leaf_at::<true>(word, octet)
+        } else {
+            leaf_at::<false>(word, octet)
+        };
+        return pick(code, root.word.code());
     }
     let (place, slot) = root.cell(key);
     let leaf = read(root.word.leaf(place, slot));
@@ -211,10 +238,10 @@ pub(super) fn tails<A: Address>(
     batch::tails(Native, table.slots, table.segments, addresses, next_hops);
 }
 
-/// A group in a table all of whose chunks are flat: always through a tail, which may be the empty one.
-struct Flat;
+/// A group in a table all of whose chunks are flat.
+struct Flat<const WIDE: bool>;
 
-impl Group for Flat {
+impl<const WIDE: bool> Group for Flat<WIDE> {
     type Table<'a> = Table<'a>;
 
     #[inline(always)]
@@ -231,9 +258,8 @@ impl Group for Flat {
         for (address, next_hop) in addresses.iter().zip(next_hops) {
             let key = key_of(*address);
             let root = table.root(key).word;
-            let entry = root.slot(key);
-            let code = pick(entry.tail(key), pick(entry.code(), root.code()));
-            *next_hop = NextHopId::from_code(code);
+            let code = leaf_at::<WIDE>(root.slot(key), u64::from(key & 0xff));
+            *next_hop = NextHopId::from_code(pick(code, root.code()));
         }
     }
 }
@@ -280,30 +306,11 @@ impl Word<'_> {
         ptr::with_exposed_provenance((self.word.cast_signed() >> 16).cast_unsigned() as usize)
     }
 
-    /// What the flat chunk here has for the slot of `key`.
+    /// The word that the flat chunk here has for the slot of `key`.
     #[inline(always)]
-    fn slot(self, key: u32) -> Self {
-        let place = self
-            .first()
-            .wrapping_add(FLAT_WORDS + (key >> 8) as usize % CHUNK.slots());
-        Self {
-            word: cell(place),
-            segments: PhantomData,
-        }
-    }
-
-    /// What the spread tail here says to `key`.
-    #[inline(always)]
-    fn tail(self, key: u32) -> u16 {
-        self.tail_leaf(key as usize % TAIL.slots())
-    }
-
-    /// What leaf `leaf` of the spread tail here says, which has it.
-    #[inline(always)]
-    fn tail_leaf(self, leaf: usize) -> u16 {
-        debug_assert!(leaf < TAIL.slots(), "leaf {leaf}");
-        let leaf = 4 * TAIL_LEAVES + leaf;
-        read(self.first().cast::<u16>().wrapping_add(leaf))
+    fn slot(self, key: u32) -> u64 {
+        let slot = (key >> 8) as usize % CHUNK.slots();
+        cell(self.first().wrapping_add(FLAT_WORDS + slot))
     }
 
     /// Where the dense node here has the leaf of the slot that the last bits of `slot` name in the group whose cell is
@@ -326,11 +333,10 @@ fn cell(place: *const AtomicU64) -> u64 {
     unsafe { (*place).load(Ordering::Relaxed) }
 }
 
-/// A leaf that [`Word::leaf`] or [`Word::tail`] found.
+/// A leaf that [`Word::leaf`] found.
 #[inline(always)]
 fn read(place: *const u16) -> u16 {
-    // SAFETY: a word of a flat chunk leads to a spread tail, the empty one where there is none, which has 256 leaves;
-    // group cells lead to leaves that `Draft::write` and `Splice` wrote into the same block, aligned to two
+    // SAFETY: group cells lead to leaves that `Draft::write` and `Splice` wrote into the same block, aligned to two
     // octets since cells are aligned to eight. A block that a snapshot reaches is not written again while the snapshot
     // lives, so that a part of a cell can be read as plain memory. x86-64 is little-endian: the first leaf comes first.
     unsafe { place.read() }

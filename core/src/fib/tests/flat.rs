@@ -47,8 +47,9 @@ fn a_table_that_spreads_loses_its_flat_chunks_and_one_that_shrinks_together_gain
     let mut seen = [false; 3];
     let mut step = |fib: &mut Fib<Ipv4Addr>, twin: &Twin, rng: &mut Rng, n: u32| {
         let memory = fib.memory();
+        let a_tail = if fib.flats.wide { 528 } else { 272 };
         assert!(
-            fib.flats.octets() <= 160 * fib.len(),
+            fib.flats.octets() <= 150 * fib.len() + a_tail * fib.tails.count,
             "{memory:?} for {} routes",
             fib.len()
         );
@@ -87,6 +88,8 @@ fn a_table_that_spreads_loses_its_flat_chunks_and_one_that_shrinks_together_gain
         }
         step(&mut fib, &twin, &mut rng, n);
     }
+    // Those with many tails come with the publication.
+    drop(fib.reader());
     assert_eq!(fib.flats.flatness(), Flatness::All);
     assert_eq!(seen, [true; 3]);
     // Snapshots of all three kinds still say what they said.
@@ -286,4 +289,92 @@ fn a_root_in_registers_says_what_the_trie_says() {
             }
         }
     }
+}
+
+/// A table of `pods` /24s below one root slot, each with a host route inside, and what it should say.
+fn pods(pods: u32) -> (Fib<Ipv4Addr>, Twin) {
+    let (mut fib, mut twin) = (Fib::<Ipv4Addr>::new(), Twin::default());
+    for n in 0..pods {
+        for (key, len) in routes_of(0x140, n) {
+            let next_hop = id(u64::from(n % 250));
+            twin.insert(key, len, next_hop);
+            assert!(fib.insert(Ipv4Addr::join(key, len), next_hop).is_ok());
+        }
+    }
+    (fib, twin)
+}
+
+#[test]
+fn leaves_take_two_octets_from_the_first_next_hop_on_that_needs_them() {
+    let mut rng = Rng(55);
+    let (mut fib, mut twin) = pods(1_000);
+    // Two more chunks, so that one is turned after the other.
+    for n in 0..200 {
+        for (key, len) in routes_of(0x141 + n % 2, n) {
+            twin.insert(key, len, id(7));
+            assert!(fib.insert(Ipv4Addr::join(key, len), id(7)).is_ok());
+        }
+    }
+    check_lengths(&mut fib, &twin, &mut rng);
+    assert_eq!(fib.flats.flatness(), Flatness::All);
+    assert!(!fib.flats.wide);
+    let narrow = (fib.reader(), twin.clone());
+    let octets = fib.flats.octets();
+    // 254 is the largest that fits: a code is one more.
+    for (large, wide) in [(254, false), (255, true)] {
+        let (key, len) = routes_of(0x142, 3)[1];
+        let old = twin.insert(key, len, id(large));
+        assert_eq!(fib.insert(Ipv4Addr::join(key, len), id(large)), Ok(old));
+        assert_eq!(fib.flats.wide, wide);
+        let flatness = fib.flats.flatness();
+        assert_eq!(flatness == Flatness::All, !wide, "{flatness:?}");
+        check_lengths(&mut fib, &twin, &mut rng);
+    }
+    // The publication found the heavy one waiting, and turned all.
+    assert_eq!(fib.flats.flatness(), Flatness::All);
+    assert!(fib.flats.octets() > octets + 1_000 * 256);
+    check_lengths(&mut fib, &twin, &mut rng);
+    check(&narrow.0, &narrow.1, &mut rng);
+}
+
+#[test]
+fn a_route_above_many_tails_leaves_them_to_the_publication() {
+    let mut rng = Rng(89);
+    let (mut fib, mut twin) = pods(1_800);
+    check_lengths(&mut fib, &twin, &mut rng);
+    assert_eq!(fib.flats.flatness(), Flatness::All);
+    let (chunk, _) = routes_of(0x140, 0)[0];
+    let mut most = [0; 2];
+    // /24s have a code of their own; without it, that of the route above is pushed into their tails.
+    for n in (0..1_800).step_by(2) {
+        let (key, len) = routes_of(0x140, n)[0];
+        assert_eq!(fib.remove(Ipv4Addr::join(key, len)), twin.remove(key, len));
+    }
+    for (n, len) in [(0, 14), (1, 16), (2, 14), (3, 18), (4, 22), (5, 23)] {
+        let key = chunk & prefix_mask(len);
+        let before = fib.flats.flatness();
+        let change = super::hooks::cells_written(|| {
+            twin.insert(key, len, id(n));
+            assert!(fib.insert(Ipv4Addr::join(key, len), id(n)).is_ok());
+        });
+        // A /17 has 128 tails at most; what is shorter leaves the flat chunk to the publication.
+        assert_eq!(before, Flatness::All);
+        let waits = fib.flats.flatness() != Flatness::All;
+        assert_eq!(waits, len < 18, "/{len}");
+        let publication = super::hooks::cells_written(|| drop(fib.reader()));
+        assert_eq!(fib.flats.flatness(), Flatness::All);
+        most = [most[0].max(change), most[1].max(publication)];
+        check_lengths(&mut fib, &twin, &mut rng);
+    }
+    extern crate std;
+    std::eprintln!(
+        "1,800 tails in one chunk: {} cells a change, {} a publication",
+        most[0],
+        most[1]
+    );
+    // A copy of the flat chunk, three cells a slot and 128 tails of one octet a leaf; the chunk, its node and those above.
+    assert!(most[0] <= 5_700 + 3 * 2_048 + 128 * 34 + 5_000, "{most:?}");
+    // The flat chunk and all tails, the root, a segment.
+    let flat = 2 * 3_586 + 3 * 2_048 + 1_800 * 34;
+    assert!(most[1] <= flat + 8_192 + 17_000, "{most:?}");
 }

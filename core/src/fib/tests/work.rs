@@ -15,8 +15,9 @@ use super::id;
 use super::rng::Rng;
 
 /// The largest IPv4 change below the root: a second-level node in which every slot has a child, with all its routes,
-/// and one third-level node.
-const MOST_IPV4: usize = 65 + 2_048 + 512 + 2_049 + 9 + 64 + 64 + 257;
+/// one third-level node, and the flat chunk: a copy of it, all its slots, and the tails that one change writes.
+const MOST_IPV4: usize = 65 + 2_048 + 512 + 2_049 + 9 + 64 + 64 + 257 + MOST_FLAT;
+const MOST_FLAT: usize = 3_586 + 2_048 + 3 * 2_048 + 128 * 66;
 /// The largest IPv6 change below the root: a second-level node with all its routes, and thirteen nodes below it.
 const MOST_IPV6: usize = 42 + 2_048 + 2_049 + 13 * (7 + 256 + 257);
 /// The largest change of the root laid out slot by slot: the copy of its route list, and every slot and its word.
