@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::load::Measure;
 use crate::peer::Peer;
-use crate::topology::{End, Net, Running};
+use crate::topology::{End, Net, Running, Wire};
 
 /// One way from A to B.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -65,6 +65,8 @@ impl Contender {
             [
                 "warren",
                 "warren-pin=true",
+                "warren-together",
+                "warren-together+pin=true",
                 "warren-apart",
                 "warren-apart+pin=true",
                 "warren-fou",
@@ -107,6 +109,20 @@ impl Contender {
         }
     }
 
+    /// Whether a run without a choice of contenders has it on such a wire. Left to itself a node has
+    /// its directions together where trains cross the veth whole, and apart where they are cut; with
+    /// the words for it the other way is beside that, and nothing is measured twice.
+    pub(crate) fn is_usual_on(&self, wire: Wire) -> bool {
+        let Self::Warren { options, .. } = self else {
+            return true;
+        };
+        let has = |word: &str| options.iter().any(|one| one == word);
+        match wire {
+            Wire::Plain => !has("together"),
+            Wire::Wire => !has("apart"),
+        }
+    }
+
     /// Whether a run without a choice of measures takes all of them, at their full length; of the
     /// others it takes what they are there to be compared in.
     pub(crate) fn is_main(&self) -> bool {
@@ -132,7 +148,7 @@ impl Contender {
             } if encapsulation == "vxlan"
                 && options
                     .iter()
-                    .all(|one| one == "pin=true" || one == "apart") =>
+                    .all(|one| matches!(one.as_str(), "pin=true" | "together" | "apart")) =>
             {
                 &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
             }
@@ -361,7 +377,7 @@ fn worker_option(option: &str) -> Result<String, String> {
         "no-gro" => "gro = false\n".into(),
         "no-uso" => "uso = false\n".into(),
         "no-vnet" => "vnet-header = false\n".into(),
-        "apart" => "directions = \"apart\"\n".into(),
+        "together" | "apart" => format!("directions = \"{option}\"\n"),
         "spin" => "busy-poll-us = 50\n".into(),
         other => match other.split_once('=') {
             Some((key, value)) => format!("{key} = {value}\n"),
