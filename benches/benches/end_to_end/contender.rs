@@ -84,7 +84,7 @@ impl Contender {
     }
 
     /// The kernel's, and Warren without each thing that it can do without. The plain one has one
-    /// worker, which is one thread and one queue of the device.
+    /// worker, which is one queue of the device.
     pub(crate) fn fallbacks() -> Vec<Self> {
         [
             "kernel",

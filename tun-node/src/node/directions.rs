@@ -16,13 +16,15 @@
 //!   `tcp-segmentation-offload` and of `scatter-gather`.
 //!
 //! Counted on a veth of Linux 6.18, for a message of ten datagrams: one packet with every feature
-//! on, and with any of `gso`, `tso` and `sg` off; ten with `tx-udp-segmentation` or `tx` off. With
-//! `gso = false` in `[worker]` each datagram is a message, whatever the device.
+//! on, and with any of `gso`, `tso` and `sg` off; ten with `tx-udp-segmentation` or `tx` off. What the
+//! node itself does not send in trains is not asked about: with `gso = false` a second thread made no
+//! difference, and IP in IP, which gains by it, is seldom all that a node sends.
 //!
-//! The devices that are asked are those that have the node's underlay addresses. Of a device above
-//! others (a bridge, a bond, a VLAN, a tunnel) its own features count: that one below it cuts what
-//! it takes is not seen. An address on the loopback device that is no loopback address says nothing
-//! of the device that packets leave by. Where it cannot be found out, one thread has both.
+//! The devices that are asked are those that have the node's underlay addresses; one that has frames
+//! cut is enough. Of a device above others (a bridge, a bond, a VLAN, a tunnel) its own features
+//! count. A bridge has what its ports have; a macvlan takes everything and says nothing of the device
+//! below. An address on the loopback device that is no loopback address says nothing of the device
+//! that packets leave by. Where it cannot be found out, one thread has both.
 //!
 //! It is found out once, at start. Features that are changed later, and addresses that move to
 //! another device, count at the next start.
@@ -63,11 +65,7 @@ impl Spread {
             Directions::Auto => {
                 // Less than the CPUs of the mask where a control group has a quota.
                 let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-                if config.worker.gso {
-                    decide(&carriers(config), cpus)
-                } else {
-                    decide(&[Carrier::Itself], cpus)
-                }
+                decide(&carriers(config), cpus)
             }
         }
     }
@@ -88,8 +86,6 @@ impl fmt::Display for Spread {
 /// Who carries super-packets away, and what becomes of them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Carrier {
-    /// The node makes none.
-    Itself,
     /// This device takes them whole.
     Whole(String),
     /// They are cut before this device.
@@ -101,7 +97,6 @@ enum Carrier {
 impl fmt::Display for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Itself => f.write_str("gso = false, so that packets leave one by one"),
             Self::Whole(device) => {
                 write!(f, "{FEATURE} of {device} is on, so that trains leave uncut")
             }
@@ -119,7 +114,7 @@ impl fmt::Display for Carrier {
 /// Apart if frames are cut and there are two CPUs for it.
 fn decide(carriers: &[Carrier], cpus: usize) -> Spread {
     let first = |is_it: fn(&Carrier) -> bool| carriers.iter().find(|carrier| is_it(carrier));
-    let cut = first(|carrier| matches!(carrier, Carrier::Itself | Carrier::Cut(_)));
+    let cut = first(|carrier| matches!(carrier, Carrier::Cut(_)));
     if let Some(cut) = cut {
         let is_apart = cpus >= 2;
         let but = if is_apart {
@@ -161,16 +156,17 @@ fn carriers(config: &Config) -> Vec<Carrier> {
 }
 
 fn carrier(address: IpAddr, listed: &[InterfaceAddress]) -> Carrier {
-    let mut holders = listed
+    let holders = listed
         .iter()
         .filter(|one| one.address.as_ref().and_then(ip) == Some(address));
-    let Some(holder) = holders.next() else {
+    let is_loopback = |one: &&InterfaceAddress| one.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+    // Another device before the loopback device.
+    let Some(holder) = holders.min_by_key(is_loopback) else {
         return Carrier::Unknown(format!("no device has {address}"));
     };
-    let is_loopback = holder.flags.contains(InterfaceFlags::IFF_LOOPBACK);
     // An IPv4 address may have a label, which is the device's name and more behind a colon.
     let name = holder.interface_name.split(':').next().unwrap_or_default();
-    if is_loopback && !address.is_loopback() {
+    if is_loopback(&holder) && !address.is_loopback() {
         return Carrier::Unknown(format!(
             "{address} is on {name}, which does not say by which device packets leave"
         ));
@@ -222,7 +218,6 @@ mod tests {
                 (vec![whole(), unknown()], false),
                 (vec![whole(), whole()], false),
                 (vec![cut()], true),
-                (vec![Carrier::Itself], true),
                 // One family by the one device, one by the other.
                 (vec![whole(), cut()], true),
                 (vec![cut(), unknown()], true),
@@ -254,11 +249,6 @@ mod tests {
                 "together: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU, but there is one CPU only",
             ),
             (vec![whole(), unknown()], 2, "together: nobody knows"),
-            (
-                vec![Carrier::Itself],
-                2,
-                "apart: gso = false, so that packets leave one by one",
-            ),
         ] {
             assert_eq!(decide(&carriers, cpus).to_string(), because);
         }
