@@ -135,7 +135,11 @@ fn left_to_the_node_directions_are_apart_where_the_underlay_cuts_frames() {
         ("gso off tso off", "together", whole),
         ("tx-udp-segmentation off", "apart", cut),
         // What the bench of whole tunnels takes for a wire: no checksum, no segmentation.
-        ("tx off tso off gso off", "apart", cut),
+        (
+            "tx off tso off gso off tx-udp-segmentation off",
+            "apart",
+            cut,
+        ),
     ] {
         for node in [1, 2] {
             let every = "tx on sg on tso on gso on tx-udp-segmentation on";
@@ -146,7 +150,8 @@ fn left_to_the_node_directions_are_apart_where_the_underlay_cuts_frames() {
                 assert!(output.status.success(), "{output:?}");
             }
         }
-        assert_eq!(packets_of_a_train(&lab) == 1, directions == "together");
+        let is_whole = packets_of_a_train(&lab) == Some(1);
+        assert_eq!(is_whole, directions == "together", "{features}");
         for underlay in Underlay::BOTH {
             let check = lab.config(1, "vxlan", underlay, "");
             let check = lab.exec(1, &[PROGRAM, "check", "--config", check.to_str().unwrap()]);
@@ -181,8 +186,9 @@ fn left_to_the_node_directions_are_apart_where_the_underlay_cuts_frames() {
     }
 }
 
-/// How many packets a message of ten datagrams is when it crosses the underlay.
-fn packets_of_a_train(lab: &Lab) -> u64 {
+/// How many packets a message of ten datagrams is when it crosses the underlay; `None` where the
+/// kernel refuses it, as those before 6.11 do for a device without checksum offload.
+fn packets_of_a_train(lab: &Lab) -> Option<u64> {
     let sent = || {
         let counter = lab.exec(1, &["cat", "/sys/class/net/wire/statistics/tx_packets"]);
         let counter = String::from_utf8(counter.stdout).expect("text");
@@ -191,20 +197,20 @@ fn packets_of_a_train(lab: &Lab) -> u64 {
     let socket = lab.within(1, || UdpSocket::bind("192.0.2.1:0").expect("a port"));
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGsoSegment, &1000)
         .expect("Linux 4.18");
-    let send = || {
-        let octets = socket.send_to(&[0; 10_000], "192.0.2.2:9");
-        assert_eq!(octets.expect("sent"), 10_000);
-    };
+    let send = || socket.send_to(&[0; 10_000], "192.0.2.2:9");
     // The first waits for the neighbour's address.
-    send();
+    if let Err(error) = send() {
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}");
+        return None;
+    }
     lab.ping(1, "192.0.2.2", 1, 56);
     // Whatever else crosses (an answer of ARP) comes once.
     let counts = (0..5).map(|_| {
         let before = sent();
-        send();
+        send().expect("sent");
         sent() - before
     });
-    counts.min().expect("five")
+    counts.min()
 }
 
 #[test]

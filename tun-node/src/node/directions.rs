@@ -10,7 +10,8 @@
 //! commonly set decides it:
 //!
 //! - Without checksum offload (`tx-checksumming`) a device does not take it either, but then the
-//!   kernel turns `tx-udp-segmentation` off, too.
+//!   kernel turns `tx-udp-segmentation` off, too (since 6.11; earlier ones refuse `UDP_SEGMENT` there,
+//!   and the node sends packet by packet).
 //! - `generic-segmentation-offload` decides whether TCP sockets make super-packets for a device
 //!   that does not take them. Those of `UDP_SEGMENT` are made, and cut or not, regardless of it, of
 //!   `tcp-segmentation-offload` and of `scatter-gather`.
