@@ -200,7 +200,7 @@ fn packets_of_a_train(lab: &Lab) -> Option<u64> {
     let send = || socket.send_to(&[0; 10_000], "192.0.2.2:9");
     // The first waits for the neighbour's address.
     if let Err(error) = send() {
-        assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
         return None;
     }
     lab.ping(1, "192.0.2.2", 1, 56);
