@@ -184,6 +184,13 @@ fn left_to_the_node_directions_are_apart_where_the_underlay_cuts_frames() {
             two.stop();
         }
     }
+    let config = lab.config(1, "vxlan", Underlay::V4, "");
+    let check = [PROGRAM, "check", "--config", config.to_str().unwrap()];
+    let check = lab.exec(1, &[&["taskset", "-c", "0"], check.as_slice()].concat());
+    let check = String::from_utf8(check.stdout).expect("text");
+    let here = format!("here      directions together: {cut}");
+    assert!(check.contains(&here), "{check}");
+    assert!(check.contains("but there is one CPU only"), "{check}");
 }
 
 /// How many packets a message of ten datagrams is when it crosses the underlay; `None` where the
