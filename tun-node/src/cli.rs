@@ -15,14 +15,14 @@ use clap_complete::Shell;
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
-use crate::config::{ConfigErrors, Loaded, LogLevel, example_config};
+use crate::config::{ConfigErrors, Directions, Loaded, LogLevel, example_config};
 use crate::ctl::client::{Client, ClientError};
 #[cfg(any(debug_assertions, feature = "fault-injection"))]
 use crate::ctl::message::Fault;
 use crate::ctl::message::{Flow, Request, Response};
 use crate::ctl::path::{default_path, known_sockets};
 use crate::demo;
-use crate::node::{DeviceError, NodeError, RunOptions, run};
+use crate::node::{DeviceError, NodeError, RunOptions, Spread, run};
 use crate::output;
 use crate::rootless::RootlessError;
 
@@ -317,7 +317,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
             return Ok(run(options)?);
         }
         Verb::Demo(options) => return Ok(demo::run(&options)),
-        Verb::Check(args) => output::print(&Loaded::read(&args.config)?.config.summary())?,
+        Verb::Check(args) => check(&args.config)?,
         Verb::ExampleConfig => output::print(example_config())?,
         Verb::Status(args) => {
             let Response::Status(report) = ask(&args.node, &Request::Status)? else {
@@ -474,6 +474,17 @@ const fn configured(level: LogLevel) -> LevelFilter {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     }
+}
+
+/// Prints what a configuration means, and what a node would find out about this host.
+fn check(path: &Path) -> Result<(), CliError> {
+    let config = Loaded::read(path)?.config;
+    let mut text = config.summary();
+    if config.worker.directions == Directions::Auto {
+        let spread = Spread::of(&config);
+        text.push_str(&format!("{:<10}directions {spread}\n", "here"));
+    }
+    Ok(output::print(&text)?)
 }
 
 /// Logs from here on to standard error. A program that embeds this one and logs already keeps

@@ -743,6 +743,8 @@ mod tests {
             routes: 0,
             peers: 0,
             workers: 1,
+            directions: String::new(),
+            directions_because: String::new(),
             workers_epoch: 0,
             receive_buffer: None,
             send_buffer: None,

@@ -12,7 +12,8 @@
 //! its own, and they share nothing but the tables. The kernel gives a packet of the device to the
 //! queue that its flow's answers were last written to, and to one that follows from its hash while
 //! there are none; a datagram to the worker that its source says ([`crate::udp::share`]). A device
-//! that has one queue has one worker.
+//! that has one queue has one worker. In place of each there are two, one for either direction, where
+//! the configuration says so, or leaves it to the node and the underlay has frames cut ([`Spread`]).
 //!
 //! The main thread asks every worker four times a second whether it is there. One that has not
 //! answered for 1.5 s, has panicked or failed ends the process, within 2 s of the fault, with exit
@@ -25,6 +26,7 @@
 //! that the control plane has looked at it again ([`crate::plane`]).
 
 mod device;
+mod directions;
 mod state;
 
 use std::ffi::OsString;
@@ -43,7 +45,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use tracing::{info, warn};
 
-use crate::config::{Config, Directions, Loaded};
+use crate::config::{Config, Loaded};
 use crate::ctl::path::default_path;
 use crate::ctl::server::{Server, ServerError};
 use crate::hostroutes::{Host, HostError, HostParts};
@@ -59,6 +61,7 @@ use device::Undo;
 
 pub use device::DeviceError;
 pub(crate) use device::on_link;
+pub use directions::Spread;
 pub use state::NodeState;
 
 /// What a node is to be, apart from its configuration file.
@@ -94,8 +97,12 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         .socket
         .or_else(|| config.control_socket.clone())
         .unwrap_or_else(|| default_path(&config.node.name));
+    let effective = plane.effective();
+    // By this thread, which is in the namespace that the underlay's sockets will be in.
+    let spread = Spread::of(&effective);
     let state = Arc::new(NodeState::new(
-        plane.effective(),
+        effective,
+        spread.clone(),
         options.rootless,
         reader.clone(),
         inlet.sender(),
@@ -129,8 +136,9 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         seed: random(),
         paths: inlet.sender(),
     };
+    info!(directions = spread.name(), because = %spread.because, "workers");
     // Before the kernel's routes, which may be many and may be there already.
-    for worker in open_workers(&parts, queues, &cpus)? {
+    for worker in open_workers(&parts, &spread, queues, &cpus)? {
         state.add_worker(worker.start(ending.clone())?);
     }
     drop(ending);
@@ -212,6 +220,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
 /// Opens a worker for each queue of the device, or one for each of its directions.
 fn open_workers(
     usual: &WorkerParts<'_>,
+    spread: &Spread,
     queues: Vec<Tun>,
     cpus: &[usize],
 ) -> Result<Vec<OpenWorker>, NodeError> {
@@ -219,13 +228,12 @@ fn open_workers(
     let mut wanted = Vec::new();
     for (number, queue) in (0..workers).zip(queues) {
         let share = Share { number, workers };
-        match usual.config.worker.directions {
-            Directions::Together => wanted.push((Duty::Both, share, queue)),
-            Directions::Apart => {
-                let same = queue.share().map_err(DeviceError::from)?;
-                wanted.push((Duty::Encap, share, queue));
-                wanted.push((Duty::Decap, share, same));
-            }
+        if spread.is_apart {
+            let same = queue.share().map_err(DeviceError::from)?;
+            wanted.push((Duty::Encap, share, queue));
+            wanted.push((Duty::Decap, share, same));
+        } else {
+            wanted.push((Duty::Both, share, queue));
         }
     }
     let pins = usual.config.worker.pin;

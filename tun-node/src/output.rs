@@ -79,6 +79,10 @@ pub fn status(report: &StatusReport) -> String {
         false => report.workers.to_string(),
     };
     row("workers", workers);
+    row(
+        "directions",
+        format!("{}: {}", report.directions, report.directions_because),
+    );
     if let (Some(receive), Some(send)) = (report.receive_buffer, report.send_buffer) {
         row(
             "buffers",

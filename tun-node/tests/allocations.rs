@@ -61,9 +61,12 @@ const LENGTH: Duration = Duration::from_secs(4);
 fn packets_cost_no_allocation_in_the_whole_process() {
     let Some(lab) = Lab::new() else { return };
     for node in [1, 2] {
-        // One node with a worker, one with two.
-        let worker = format!("[worker]\ncount = {node}");
-        let path = lab.config(node, "vxlan", Underlay::V4, &worker);
+        // One node with a thread for each direction, one with two workers that carry both.
+        let worker = match node {
+            1 => "[worker]\ndirections = \"apart\"",
+            _ => "[worker]\ncount = 2\ndirections = \"together\"",
+        };
+        let path = lab.config(node, "vxlan", Underlay::V4, worker);
         let namespace = File::open(format!("/run/netns/{}", lab.namespace(node))).unwrap();
         // It runs until the process ends.
         std::thread::spawn(move || {

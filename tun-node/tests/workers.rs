@@ -13,7 +13,7 @@ use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::{Lab, Node, Underlay, wait_until};
+use common::{Lab, Node, PROGRAM, Underlay, wait_until};
 use nix::sys::signal::Signal;
 use tun_node::counters::{Balance, WorkerReport};
 use tun_node::ctl::message::{CountersReport, Fault, Request};
@@ -118,6 +118,106 @@ fn of_two_workers_whose_directions_are_apart_each_carries_one() {
             assert_eq!([lab.traces(1), lab.traces(2)], before, "{encap}");
         }
     }
+}
+
+#[test]
+fn left_to_the_node_directions_are_apart_where_the_underlay_cuts_frames() {
+    let Some(lab) = Lab::new() else { return };
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("skipped: two threads need two CPUs");
+        return;
+    }
+    let whole = "tx-udp-segmentation of wire is on";
+    let cut = "tx-udp-segmentation of wire is off";
+    for (features, directions, because) in [
+        ("gro on", "together", whole),
+        // Only what TCP sockets make of a packet depends on these.
+        ("gso off tso off", "together", whole),
+        ("tx-udp-segmentation off", "apart", cut),
+        // What the bench of whole tunnels takes for a wire: no checksum, no segmentation.
+        (
+            "tx off tso off gso off tx-udp-segmentation off",
+            "apart",
+            cut,
+        ),
+    ] {
+        for node in [1, 2] {
+            let every = "tx on sg on tso on gso on tx-udp-segmentation on";
+            for features in [every, features] {
+                let mut command = vec!["ethtool", "-K", "wire"];
+                command.extend(features.split(' '));
+                let output = lab.exec(node, &command);
+                assert!(output.status.success(), "{output:?}");
+            }
+        }
+        let is_whole = packets_of_a_train(&lab) == Some(1);
+        assert_eq!(is_whole, directions == "together", "{features}");
+        for underlay in Underlay::BOTH {
+            let check = lab.config(1, "vxlan", underlay, "");
+            let check = lab.exec(1, &[PROGRAM, "check", "--config", check.to_str().unwrap()]);
+            let check = String::from_utf8(check.stdout).expect("text");
+            let here = format!("here      directions {directions}: {because}");
+            assert!(check.contains(&here), "{features}: {check}");
+            let one = lab.start(1, "vxlan", underlay, "");
+            // The other end need not have its directions spread alike.
+            let two = lab.start(2, "vxlan", underlay, APART);
+            ping(&lab, 1, "10.244.2.1", 1300);
+            let status = one.status().expect("it answers");
+            assert_eq!(status.directions, directions, "{features}: {status:?}");
+            assert!(status.directions_because.starts_with(because), "{status:?}");
+            assert_eq!(
+                status.workers,
+                if directions == "apart" { 2 } else { 1 },
+                "{features}"
+            );
+            let line = format!("directions=\"{directions}\" because={because}");
+            assert!(one.log().contains(&line), "{}", one.log());
+            let status = two.status().expect("it answers");
+            assert_eq!(
+                (
+                    status.directions.as_str(),
+                    status.directions_because.as_str()
+                ),
+                ("apart", "as configured")
+            );
+            one.stop();
+            two.stop();
+        }
+    }
+    let config = lab.config(1, "vxlan", Underlay::V4, "");
+    let check = [PROGRAM, "check", "--config", config.to_str().unwrap()];
+    let check = lab.exec(1, &[&["taskset", "-c", "0"], check.as_slice()].concat());
+    let check = String::from_utf8(check.stdout).expect("text");
+    let here = format!("here      directions together: {cut}");
+    assert!(check.contains(&here), "{check}");
+    assert!(check.contains("but there is one CPU only"), "{check}");
+}
+
+/// How many packets a message of ten datagrams is when it crosses the underlay; `None` where the
+/// kernel refuses it, as those before 6.11 do for a device without checksum offload.
+fn packets_of_a_train(lab: &Lab) -> Option<u64> {
+    let sent = || {
+        let counter = lab.exec(1, &["cat", "/sys/class/net/wire/statistics/tx_packets"]);
+        let counter = String::from_utf8(counter.stdout).expect("text");
+        counter.trim().parse::<u64>().expect("a number")
+    };
+    let socket = lab.within(1, || UdpSocket::bind("192.0.2.1:0").expect("a port"));
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGsoSegment, &1000)
+        .expect("Linux 4.18");
+    let send = || socket.send_to(&[0; 10_000], "192.0.2.2:9");
+    // The first waits for the neighbour's address.
+    if let Err(error) = send() {
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+        return None;
+    }
+    lab.ping(1, "192.0.2.2", 1, 56);
+    // Whatever else crosses (an answer of ARP) comes once.
+    let counts = (0..5).map(|_| {
+        let before = sent();
+        send().expect("sent");
+        sent() - before
+    });
+    counts.min()
 }
 
 #[test]

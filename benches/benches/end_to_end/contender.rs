@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::load::Measure;
 use crate::peer::Peer;
-use crate::topology::{End, Net, Running};
+use crate::topology::{End, Net, Running, Wire};
 
 /// One way from A to B.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -65,6 +65,8 @@ impl Contender {
             [
                 "warren",
                 "warren-pin=true",
+                "warren-together",
+                "warren-together+pin=true",
                 "warren-apart",
                 "warren-apart+pin=true",
                 "warren-fou",
@@ -82,7 +84,7 @@ impl Contender {
     }
 
     /// The kernel's, and Warren without each thing that it can do without. The plain one has one
-    /// worker, which is one thread and one queue of the device.
+    /// worker, which is one queue of the device.
     pub(crate) fn fallbacks() -> Vec<Self> {
         [
             "kernel",
@@ -104,6 +106,20 @@ impl Contender {
         match self {
             Self::Peer(peer) => peer.missing(),
             Self::None | Self::Kernel | Self::Warren { .. } | Self::Forwarder => None,
+        }
+    }
+
+    /// Whether a run without a choice of contenders has it on such a wire. Left to itself a node has
+    /// its directions together where trains cross the veth whole, and apart where they are cut; with
+    /// the words for it the other way is beside that, and nothing is measured twice.
+    pub(crate) fn is_usual_on(&self, wire: Wire) -> bool {
+        let Self::Warren { options, .. } = self else {
+            return true;
+        };
+        let has = |word: &str| options.iter().any(|one| one == word);
+        match wire {
+            Wire::Plain => !has("together"),
+            Wire::Wire => !has("apart"),
         }
     }
 
@@ -132,7 +148,7 @@ impl Contender {
             } if encapsulation == "vxlan"
                 && options
                     .iter()
-                    .all(|one| one == "pin=true" || one == "apart") =>
+                    .all(|one| matches!(one.as_str(), "pin=true" | "together" | "apart")) =>
             {
                 &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
             }
@@ -361,7 +377,7 @@ fn worker_option(option: &str) -> Result<String, String> {
         "no-gro" => "gro = false\n".into(),
         "no-uso" => "uso = false\n".into(),
         "no-vnet" => "vnet-header = false\n".into(),
-        "apart" => "directions = \"apart\"\n".into(),
+        "together" | "apart" => format!("directions = \"{option}\"\n"),
         "spin" => "busy-poll-us = 50\n".into(),
         other => match other.split_once('=') {
             Some((key, value)) => format!("{key} = {value}\n"),

@@ -36,7 +36,10 @@ struct Plan {
     seconds: f64,
     mtu: u16,
     wires: Vec<Wire>,
+    /// Those asked for, or all.
     contenders: Vec<Contender>,
+    /// Whether nobody asked for contenders.
+    is_usual: bool,
     /// Those asked for, or the usual ones of each contender.
     measures: Option<Vec<Measure>>,
     json: Option<String>,
@@ -54,7 +57,9 @@ Usage: end_to_end [OPTIONS]
   --wire LIST        plain,wire: veth as it is; veth with its offloads off (plain,wire)
   --contenders LIST  none,kernel,warren,warren-fou,warren-gue,warren-geneve,warren-ipip,warren-OPTIONS,
                      forwarder,wireguard-go,openvpn,tinc,fastd,nebula (all that are installed);
-                     OPTIONS joined by '+': no-gso no-gro no-uso no-vnet apart spin, or a KEY=VALUE of [worker];
+                     OPTIONS joined by '+': no-gso no-gro no-uso no-vnet together apart spin,
+                     or a KEY=VALUE of [worker]; without a choice warren-together on wire only and
+                     warren-apart on plain only, where warren by itself is the other;
                      warren-ipip+OPTIONS and the like have them with another encapsulation
   --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all for none, kernel and warren;
                      for the others, at half the length, those that they are there for)
@@ -106,7 +111,7 @@ fn run(plan: &Plan) -> Result<(), String> {
     let mut samples = Vec::new();
     for &wire in &plan.wires {
         for round in 0..plan.rounds {
-            for contender in &plan.contenders {
+            for contender in plan.contenders_on(wire) {
                 let net = Net::build(wire, plan.mtu)?;
                 let tunnel = match contender.start(&net, plan.mtu) {
                     Ok(tunnel) => tunnel,
@@ -170,6 +175,7 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
         mtu: 1500,
         wires: vec![Wire::Plain, Wire::Wire],
         contenders: Contender::all(),
+        is_usual: true,
         measures: None,
         json: None,
         svg: None,
@@ -179,6 +185,7 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
     while let Some(&option) = words.next() {
         if option == "--fallbacks" {
             plan.contenders = Contender::fallbacks();
+            plan.is_usual = false;
             plan.measures = Some(vec![Measure::Tcp1, Measure::Udp64, Measure::Udp1400]);
             continue;
         }
@@ -197,7 +204,10 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
             }
             "--mtu" => plan.mtu = value.parse().map_err(|_| format!("{value} is no MTU"))?,
             "--wire" => plan.wires = list(value, Wire::parse)?,
-            "--contenders" => plan.contenders = list(value, Contender::parse)?,
+            "--contenders" => {
+                plan.contenders = list(value, Contender::parse)?;
+                plan.is_usual = false;
+            }
             "--measures" => plan.measures = Some(list(value, Measure::parse)?),
             "--json" => plan.json = Some(value.into()),
             "--svg" => plan.svg = Some(value.into()),
@@ -220,6 +230,12 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
 }
 
 impl Plan {
+    /// Who is measured on a wire.
+    fn contenders_on(&self, wire: Wire) -> impl Iterator<Item = &Contender> {
+        let all = self.contenders.iter();
+        all.filter(move |contender| !self.is_usual || contender.is_usual_on(wire))
+    }
+
     /// What of a contender is measured, and for how long each.
     fn measures_of(&self, contender: &Contender) -> (&[Measure], Duration) {
         let whole = Duration::from_secs_f64(self.seconds);

@@ -14,7 +14,11 @@ const HEAD_HEIGHT: usize = 34;
 
 /// The plot as SVG: wires side by side, measures one below the other.
 pub(crate) fn svg(samples: &[Sample], plan: &Plan) -> String {
-    let panel_height = HEAD_HEIGHT + plan.contenders.len() * BAR_HEIGHT + 12;
+    let bars = plan
+        .wires
+        .iter()
+        .map(|&wire| plan.contenders_on(wire).count());
+    let panel_height = HEAD_HEIGHT + bars.max().unwrap_or_default() * BAR_HEIGHT + 12;
     let width = plan.wires.len() * PANEL_WIDTH;
     let height = plan.all_measures().len() * panel_height + 24;
     let mut text = format!(
@@ -36,7 +40,8 @@ pub(crate) fn svg(samples: &[Sample], plan: &Plan) -> String {
                 escape(title)
             );
             let value = |name: &str| figure(samples, wire, name, measure, 0);
-            let names: Vec<String> = plan.contenders.iter().map(ToString::to_string).collect();
+            let names = plan.contenders_on(wire).map(ToString::to_string);
+            let names: Vec<String> = names.collect();
             let largest = names
                 .iter()
                 .filter_map(|name| value(name))

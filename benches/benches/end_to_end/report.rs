@@ -62,7 +62,7 @@ pub(crate) fn table(samples: &[Sample], plan: &Plan) {
         }
         print(&head);
         print(&rule);
-        for contender in &plan.contenders {
+        for contender in plan.contenders_on(wire) {
             let name = contender.to_string();
             let mut row = format!("| {name} |");
             for &measure in plan.all_measures() {

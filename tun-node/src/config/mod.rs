@@ -54,6 +54,7 @@ pub use example::example_config;
 pub use files::{ConfigErrors, Loaded, RouteFile, route_files};
 pub use mac::{calico_vtep_mac, warren_vtep_mac};
 pub use sources::{Etcd, Files, Guard, Kubernetes, KubernetesNetwork, Sources};
+pub(crate) use underlay::ip;
 pub use underlay::underlay_of;
 
 /// Everything a node is told by its file; consistent, or it would not exist.
@@ -433,8 +434,11 @@ pub struct Worker {
 /// How the two directions are spread over threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Directions {
-    /// Each worker carries both.
+    /// Apart where the underlay's device has frames cut to the MTU and there are two CPUs, together
+    /// elsewhere.
     #[default]
+    Auto,
+    /// Each worker carries both.
     Together,
     /// Twice as many workers, of each two one for the way out and one for the way in.
     Apart,

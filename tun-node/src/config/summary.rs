@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 use warren_core::units::{Family, Vni};
 
-use super::{Config, Dscp, Peer, PeerMode, RouteNext};
+use super::{Config, Directions, Dscp, Peer, PeerMode, RouteNext, WorkerCount};
 
 impl Peer {
     /// The peer in a line for people.
@@ -67,11 +67,26 @@ impl Config {
             rows.push(("metrics", listen.to_string()));
         }
         rows.push(("log", self.log_level.to_string()));
+        rows.push(("workers", self.workers()));
         for (name, content) in rows {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{name:<10}{content}");
         }
         text
+    }
+
+    fn workers(&self) -> String {
+        let count = match self.worker.count {
+            WorkerCount::Fixed(count) => count.to_string(),
+            WorkerCount::Auto => "auto".to_owned(),
+        };
+        let directions = match self.worker.directions {
+            Directions::Auto => "auto",
+            Directions::Together => "together",
+            Directions::Apart => "apart",
+        };
+        let pin = if self.worker.pin { ", pinned" } else { "" };
+        format!("{count}, directions {directions}{pin}")
     }
 
     fn received(&self) -> String {

@@ -186,7 +186,8 @@ fn source_toward(to: IpAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+/// The IP address in a socket address.
+pub(crate) fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     let v6 = address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
     v4.or(v6)

@@ -153,6 +153,10 @@ pub struct StatusReport {
     pub peers: u32,
     /// Worker threads.
     pub workers: u32,
+    /// Whether each carries both directions, `together`, or one, `apart`.
+    pub directions: String,
+    /// Why: `as configured`, or what the node found out about the underlay.
+    pub directions_because: String,
     /// The generation of the tables that all workers work with, or a later one.
     pub workers_epoch: u64,
     /// Octets of the smallest receive buffer among the underlay sockets, as the kernel accounts

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use parking_lot::RwLock;
 use warren_core::verdict::Direction;
 
+use super::directions::Spread;
 use crate::config::Config;
 use crate::counters::{PeerTallyReport, WorkerReport};
 use crate::ctl::message::{
@@ -30,6 +31,7 @@ use crate::worker::{Buffers, Command, WorkerHandle};
 pub struct NodeState {
     /// With what sources gave this node.
     config: RwLock<Arc<Config>>,
+    spread: Spread,
     rootless: bool,
     tables: TablesReader,
     started: Instant,
@@ -47,6 +49,7 @@ pub struct NodeState {
 impl NodeState {
     pub(super) fn new(
         config: Config,
+        spread: Spread,
         rootless: bool,
         tables: TablesReader,
         paths: PathsSender,
@@ -55,6 +58,7 @@ impl NodeState {
     ) -> Self {
         Self {
             config: RwLock::new(Arc::new(config)),
+            spread,
             rootless,
             tables,
             started: Instant::now(),
@@ -240,6 +244,8 @@ impl NodeState {
             routes: count(routes),
             peers: count(peers),
             workers: count(workers.len()),
+            directions: self.spread.name().to_owned(),
+            directions_because: self.spread.because.clone(),
             workers_epoch: epochs.min().unwrap_or_default(),
             receive_buffer: smallest(|buffers| buffers.receive_octets),
             send_buffer: smallest(|buffers| buffers.send_octets),

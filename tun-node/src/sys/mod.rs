@@ -15,6 +15,7 @@
 //! | [`errqueue`] | `recvmsg` with `MSG_ERRQUEUE`                                 |
 //! | [`packet`]   | `sendmsg` to a device                                          |
 //! | [`bpf`]      | `bpf`                                                         |
+//! | [`ethtool`]  | `ioctl` with `SIOCETHTOOL`                                    |
 //! | [`fdpass`]   | one descriptor over a Unix socket (`SCM_RIGHTS`)              |
 //! | [`process`]  | `prctl`, `pidfd_open`, capabilities, descriptor inheritance   |
 //! | [`schedule`] | `sched_getattr` `sched_setattr` `sched_setaffinity`           |
@@ -32,6 +33,7 @@ pub(crate) mod allocations;
 pub mod bpf;
 pub mod control;
 pub mod errqueue;
+pub mod ethtool;
 pub mod fdpass;
 pub mod io;
 pub mod mmsg;

@@ -405,6 +405,7 @@ route     10.8.0.0/16 prohibit
 control   /run/a.sock
 metrics   127.0.0.1:9472
 log       warn
+workers   1, directions auto
 ";
     assert_eq!(config.summary(), expected);
 }

@@ -72,7 +72,8 @@ fn count(table: &Section<'_, '_>, problems: &mut Problems) -> Option<At<WorkerCo
     })
 }
 
-const DIRECTIONS: [(&str, Directions); 2] = [
+const DIRECTIONS: [(&str, Directions); 3] = [
+    ("auto", Directions::Auto),
     ("together", Directions::Together),
     ("apart", Directions::Apart),
 ];

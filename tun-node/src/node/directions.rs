@@ -1,0 +1,268 @@
+//! Whether the two directions of a worker share a thread, where the configuration leaves it to the
+//! node (`directions = "auto"`).
+//!
+//! A second thread pays where the first is kept busy with single frames, and only costs where it
+//! is not. What leaves a node is trains of datagrams, each one message of up to 64 KB
+//! (`UDP_SEGMENT`). The kernel carries such a super-packet whole as far as it can, and cuts it at the
+//! last moment, before a device that does not take it: within the `sendmmsg` of the sending thread,
+//! which then also carries frame by frame whatever follows (on a veth up to the peer's socket).
+//! Whether a device takes it is one of its features, `tx-udp-segmentation`; no other that is
+//! commonly set decides it:
+//!
+//! - Without checksum offload (`tx-checksumming`) a device does not take it either, but then the
+//!   kernel turns `tx-udp-segmentation` off, too (since 6.11; earlier ones refuse `UDP_SEGMENT` there,
+//!   and the node sends packet by packet).
+//! - `generic-segmentation-offload` decides whether TCP sockets make super-packets for a device
+//!   that does not take them. Those of `UDP_SEGMENT` are made, and cut or not, regardless of it, of
+//!   `tcp-segmentation-offload` and of `scatter-gather`.
+//!
+//! Counted on a veth of Linux 6.18, for a message of ten datagrams: one packet with every feature
+//! on, and with any of `gso`, `tso` and `sg` off; ten with `tx-udp-segmentation` or `tx` off. What the
+//! node itself does not send in trains is not asked about: with `gso = false` a second thread made no
+//! difference, and IP in IP, which gains by it, is seldom all that a node sends.
+//!
+//! The devices that are asked are those that have the node's underlay addresses; one that has frames
+//! cut is enough. Of a device above others (a bridge, a bond, a VLAN, a tunnel) its own features
+//! count. A bridge has what its ports have; a macvlan takes everything and says nothing of the device
+//! below. An address on the loopback device that is no loopback address says nothing of the device
+//! that packets leave by. Where it cannot be found out, one thread has both.
+//!
+//! It is found out once, at start. Features that are changed later, and addresses that move to
+//! another device, count at the next start.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+
+use nix::ifaddrs::InterfaceAddress;
+use nix::net::if_::InterfaceFlags;
+use warren_core::units::Family;
+
+use crate::config::{Config, Directions, ip};
+use crate::sys::ethtool;
+use crate::tun::DeviceName;
+
+/// How a node spreads its directions, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Spread {
+    /// Whether each has a thread of its own.
+    pub is_apart: bool,
+    /// Why, as half a sentence.
+    pub because: String,
+}
+
+impl Spread {
+    /// What `config` means on this host, in the network namespace of the calling thread.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let configured = |is_apart| Self {
+            is_apart,
+            because: "as configured".to_owned(),
+        };
+        match config.worker.directions {
+            Directions::Together => configured(false),
+            Directions::Apart => configured(true),
+            Directions::Auto => {
+                // Less than the CPUs of the mask where a control group has a quota.
+                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+                decide(&carriers(config), cpus)
+            }
+        }
+    }
+
+    /// The value of `directions` that asks for it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        if self.is_apart { "apart" } else { "together" }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name(), self.because)
+    }
+}
+
+/// Who carries super-packets away, and what becomes of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Carrier {
+    /// This device takes them whole.
+    Whole(String),
+    /// They are cut before this device.
+    Cut(String),
+    /// Why that is not known.
+    Unknown(String),
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(device) => {
+                write!(f, "{FEATURE} of {device} is on, so that trains leave uncut")
+            }
+            Self::Cut(device) => {
+                write!(
+                    f,
+                    "{FEATURE} of {device} is off, so that frames are cut to the MTU"
+                )
+            }
+            Self::Unknown(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Apart if frames are cut and there are two CPUs for it.
+fn decide(carriers: &[Carrier], cpus: usize) -> Spread {
+    let first = |is_it: fn(&Carrier) -> bool| carriers.iter().find(|carrier| is_it(carrier));
+    let cut = first(|carrier| matches!(carrier, Carrier::Cut(_)));
+    if let Some(cut) = cut {
+        let is_apart = cpus >= 2;
+        let but = if is_apart {
+            ""
+        } else {
+            ", but there is one CPU only"
+        };
+        return Spread {
+            is_apart,
+            because: format!("{cut}{but}"),
+        };
+    }
+    let unknown = first(|carrier| matches!(carrier, Carrier::Unknown(_)));
+    let why = unknown.or_else(|| carriers.first());
+    Spread {
+        is_apart: false,
+        because: why.map_or_else(
+            || "the node has no underlay address".to_owned(),
+            Carrier::to_string,
+        ),
+    }
+}
+
+/// What the devices that have the node's underlay addresses do.
+fn carriers(config: &Config) -> Vec<Carrier> {
+    let families = [Family::V4, Family::V6];
+    let addresses = families
+        .into_iter()
+        .filter_map(|family| config.node.underlay(family));
+    let listed = match nix::ifaddrs::getifaddrs() {
+        Ok(listed) => listed.collect::<Vec<_>>(),
+        Err(error) => {
+            return vec![Carrier::Unknown(format!(
+                "the interfaces cannot be listed: {error}"
+            ))];
+        }
+    };
+    addresses.map(|address| carrier(address, &listed)).collect()
+}
+
+fn carrier(address: IpAddr, listed: &[InterfaceAddress]) -> Carrier {
+    let holders = listed
+        .iter()
+        .filter(|one| one.address.as_ref().and_then(ip) == Some(address));
+    let is_loopback = |one: &&InterfaceAddress| one.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+    // Another device before the loopback device.
+    let Some(holder) = holders.min_by_key(is_loopback) else {
+        return Carrier::Unknown(format!("no device has {address}"));
+    };
+    // An IPv4 address may have a label, which is the device's name and more behind a colon.
+    let name = holder.interface_name.split(':').next().unwrap_or_default();
+    if is_loopback(&holder) && !address.is_loopback() {
+        return Carrier::Unknown(format!(
+            "{address} is on {name}, which does not say by which device packets leave"
+        ));
+    }
+    match takes_super_packets(name) {
+        Ok(true) => Carrier::Whole(name.to_owned()),
+        Ok(false) => Carrier::Cut(name.to_owned()),
+        Err(error) => Carrier::Unknown(format!("{FEATURE} of {name} is not known: {error}")),
+    }
+}
+
+fn takes_super_packets(device: &str) -> std::io::Result<bool> {
+    let invalid = |error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error);
+    let device: DeviceName = device.parse().map_err(invalid)?;
+    // Any socket of this namespace will do; this one needs no address.
+    let socket = UnixDatagram::unbound()?;
+    let socket = socket.as_fd();
+    let count = ethtool::feature_count(socket, device)?;
+    let number = ethtool::feature_number(socket, device, count, FEATURE)?;
+    ethtool::has_feature(socket, device, number)
+}
+
+/// The feature that says whether a device takes a super-packet of UDP whole.
+const FEATURE: &str = "tx-udp-segmentation";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole() -> Carrier {
+        Carrier::Whole("whole0".into())
+    }
+
+    fn cut() -> Carrier {
+        Carrier::Cut("cut0".into())
+    }
+
+    fn unknown() -> Carrier {
+        Carrier::Unknown("nobody knows".into())
+    }
+
+    #[test]
+    fn directions_are_apart_where_frames_are_cut_and_there_are_two_cpus() {
+        for cpus in 0..4 {
+            for (carriers, is_cut) in [
+                (vec![], false),
+                (vec![whole()], false),
+                (vec![unknown()], false),
+                (vec![whole(), unknown()], false),
+                (vec![whole(), whole()], false),
+                (vec![cut()], true),
+                // One family by the one device, one by the other.
+                (vec![whole(), cut()], true),
+                (vec![cut(), unknown()], true),
+            ] {
+                let spread = decide(&carriers, cpus);
+                let expected = is_cut && cpus > 1;
+                assert_eq!(spread.is_apart, expected, "{carriers:?}, {cpus} CPUs");
+            }
+        }
+    }
+
+    #[test]
+    fn the_reason_is_the_one_that_decided() {
+        for (carriers, cpus, because) in [
+            (vec![], 2, "together: the node has no underlay address"),
+            (
+                vec![whole()],
+                2,
+                "together: tx-udp-segmentation of whole0 is on, so that trains leave uncut",
+            ),
+            (
+                vec![whole(), cut()],
+                2,
+                "apart: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU",
+            ),
+            (
+                vec![cut()],
+                1,
+                "together: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU, but there is one CPU only",
+            ),
+            (vec![whole(), unknown()], 2, "together: nobody knows"),
+        ] {
+            assert_eq!(decide(&carriers, cpus).to_string(), because);
+        }
+    }
+
+    #[test]
+    fn the_loopback_device_takes_trains_whole_and_nobody_has_a_foreign_address() {
+        let listed: Vec<_> = nix::ifaddrs::getifaddrs().unwrap().collect();
+        let of = |address: &str| carrier(address.parse().unwrap(), &listed);
+        assert_eq!(of("127.0.0.1"), Carrier::Whole("lo".into()));
+        let Carrier::Unknown(why) = of("198.51.100.77") else {
+            panic!("this host has an address for documentation");
+        };
+        assert_eq!(why, "no device has 198.51.100.77");
+    }
+}
