@@ -17,6 +17,8 @@ mod hashed;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 #[cfg(target_arch = "x86_64")]
+mod longest;
+#[cfg(target_arch = "x86_64")]
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod pushed;
@@ -506,7 +508,7 @@ fn windowed_avx512<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    windows::lookup::<A, windows::Avx512>(windowed, view, addresses, next_hops);
+    longest::lookup(windowed, view, addresses, next_hops);
 }
 
 /// The processor state that the operating system keeps over a switch, as XCR0 has it.

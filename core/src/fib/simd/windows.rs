@@ -131,18 +131,38 @@ pub(super) fn lookup_one<U: Unit>(windowed: &Windowed, slots: &[u64], key: u128)
     if !root.has_child() {
         return Some(root.code());
     }
-    let short = one::<U>(windowed, OF_24, high);
-    let middle = one::<U>(windowed, OF_32, high);
-    let long = one::<U>(windowed, OF_40, high);
-    let found = pick(long, pick(middle, short));
-    (found != 0 && found & ASK == 0).then_some(found)
+    let [long, middle, short] = [OF_40, OF_32, OF_24].map(|kind| ask(windowed, kind, high));
+    let mut equal = equal([long, middle, short]);
+    // Two times in a hundred another round: the longest window has no route for the address.
+    while equal != 0 {
+        let at = equal.trailing_zeros();
+        let (middle, kind) = select_unpredictable(at < 16, (middle.0, OF_32), (short.0, OF_24));
+        let (line, kind) = select_unpredictable(at < 8, (long.0, OF_40), (middle, kind));
+        // SAFETY: as in `window`.
+        let word = unsafe { word(line, 6 * (at as usize & 7)) };
+        let found = code::<U>(line_in(word, kind, high), kind, high);
+        if found != 0 {
+            return (found & ASK == 0).then_some(found);
+        }
+        equal &= u32::MAX << (at | 7) << 1;
+    }
+    None
 }
 
-/// What the window of `kind` says to an address.
+/// A bit for each slot of three lines of the hash, eight a line, that has the tag beside the line.
 #[inline(always)]
-fn one<U: Unit>(windowed: &Windowed, kind: Kind, high: u64) -> u16 {
-    let (line, tag) = ask(windowed, kind, high);
-    code::<U>(line_in(window(line, tag), kind, high), kind, high)
+fn equal(lines: [(*const u64, u16); 3]) -> u32 {
+    // SAFETY: the tags of a line are its first 16 octets.
+    unsafe {
+        let [long, middle, short] = lines.map(|(line, tag)| {
+            let tags = x86_64::_mm_loadu_si128(line.cast());
+            x86_64::_mm_cmpeq_epi16(tags, x86_64::_mm_set1_epi16(tag.cast_signed()))
+        });
+        let longer = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(long, middle));
+        let zero = x86_64::_mm_setzero_si128();
+        let short = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(short, zero));
+        (longer | short << 16).cast_unsigned()
+    }
 }
 
 /// Looks up each of `addresses`, in the trie where the windows do not say.
@@ -257,7 +277,7 @@ fn group<A: Address, U: Unit>(
 
 /// Takes the lowest lane out of `lanes`, which has one.
 #[inline(always)]
-fn next(lanes: &mut u32) -> usize {
+pub(super) fn next(lanes: &mut u32) -> usize {
     let lane = lanes.trailing_zeros() as usize;
     *lanes &= lanes.wrapping_sub(1);
     lane
@@ -279,20 +299,48 @@ fn ask(windowed: &Windowed, kind: Kind, high: u64) -> (*const u64, u16) {
 #[inline(always)]
 fn window(line: *const u64, tag: u16) -> u64 {
     // SAFETY: `line` is a line of a page of this snapshot, 64 octets that are not written while the snapshot lives:
-    // eight tags, and for each the six octets after 16 + 6 * its number. The eight octets that are read end with
-    // these, at most 64 after the first; or, when no tag is equal, 118 after it, which are in the page, too.
+    // eight tags, and for each the six octets after 16 + 6 * its number, three for each of the two bits that a tag has
+    // here. When no tag is equal what is read is further on in the page.
     let (equal, word) = unsafe {
         let tags = x86_64::_mm_loadu_si128(line.cast());
         let equal = x86_64::_mm_cmpeq_epi16(tags, x86_64::_mm_set1_epi16(tag.cast_signed()));
         let equal = x86_64::_mm_movemask_epi8(equal);
-        // Two bits for each slot, three octets for each bit.
-        let at = 14 + 3 * equal.trailing_zeros() as usize;
-        let word = line.cast::<u8>().add(at).cast::<u64>().read_unaligned();
-        (equal, word >> 16)
+        (equal, word(line, 3 * equal.trailing_zeros() as usize))
     };
-    let absent = ABSENT.0.as_ptr().expose_provenance() as u64 | 16;
-    select_unpredictable(equal == 0, absent, word)
+    select_unpredictable(equal == 0, absent(), word)
 }
+
+/// What a line of the hash has of a window `at` octets after the first one: the eight octets that end with it.
+///
+/// # Safety
+///
+/// `line` is a line of a page, and `at` at most 96.
+#[inline(always)]
+unsafe fn word(line: *const u64, at: usize) -> u64 {
+    // SAFETY: at most 118 octets after the first, which are in the page.
+    unsafe {
+        line.cast::<u8>()
+            .add(14 + at)
+            .cast::<u64>()
+            .read_unaligned()
+            >> 16
+    }
+}
+
+/// The window that is not there.
+#[inline(always)]
+fn absent() -> u64 {
+    ABSENT.0.as_ptr().expose_provenance() as u64 | 16
+}
+
+/// A line of the hash whose first window is not there, with any tag.
+#[inline(always)]
+pub(super) fn nowhere() -> Nowhere {
+    Nowhere([0, 0, absent(), 0, 0, 0, 0, 0])
+}
+
+#[repr(align(64))]
+pub(super) struct Nowhere(pub(super) [u64; 8]);
 
 /// The line of a window that has the slot of an address.
 #[inline(always)]
@@ -323,25 +371,25 @@ fn pick(code: u16, below: u16) -> u16 {
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
-fn place(address: u64) -> *const u64 {
+pub(super) fn place(address: u64) -> *const u64 {
     ptr::with_exposed_provenance(address as usize)
 }
 
 #[inline(always)]
-fn prefetch(line: *const u64) {
+pub(super) fn prefetch(line: *const u64) {
     // SAFETY: a prefetch never faults, whatever the address.
     unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.cast()) };
 }
 
 #[inline(always)]
-fn load<T: Copy, const N: usize>(list: &[T; N], at: usize) -> T {
+pub(super) fn load<T: Copy, const N: usize>(list: &[T; N], at: usize) -> T {
     debug_assert!(at < N, "{at} of {N}");
     // SAFETY: root slots are asked for by 13 bits; lanes are bits of 32.
     unsafe { *list.get_unchecked(at) }
 }
 
 #[inline(always)]
-fn save<T: Copy, const N: usize>(list: &mut [T; N], at: usize, value: T) {
+pub(super) fn save<T: Copy, const N: usize>(list: &mut [T; N], at: usize, value: T) {
     debug_assert!(at < N, "{at} of {N}");
     // SAFETY: as in `load`.
     unsafe { *list.get_unchecked_mut(at) = value }
@@ -353,7 +401,7 @@ static ABSENT: Absent = Absent([const { AtomicU64::new(0) }; 8]);
 #[repr(align(64))]
 struct Absent([AtomicU64; 8]);
 
-type Slots = [u64; 1 << ROOT_STRIDE];
+pub(super) type Slots = [u64; 1 << ROOT_STRIDE];
 
 /// Addresses that go side by side.
 const LANES: usize = 32;
