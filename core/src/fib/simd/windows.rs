@@ -1,11 +1,14 @@
 //! Lookups in the windows of an IPv6 table: all tags of a line of the hash at once, all ends of a line of ranges at
 //! once, and the windows of an address side by side.
 //!
+//! Single addresses ask for the three lines of the hash, compare their tags, and read the longest window that there is;
+//! a shorter one only when that has no next hop for the address, which is so for two addresses of a hundred.
+//!
 //! A group of addresses goes in passes, each of which asks for what the next needs: line of the hash, line of the
 //! window, next hop. All go through the windows of their /32 and /40, with a line that says nothing where there is
 //! none; those that have no next hop then go through that of their /24. Addresses whose root slot has no child, as
 //! most of the address space, are done there. What is left, few addresses of a hundred, goes through the trie one by
-//! one.
+//! one. With AVX-512 groups have a way of their own (`longest.rs`).
 //!
 //! The twin is the trie.
 
@@ -83,41 +86,11 @@ impl Unit for Sse2 {
 impl Unit for Avx512 {
     #[inline(always)]
     unsafe fn below(line: *const u64, slot: u16) -> u32 {
-        // SAFETY: as above; `windowed_avx512` and `windowed_one_avx512` are where this is inlined.
+        // SAFETY: as above; `windowed_one_avx512` and the functions of `longest.rs` are where this is inlined.
         unsafe {
             let slot = x86_64::_mm256_set1_epi16(slot.cast_signed());
             let ends = x86_64::_mm256_loadu_si256(line.cast());
             x86_64::_mm256_mask_cmplt_epu16_mask((1 << ENDS) - 1, ends, slot).into()
-        }
-    }
-
-    #[inline(always)]
-    fn roots(roots: &[u64; LANES]) -> ([u16; LANES], u32) {
-        let mut codes = [0; LANES];
-        let mut deeper = 0;
-        let (eights, _) = roots.as_chunks::<8>();
-        let (places, _) = codes.as_chunks_mut::<8>();
-        for (number, (eight, place)) in eights.iter().zip(places).enumerate() {
-            // SAFETY: eight slots are 64 octets, eight codes 16; the instructions as above.
-            let children = unsafe {
-                let eight = x86_64::_mm512_loadu_si512(eight.as_ptr().cast());
-                let low = x86_64::_mm512_cvtepi64_epi16(eight);
-                x86_64::_mm_storeu_si128(place.as_mut_ptr().cast(), low);
-                let handle = x86_64::_mm512_set1_epi64(-1 << 32);
-                x86_64::_mm512_test_epi64_mask(eight, handle)
-            };
-            deeper |= u32::from(children) << (8 * number);
-        }
-        (codes, deeper)
-    }
-
-    #[inline(always)]
-    fn open(codes: &[u16; LANES]) -> (u32, u32) {
-        // SAFETY: 32 codes are 64 octets; the instructions as above.
-        unsafe {
-            let codes = x86_64::_mm512_loadu_si512(codes.as_ptr().cast());
-            let silent = x86_64::_mm512_testn_epi16_mask(codes, codes);
-            (silent, x86_64::_mm512_movepi16_mask(codes))
         }
     }
 }

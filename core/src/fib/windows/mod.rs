@@ -31,8 +31,8 @@
 //! enough lengths for a hash keeps its windows until it has. Pages and windows are copied on write, and lie in an arena of their own whose blocks all
 //! begin a cache line.
 //!
-//! Only x86-64 has them: lines name windows by address. `simd/windows.rs` reads them; their twin is the trie. Where they are is `directory.rs`, what
-//! they say `line.rs`.
+//! Only x86-64 has them: lines name windows by address. `simd/windows.rs` reads them, and `simd/longest.rs` in batches
+//! with AVX-512; their twin is the trie. Where they are is `directory.rs`, what they say `line.rs`.
 
 mod directory;
 mod line;
