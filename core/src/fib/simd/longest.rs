@@ -216,7 +216,10 @@ fn longest(
     answers: &mut [[Option<NextHopId>; EIGHT]],
 ) -> usize {
     let eights = answers.len();
-    debug_assert!(eights <= LANES / EIGHT, "{eights} times eight");
+    debug_assert!(
+        (1..=LANES / EIGHT).contains(&eights),
+        "{eights} times eight"
+    );
     let shift = _mm_cvtsi64_si128(i64::from(windowed.shift));
     for first in (0..EIGHT * eights).step_by(EIGHT) {
         let high = lanes.highs.eight(first);
