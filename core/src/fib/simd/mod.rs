@@ -4,7 +4,7 @@
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`);
 //! batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two
-//! with AVX-512, too. `unsafe` is for five things: calling a function that was compiled for such a processor, after it
+//! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for five things: calling a function that was compiled for such a processor, after it
 //! was found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; reading cells, lines
 //! and lists without asking whether the place is in bounds, which the portable twin asks each time; numbers that change
 //! from array to vector and back; and an `asm!` without instructions that keeps the compiler from another order.
@@ -16,6 +16,8 @@
 mod hashed;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod longest;
 #[cfg(target_arch = "x86_64")]
 mod narrow;
 #[cfg(target_arch = "x86_64")]
@@ -528,7 +530,7 @@ fn windowed_avx512<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    windows::lookup::<A, windows::Avx512>(windowed, view, addresses, next_hops);
+    longest::lookup(windowed, view, addresses, next_hops);
 }
 
 /// The processor state that the operating system keeps over a switch, as XCR0 has it.

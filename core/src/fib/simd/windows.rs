@@ -1,11 +1,14 @@
 //! Lookups in the windows of an IPv6 table: all tags of a line of the hash at once, all ends of a line of ranges at
 //! once, and the windows of an address side by side.
 //!
+//! Single addresses ask for the three lines of the hash, compare their tags, and read the longest window that there is;
+//! a shorter one only when that has no next hop for the address, which is so for two addresses of a hundred.
+//!
 //! A group of addresses goes in passes, each of which asks for what the next needs: line of the hash, line of the
 //! window, next hop. All go through the windows of their /32 and /40, with a line that says nothing where there is
 //! none; those that have no next hop then go through that of their /24. Addresses whose root slot has no child, as
 //! most of the address space, are done there. What is left, few addresses of a hundred, goes through the trie one by
-//! one.
+//! one. With AVX-512 groups have a way of their own (`longest.rs`).
 //!
 //! The twin is the trie.
 
@@ -83,41 +86,11 @@ impl Unit for Sse2 {
 impl Unit for Avx512 {
     #[inline(always)]
     unsafe fn below(line: *const u64, slot: u16) -> u32 {
-        // SAFETY: as above; `windowed_avx512` and `windowed_one_avx512` are where this is inlined.
+        // SAFETY: as above; `windowed_one_avx512` and the functions of `longest.rs` are where this is inlined.
         unsafe {
             let slot = x86_64::_mm256_set1_epi16(slot.cast_signed());
             let ends = x86_64::_mm256_loadu_si256(line.cast());
             x86_64::_mm256_mask_cmplt_epu16_mask((1 << ENDS) - 1, ends, slot).into()
-        }
-    }
-
-    #[inline(always)]
-    fn roots(roots: &[u64; LANES]) -> ([u16; LANES], u32) {
-        let mut codes = [0; LANES];
-        let mut deeper = 0;
-        let (eights, _) = roots.as_chunks::<8>();
-        let (places, _) = codes.as_chunks_mut::<8>();
-        for (number, (eight, place)) in eights.iter().zip(places).enumerate() {
-            // SAFETY: eight slots are 64 octets, eight codes 16; the instructions as above.
-            let children = unsafe {
-                let eight = x86_64::_mm512_loadu_si512(eight.as_ptr().cast());
-                let low = x86_64::_mm512_cvtepi64_epi16(eight);
-                x86_64::_mm_storeu_si128(place.as_mut_ptr().cast(), low);
-                let handle = x86_64::_mm512_set1_epi64(-1 << 32);
-                x86_64::_mm512_test_epi64_mask(eight, handle)
-            };
-            deeper |= u32::from(children) << (8 * number);
-        }
-        (codes, deeper)
-    }
-
-    #[inline(always)]
-    fn open(codes: &[u16; LANES]) -> (u32, u32) {
-        // SAFETY: 32 codes are 64 octets; the instructions as above.
-        unsafe {
-            let codes = x86_64::_mm512_loadu_si512(codes.as_ptr().cast());
-            let silent = x86_64::_mm512_testn_epi16_mask(codes, codes);
-            (silent, x86_64::_mm512_movepi16_mask(codes))
         }
     }
 }
@@ -131,18 +104,38 @@ pub(super) fn lookup_one<U: Unit>(windowed: &Windowed, slots: &[u64], key: u128)
     if !root.has_child() {
         return Some(root.code());
     }
-    let short = one::<U>(windowed, OF_24, high);
-    let middle = one::<U>(windowed, OF_32, high);
-    let long = one::<U>(windowed, OF_40, high);
-    let found = pick(long, pick(middle, short));
-    (found != 0 && found & ASK == 0).then_some(found)
+    let [long, middle, short] = [OF_40, OF_32, OF_24].map(|kind| ask(windowed, kind, high));
+    let mut equal = equal([long, middle, short]);
+    // Two times in a hundred another round: the longest window has no route for the address.
+    while equal != 0 {
+        let at = equal.trailing_zeros();
+        let (middle, kind) = select_unpredictable(at < 16, (middle.0, OF_32), (short.0, OF_24));
+        let (line, kind) = select_unpredictable(at < 8, (long.0, OF_40), (middle, kind));
+        // SAFETY: as in `window`.
+        let word = unsafe { word(line, 6 * (at as usize & 7)) };
+        let found = code::<U>(line_in(word, kind, high), kind, high);
+        if found != 0 {
+            return (found & ASK == 0).then_some(found);
+        }
+        equal &= u32::MAX << (at | 7) << 1;
+    }
+    None
 }
 
-/// What the window of `kind` says to an address.
+/// A bit for each slot of three lines of the hash, eight a line, that has the tag beside the line.
 #[inline(always)]
-fn one<U: Unit>(windowed: &Windowed, kind: Kind, high: u64) -> u16 {
-    let (line, tag) = ask(windowed, kind, high);
-    code::<U>(line_in(window(line, tag), kind, high), kind, high)
+fn equal(lines: [(*const u64, u16); 3]) -> u32 {
+    // SAFETY: the tags of a line are its first 16 octets.
+    unsafe {
+        let [long, middle, short] = lines.map(|(line, tag)| {
+            let tags = x86_64::_mm_loadu_si128(line.cast());
+            x86_64::_mm_cmpeq_epi16(tags, x86_64::_mm_set1_epi16(tag.cast_signed()))
+        });
+        let longer = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(long, middle));
+        let zero = x86_64::_mm_setzero_si128();
+        let short = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(short, zero));
+        (longer | short << 16).cast_unsigned()
+    }
 }
 
 /// Looks up each of `addresses`, in the trie where the windows do not say.
@@ -257,7 +250,7 @@ fn group<A: Address, U: Unit>(
 
 /// Takes the lowest lane out of `lanes`, which has one.
 #[inline(always)]
-fn next(lanes: &mut u32) -> usize {
+pub(super) fn next(lanes: &mut u32) -> usize {
     let lane = lanes.trailing_zeros() as usize;
     *lanes &= lanes.wrapping_sub(1);
     lane
@@ -279,20 +272,48 @@ fn ask(windowed: &Windowed, kind: Kind, high: u64) -> (*const u64, u16) {
 #[inline(always)]
 fn window(line: *const u64, tag: u16) -> u64 {
     // SAFETY: `line` is a line of a page of this snapshot, 64 octets that are not written while the snapshot lives:
-    // eight tags, and for each the six octets after 16 + 6 * its number. The eight octets that are read end with
-    // these, at most 64 after the first; or, when no tag is equal, 118 after it, which are in the page, too.
+    // eight tags, and for each the six octets after 16 + 6 * its number, three for each of the two bits that a tag has
+    // here. When no tag is equal what is read is further on in the page.
     let (equal, word) = unsafe {
         let tags = x86_64::_mm_loadu_si128(line.cast());
         let equal = x86_64::_mm_cmpeq_epi16(tags, x86_64::_mm_set1_epi16(tag.cast_signed()));
         let equal = x86_64::_mm_movemask_epi8(equal);
-        // Two bits for each slot, three octets for each bit.
-        let at = 14 + 3 * equal.trailing_zeros() as usize;
-        let word = line.cast::<u8>().add(at).cast::<u64>().read_unaligned();
-        (equal, word >> 16)
+        (equal, word(line, 3 * equal.trailing_zeros() as usize))
     };
-    let absent = ABSENT.0.as_ptr().expose_provenance() as u64 | 16;
-    select_unpredictable(equal == 0, absent, word)
+    select_unpredictable(equal == 0, absent(), word)
 }
+
+/// What a line of the hash has of a window `at` octets after the first one: the eight octets that end with it.
+///
+/// # Safety
+///
+/// `line` is a line of a page, and `at` at most 96.
+#[inline(always)]
+unsafe fn word(line: *const u64, at: usize) -> u64 {
+    // SAFETY: at most 118 octets after the first, which are in the page.
+    unsafe {
+        line.cast::<u8>()
+            .add(14 + at)
+            .cast::<u64>()
+            .read_unaligned()
+            >> 16
+    }
+}
+
+/// The window that is not there.
+#[inline(always)]
+fn absent() -> u64 {
+    ABSENT.0.as_ptr().expose_provenance() as u64 | 16
+}
+
+/// A line of the hash whose first window is not there, with any tag.
+#[inline(always)]
+pub(super) fn nowhere() -> Nowhere {
+    Nowhere([0, 0, absent(), 0, 0, 0, 0, 0])
+}
+
+#[repr(align(64))]
+pub(super) struct Nowhere(pub(super) [u64; 8]);
 
 /// The line of a window that has the slot of an address.
 #[inline(always)]
@@ -323,25 +344,25 @@ fn pick(code: u16, below: u16) -> u16 {
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
-fn place(address: u64) -> *const u64 {
+pub(super) fn place(address: u64) -> *const u64 {
     ptr::with_exposed_provenance(address as usize)
 }
 
 #[inline(always)]
-fn prefetch(line: *const u64) {
+pub(super) fn prefetch(line: *const u64) {
     // SAFETY: a prefetch never faults, whatever the address.
     unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.cast()) };
 }
 
 #[inline(always)]
-fn load<T: Copy, const N: usize>(list: &[T; N], at: usize) -> T {
+pub(super) fn load<T: Copy, const N: usize>(list: &[T; N], at: usize) -> T {
     debug_assert!(at < N, "{at} of {N}");
     // SAFETY: root slots are asked for by 13 bits; lanes are bits of 32.
     unsafe { *list.get_unchecked(at) }
 }
 
 #[inline(always)]
-fn save<T: Copy, const N: usize>(list: &mut [T; N], at: usize, value: T) {
+pub(super) fn save<T: Copy, const N: usize>(list: &mut [T; N], at: usize, value: T) {
     debug_assert!(at < N, "{at} of {N}");
     // SAFETY: as in `load`.
     unsafe { *list.get_unchecked_mut(at) = value }
@@ -353,7 +374,7 @@ static ABSENT: Absent = Absent([const { AtomicU64::new(0) }; 8]);
 #[repr(align(64))]
 struct Absent([AtomicU64; 8]);
 
-type Slots = [u64; 1 << ROOT_STRIDE];
+pub(super) type Slots = [u64; 1 << ROOT_STRIDE];
 
 /// Addresses that go side by side.
 const LANES: usize = 32;

@@ -144,6 +144,30 @@ fn a_table_gains_windows_as_it_grows_and_loses_them_as_it_shrinks() {
 }
 
 #[test]
+fn batches_of_any_size_and_mixture_agree_with_a_scanned_list() {
+    let mut rng = Rng(53);
+    let mut pair = Pair::large();
+    // Where nothing but the root had routes when the windows were made; some nested, so that the longest window is not
+    // always the one with the answer.
+    let far = 0x3f00_u128 << 112;
+    for (n, len) in (0..).zip([29, 32, 33, 40, 44, 48, 56]) {
+        pair.insert((far | 0x77 << 88, len), n);
+    }
+    let below: Vec<_> = pair.twin.routes.iter().map(|route| route.0).collect();
+    let reader = pair.fib.reader();
+    for len in 0..70 {
+        for outside in [0, 1, 8, 30] {
+            let keys = (0..len).map(|_| match rng.below(32) {
+                draw if draw < outside => rng.wide(),
+                draw if draw % 4 == 0 => far | 0x77 << 88 | rng.wide() >> (29 + rng.below(40)),
+                _ => below[rng.below(below.len() as u64) as usize] | rng.wide() >> 44,
+            });
+            check_batch(&reader, &pair.twin, &keys.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn a_table_of_long_routes_has_no_windows() {
     let mut rng = Rng(34);
     let mut pair = Pair::large();

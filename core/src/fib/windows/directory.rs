@@ -19,6 +19,7 @@ use core::sync::atomic::AtomicU64;
 use super::super::address::Address;
 use super::super::arena::{copy_cells, load, store, writes};
 use super::super::hashed::halves;
+use super::super::node::ROOT_STRIDE;
 use super::super::table::Fib;
 use super::Filled;
 use super::line::{EPOCH_SHIFT, LINE, SPLIT, Window};
@@ -32,16 +33,18 @@ pub(super) struct Hash {
     pub(super) addresses: Vec<u64>,
     pub(super) depth: u8,
     pub(super) filled: Filled,
+    /// The /9, a bit each, in which there is, or has been, a root slot with a child.
+    pub(super) busy: [u64; 8],
 }
 
-/// Which routes are in the windows.
 /// Prefixes of one length that windows are of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::fib) struct Kind {
     /// Length of the prefix: bits before the window's 16.
     pub(in crate::fib) len: u8,
-    factor: u64,
-    number: u64,
+    pub(in crate::fib) factor: u64,
+    /// What the last two bits of its tags are.
+    pub(in crate::fib) number: u64,
 }
 
 impl Kind {
@@ -74,7 +77,6 @@ impl Kind {
     }
 }
 
-/// What a window holds: routes longer than `from` and no longer than `to` below a prefix of `kind`.
 /// Where a page has a window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -319,6 +321,14 @@ impl Hash {
         let places = self.directory.iter_mut().zip(&mut self.addresses);
         for place in places.skip(first).take(count) {
             (*place.0, *place.1) = (page, address);
+        }
+    }
+
+    /// Notes that the route for `key`/`len` has changed.
+    pub(super) fn note(&mut self, key: u128, len: u8) {
+        let place = (key >> (128 - 9) & 0x1ff) as usize;
+        if let Some(word) = self.busy.get_mut(place / 64) {
+            *word |= u64::from(len > ROOT_STRIDE) << (place % 64);
         }
     }
 

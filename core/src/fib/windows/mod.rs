@@ -31,8 +31,8 @@
 //! enough lengths for a hash keeps its windows until it has. Pages and windows are copied on write, and lie in an arena of their own whose blocks all
 //! begin a cache line.
 //!
-//! Only x86-64 has them: lines name windows by address. `simd/windows.rs` reads them; their twin is the trie. Where they are is `directory.rs`, what
-//! they say `line.rs`.
+//! Only x86-64 has them: lines name windows by address. `simd/windows.rs` reads them, and `simd/longest.rs` in batches
+//! with AVX-512; their twin is the trie. Where they are is `directory.rs`, what they say `line.rs`.
 
 mod directory;
 mod line;
@@ -90,6 +90,8 @@ pub(super) struct Windowed {
     pub(super) pages: Box<[u64]>,
     /// The bits after those.
     pub(super) shift: u32,
+    /// The /9, a bit each, outside of which no root slot has a child.
+    pub(super) busy: [u64; 8],
     /// What pages and windows are in.
     _segments: Arc<[Segment]>,
 }
@@ -131,6 +133,7 @@ impl Windows {
         Some(Windowed {
             pages: hash.addresses.as_slice().into(),
             shift: 64 - u32::from(hash.depth),
+            busy: hash.busy,
             _segments: Arc::clone(self.arena.segments()),
         })
     }
@@ -160,6 +163,7 @@ impl<A: Address> Fib<A> {
             }
             return;
         };
+        hash.note(key, len);
         if !self.windows_wanted(LEAST / 2) {
             self.give_windows_up(*hash, 0);
         } else if self.follow(&mut hash, key, len).is_none()
@@ -204,6 +208,7 @@ impl<A: Address> Fib<A> {
             addresses: Vec::new(),
             depth: 1,
             filled: Filled::Nothing,
+            busy: self.busy(),
         };
         for _ in 0..2 {
             let Some(page) = self.new_window_page(1) else {
@@ -213,6 +218,17 @@ impl<A: Address> Fib<A> {
             hash.addresses.push(address(self.windows.arena.block(page)));
         }
         self.windows.on = Some(Box::new(hash));
+    }
+
+    /// The /9, a bit each, in which a root slot has a child.
+    fn busy(&self) -> [u64; 8] {
+        let mut busy = [0; 8];
+        for (word, places) in busy.iter_mut().zip(0..) {
+            for slot in places << 10..(places + 1) << 10 {
+                *word |= u64::from(self.root_entry(slot).has_child()) << (slot >> 4 & 63);
+            }
+        }
+        busy
     }
 
     fn give_windows_up(&mut self, hash: Hash, wait: usize) {
