@@ -125,7 +125,9 @@ impl Family for Ipv6Addr {
 
     #[inline]
     fn mixed(self, bits: u16) -> Self {
-        Self::from_bits(self.to_bits() ^ u128::from(bits))
+        // Both halves: a table that reads only the first would not wait for the second.
+        let bits = u128::from(bits);
+        Self::from_bits(self.to_bits() ^ (bits | bits << 64))
     }
 
     fn cluster(rng: &mut Rng) -> Vec<(u128, u8)> {
