@@ -430,7 +430,9 @@ const TAIL: Shape = Shape::at(ROOT_STRIDE + CHUNK_STRIDE, 32);
 
 /// Copies a flat chunk, whose words may have addresses in it.
 fn copy_flat(from: &[AtomicU64], to: &[AtomicU64]) {
-    let moved = (to.as_ptr().addr() as u64).wrapping_sub(from.as_ptr().addr() as u64);
+    // Exposed with what follows it, as in `direct.rs`.
+    let moved = to.as_ptr().expose_provenance();
+    let moved = moved.wrapping_sub(from.as_ptr().addr()) as u64;
     copy_cells(from, to, FLAT_CELLS);
     for slot in 0..CHUNK.slots() {
         let word = load(from, FLAT_WORDS + slot);
