@@ -116,9 +116,9 @@ pub(super) struct Few {
     /// For each place the address of the first slot of its flat chunk.
     pub(super) firsts: [u64; PLACES],
     /// For each place its root slot; no slot where there is none.
-    pub(super) tags: [u64; PLACES],
+    pub(super) tags: [u32; PLACES],
     /// What slots are multiplied with; the place is what is left of the product without its [`PLACE_SHIFT`] lowest bits.
-    pub(super) factor: u64,
+    pub(super) factor: u32,
     /// How many places are used: 8, 16 or 32.
     pub(super) places: usize,
     /// The address of a slot that says nothing, for all root slots without a chunk.
@@ -151,8 +151,8 @@ impl<A: Address> Fib<A> {
         let absent = word(self.arena.segments(), self.direct.absent, 0)?.cast_signed() >> 16;
         let mut few = Few {
             firsts: [0; PLACES],
-            tags: [u64::MAX; PLACES],
-            factor: factor.into(),
+            tags: [u32::MAX; PLACES],
+            factor,
             places,
             nothing: absent.cast_unsigned() + 8 * FLAT_WORDS as u64,
             code,
@@ -162,7 +162,7 @@ impl<A: Address> Fib<A> {
             debug_assert!(Entry(slots.get(usize::from(*slot)).copied()?).is_flat());
             let place = place_of(*slot, factor, places);
             *few.firsts.get_mut(place)? = first(usize::from(*slot))?;
-            *few.tags.get_mut(place)? = u64::from(*slot);
+            *few.tags.get_mut(place)? = u32::from(*slot);
         }
         Some(Box::new(few))
     }

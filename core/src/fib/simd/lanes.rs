@@ -16,13 +16,16 @@ use core::arch::x86_64::{
     _mm_insert_epi8, _mm_insert_epi16, _mm_loadh_pd, _mm_loadl_epi64, _mm_loadu_si128,
     _mm_mask_mov_epi16, _mm_set1_epi16, _mm_setzero_si128, _mm_testn_epi16_mask,
     _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_castsi128_si256, _mm256_inserti128_si256,
-    _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512, _mm512_castsi256_si512,
-    _mm512_cmpneq_epi64_mask, _mm512_cvtepi64_epi16, _mm512_cvtepu32_epi64, _mm512_inserti64x4,
-    _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_mul_epu32, _mm512_or_si512,
-    _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_popcnt_epi32, _mm512_popcnt_epi64,
-    _mm512_reduce_or_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64,
-    _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_srlv_epi32, _mm512_srlv_epi64,
-    _mm512_sub_epi64, _mm512_ternarylogic_epi64, _mm512_test_epi64_mask, _mm512_testn_epi64_mask,
+    _mm512_add_epi64, _mm512_and_si512, _mm512_andnot_si512, _mm512_broadcast_i64x4,
+    _mm512_castsi256_si512, _mm512_castsi512_si256, _mm512_cmpeq_epi32_mask, _mm512_cvtepi64_epi16,
+    _mm512_cvtepu32_epi64, _mm512_extracti64x4_epi64, _mm512_inserti64x4, _mm512_mask_add_epi64,
+    _mm512_mask_mov_epi64, _mm512_movepi64_mask, _mm512_mullo_epi32, _mm512_or_si512,
+    _mm512_permutex2var_epi32, _mm512_permutex2var_epi64, _mm512_permutexvar_epi32,
+    _mm512_permutexvar_epi64, _mm512_popcnt_epi32, _mm512_popcnt_epi64, _mm512_reduce_or_epi64,
+    _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64,
+    _mm512_sllv_epi64, _mm512_srai_epi64, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_srlv_epi32,
+    _mm512_srlv_epi64, _mm512_sub_epi64, _mm512_ternarylogic_epi64, _mm512_test_epi64_mask,
+    _mm512_testn_epi64_mask,
 };
 use core::{mem, ptr};
 
@@ -86,8 +89,8 @@ impl<const N: usize, const DEFAULT: bool, const WIDE: bool> Group for Few<N, DEF
 
     #[inline(always)]
     fn one(root: &FewRoot, key: u32) -> u16 {
-        let slot = u64::from(key >> (32 - ROOT_STRIDE));
-        let at = ((slot * root.factor) >> PLACE_SHIFT) as usize % PLACES % (N * EIGHT);
+        let slot = key >> (32 - ROOT_STRIDE);
+        let at = (slot.wrapping_mul(root.factor) >> PLACE_SHIFT) as usize % PLACES % (N * EIGHT);
         let own = root.tags.get(at) == Some(&slot);
         let first = root.firsts.get(at).copied().unwrap_or_default();
         let slot = u64::from(key >> 8) % (1 << CHUNK_STRIDE);
@@ -175,21 +178,22 @@ fn flat<A: Address, const WIDE: bool>(
     let keys = keys_of(addresses);
     let mut codes = [_mm_setzero_si128(); VECTORS];
     let mut slots = [Places::NONE; VECTORS];
-    let mut octets = [Places::NONE; VECTORS];
+    let mut octets = Octets::NONE;
+    for (number, sixteen) in addresses.as_chunks().0.iter().enumerate() {
+        let last = _mm512_and_si512(keys_of_sixteen(sixteen), _mm512_set1_epi32(0xff));
+        octets.set(2 * EIGHT * number, last);
+    }
     let eights = addresses.as_chunks::<EIGHT>().0.iter();
-    let places = slots.iter_mut().zip(&mut octets);
-    for (((key, eight), code), (slots, octets)) in
-        keys.iter().zip(eights).zip(&mut codes).zip(places)
-    {
+    for (((key, eight), code), slots) in keys.iter().zip(eights).zip(&mut codes).zip(&mut slots) {
         let (word, _) = root(table, eight);
         *code = _mm512_cvtepi64_epi16(word);
         let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
         slots.set(cell_after(address_of(word), FLAT_WORDS, slot));
-        octets.set(bits::<0>(*key, 1 << 8));
     }
-    let places = slots.iter().zip(&octets);
-    for ((code, (slots, octets)), next_hops) in codes.iter().zip(places).zip(groups_of(next_hops)) {
-        store(next_hops, overlay(slots_say::<WIDE>(slots, octets), *code));
+    let places = slots.iter().zip((0..).step_by(EIGHT));
+    for ((code, (slots, first)), next_hops) in codes.iter().zip(places).zip(groups_of(next_hops)) {
+        let said = slots_say::<WIDE>(slots, &octets, first);
+        store(next_hops, overlay(said, *code));
     }
 }
 
@@ -202,29 +206,47 @@ fn few<A: Address, const N: usize, const DEFAULT: bool, const WIDE: bool>(
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
 ) {
-    let (firsts, tags) = (registers::<N>(&few.firsts), registers::<N>(&few.tags));
-    let factor = _mm512_set1_epi64(few.factor.cast_signed());
+    let (firsts, tags) = (registers::<N>(&few.firsts), tags::<N>(&few.tags));
+    let factor = _mm512_set1_epi32(few.factor.cast_signed());
     let nothing = _mm512_set1_epi64(few.nothing.cast_signed());
     let mut slots = [Places::NONE; VECTORS];
-    let mut octets = [Places::NONE; VECTORS];
-    for ((key, slots), octets) in keys_of(addresses).iter().zip(&mut slots).zip(&mut octets) {
-        let root = _mm512_srli_epi64::<{ 32 - ROOT_STRIDE as u32 }>(*key);
-        let at = _mm512_srli_epi64::<PLACE_SHIFT>(_mm512_mul_epu32(root, factor));
-        let absent = _mm512_cmpneq_epi64_mask(root, select(&tags, at));
-        let slot = bits::<8>(*key, 1 << CHUNK_STRIDE);
-        let place = cell_after(select(&firsts, at), 0, slot);
-        slots.set(_mm512_mask_mov_epi64(place, absent, nothing));
-        octets.set(bits::<0>(*key, 1 << 8));
+    let mut octets = Octets::NONE;
+    let (sixteens, _) = addresses.as_chunks();
+    let (pairs, _) = slots.as_chunks_mut();
+    for (number, (sixteen, [low, high])) in sixteens.iter().zip(pairs).enumerate() {
+        let key = keys_of_sixteen(sixteen);
+        let root = _mm512_srli_epi32::<{ 32 - ROOT_STRIDE as u32 }>(key);
+        let at = _mm512_srli_epi32::<PLACE_SHIFT>(_mm512_mullo_epi32(root, factor));
+        let own = _mm512_cmpeq_epi32_mask(root, select_tags(&tags, at));
+        // Eight times the slot.
+        let slot = _mm512_and_si512(
+            _mm512_srli_epi32::<5>(key),
+            _mm512_set1_epi32(8 * ((1 << CHUNK_STRIDE) - 1)),
+        );
+        let [at, slot] = [at, slot].map(|all| {
+            [
+                _mm512_cvtepu32_epi64(_mm512_castsi512_si256(all)),
+                _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64::<1>(all)),
+            ]
+        });
+        let [first, second] = at.map(|at| select(&firsts, at));
+        let [low_slot, high_slot] = slot;
+        let [low_own, high_own] = own.to_le_bytes();
+        low.set(_mm512_mask_add_epi64(nothing, low_own, first, low_slot));
+        high.set(_mm512_mask_add_epi64(nothing, high_own, second, high_slot));
+        octets.set(
+            2 * EIGHT * number,
+            _mm512_and_si512(key, _mm512_set1_epi32(0xff)),
+        );
     }
     let default = _mm_set1_epi16(few.code.cast_signed());
     // One by one, since a loop would be kept as one.
     let [a, b, c, d] = &slots;
-    let [e, f, g, h] = &octets;
     let codes = [
-        slots_say::<WIDE>(a, e),
-        slots_say::<WIDE>(b, f),
-        slots_say::<WIDE>(c, g),
-        slots_say::<WIDE>(d, h),
+        slots_say::<WIDE>(a, &octets, 0),
+        slots_say::<WIDE>(b, &octets, EIGHT),
+        slots_say::<WIDE>(c, &octets, 2 * EIGHT),
+        slots_say::<WIDE>(d, &octets, 3 * EIGHT),
     ];
     for (code, next_hops) in codes.into_iter().zip(groups_of(next_hops)) {
         let code = if DEFAULT {
@@ -236,19 +258,20 @@ fn few<A: Address, const N: usize, const DEFAULT: bool, const WIDE: bool>(
     }
 }
 
-/// What flat chunks that have words at `slots` say to eight addresses whose last octets are `octets`, 16 bits each.
+/// What flat chunks that have words at `slots` say to eight addresses whose last octets are `octets` from `first` on, 16
+/// bits each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn slots_say<const WIDE: bool>(slots: &Places, octets: &Places) -> __m128i {
+fn slots_say<const WIDE: bool>(slots: &Places, octets: &Octets, first: usize) -> __m128i {
     let codes = _mm_setzero_si128();
-    let codes = with_slot::<0, WIDE>(codes, slots, octets);
-    let codes = with_slot::<1, WIDE>(codes, slots, octets);
-    let codes = with_slot::<2, WIDE>(codes, slots, octets);
-    let codes = with_slot::<3, WIDE>(codes, slots, octets);
-    let codes = with_slot::<4, WIDE>(codes, slots, octets);
-    let codes = with_slot::<5, WIDE>(codes, slots, octets);
-    let codes = with_slot::<6, WIDE>(codes, slots, octets);
-    let codes = with_slot::<7, WIDE>(codes, slots, octets);
+    let codes = with_slot::<0, WIDE>(codes, slots, octets.at(first));
+    let codes = with_slot::<1, WIDE>(codes, slots, octets.at(first + 1));
+    let codes = with_slot::<2, WIDE>(codes, slots, octets.at(first + 2));
+    let codes = with_slot::<3, WIDE>(codes, slots, octets.at(first + 3));
+    let codes = with_slot::<4, WIDE>(codes, slots, octets.at(first + 4));
+    let codes = with_slot::<5, WIDE>(codes, slots, octets.at(first + 5));
+    let codes = with_slot::<6, WIDE>(codes, slots, octets.at(first + 6));
+    let codes = with_slot::<7, WIDE>(codes, slots, octets.at(first + 7));
     if WIDE {
         codes
     } else {
@@ -256,16 +279,16 @@ fn slots_say<const WIDE: bool>(slots: &Places, octets: &Places) -> __m128i {
     }
 }
 
-/// `codes` with what the flat chunk says to address `I` at its place, put there by the load.
+/// `codes` with what the flat chunk says to address `I`, whose last octet is `octet`, at its place, put there by the load.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn with_slot<const I: i32, const WIDE: bool>(
     codes: __m128i,
     slots: &Places,
-    octets: &Places,
+    octet: u64,
 ) -> __m128i {
     let word = slot_word(slots.at::<I>() as u64);
-    let leaf = leaf_at::<WIDE>(word, octets.at::<I>() as u64);
+    let leaf = leaf_at::<WIDE>(word, octet);
     if WIDE {
         _mm_insert_epi16::<I>(codes, leaf.into())
     } else {
@@ -299,6 +322,45 @@ pub(super) fn keys_of_eight<A: Address>(addresses: &[A; EIGHT]) -> __m512i {
     let eight = addresses.map(key_of);
     // SAFETY: both are eight 32-bit numbers, and every value is one of each.
     _mm512_cvtepu32_epi64(unsafe { mem::transmute::<[u32; EIGHT], __m256i>(eight) })
+}
+
+/// Sixteen addresses as numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn keys_of_sixteen<A: Address>(addresses: &[A; 2 * EIGHT]) -> __m512i {
+    // SAFETY: both are sixteen 32-bit numbers, and every value is one of each.
+    unsafe { mem::transmute::<[u32; 2 * EIGHT], __m512i>(addresses.map(key_of)) }
+}
+
+/// The first `N` times eight of `list`, twice when these are eight.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn tags<const N: usize>(list: &[u32; PLACES]) -> Tags<N> {
+    let (halves, _) = list.as_chunks::<{ 2 * EIGHT }>();
+    let mut registers = [_mm512_setzero_si512(); 2];
+    for (register, half) in registers.iter_mut().zip(halves) {
+        // SAFETY: both are sixteen 32-bit numbers, and every value is one of each.
+        *register = unsafe { mem::transmute::<[u32; 2 * EIGHT], __m512i>(*half) };
+        if N == 1 {
+            *register = _mm512_broadcast_i64x4(_mm512_castsi512_si256(*register));
+        }
+    }
+    Tags(registers)
+}
+
+/// Tags in registers, of `N` times eight places.
+struct Tags<const N: usize>([__m512i; 2]);
+
+/// The tags at the places that the last bits of `at` name.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn select_tags<const N: usize>(tags: &Tags<N>, at: __m512i) -> __m512i {
+    let [low, high] = tags.0;
+    if N == 4 {
+        _mm512_permutex2var_epi32(low, at, high)
+    } else {
+        _mm512_permutexvar_epi32(at, low)
+    }
 }
 
 /// The first `N` times eight of `list`.
@@ -540,6 +602,33 @@ impl Places {
     fn vector(&self) -> __m512i {
         // SAFETY: as in `set`.
         unsafe { mem::transmute::<[usize; EIGHT], __m512i>(self.0) }
+    }
+}
+
+/// The last octets of a group's addresses, where they can be taken one by one.
+#[repr(C, align(64))]
+struct Octets([u32; LANES]);
+
+impl Octets {
+    const NONE: Self = Self([0; LANES]);
+
+    /// Sets sixteen of them, from `first` on.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn set(&mut self, first: usize, octets: __m512i) {
+        // SAFETY: both are sixteen 32-bit numbers, and every value is one of each.
+        let octets = unsafe { mem::transmute::<__m512i, [u32; 2 * EIGHT]>(octets) };
+        if let Some(places) = self.0.get_mut(first..first + 2 * EIGHT) {
+            places.copy_from_slice(&octets);
+        }
+    }
+
+    /// The octet of lane `at`, as [`Places::each`] has places.
+    #[inline(always)]
+    fn at(&self, at: usize) -> u64 {
+        debug_assert!(at < LANES, "lane {at}");
+        // SAFETY: callers ask for one of four times eight lanes, a live number of this very array.
+        u64::from(unsafe { self.0.as_ptr().wrapping_add(at).read_volatile() })
     }
 }
 
