@@ -45,7 +45,7 @@ pub(super) struct Snapshot {
     pub(super) pushed: Option<Box<PushedRoot>>,
     pub(super) few: Option<Box<Few>>,
     pub(super) hashed: Option<Box<Hashed>>,
-    pub(super) windowed: Option<Windowed>,
+    pub(super) windowed: Option<Box<Windowed>>,
 }
 
 /// The root of a snapshot: a node, or all slots and the routes that end in the root.
@@ -225,7 +225,7 @@ impl<A: Address> FibReader<A> {
         if self.trie_only {
             return None;
         }
-        let windowed = self.snapshot.windowed.as_ref();
+        let windowed = self.snapshot.windowed.as_deref();
         windowed.filter(|_| A::BITS == 128)
     }
 

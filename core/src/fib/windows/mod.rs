@@ -79,7 +79,8 @@ enum Filled {
     All,
 }
 
-/// The windows of a snapshot.
+/// The windows of a snapshot. Lookups read it all the time: in lines of its own, which no neighbour in memory writes.
+#[repr(align(128))]
 #[cfg_attr(
     not(target_arch = "x86_64"),
     allow(dead_code, reason = "only x86-64 has windows")
@@ -121,21 +122,25 @@ impl Windows {
         let directory = self.on.as_ref().map_or(0, |hash| hash.directory.capacity());
         self.arena.octets()
             + directory * (size_of::<u32>() + (1 + snapshots) * size_of::<u64>())
+            + self
+                .on
+                .as_ref()
+                .map_or(0, |_| snapshots * size_of::<Windowed>())
             + self.left.capacity() * size_of::<u32>()
     }
 
     /// What a snapshot gets.
-    pub(super) fn publish(&self) -> Option<Windowed> {
+    pub(super) fn publish(&self) -> Option<Box<Windowed>> {
         let hash = self.on.as_ref()?;
         if hash.filled != Filled::All {
             return None;
         }
-        Some(Windowed {
+        Some(Box::new(Windowed {
             pages: hash.addresses.as_slice().into(),
             shift: 64 - u32::from(hash.depth),
             busy: hash.busy,
             _segments: Arc::clone(self.arena.segments()),
-        })
+        }))
     }
 
     /// Counts a route of `len` bits that came or went.
