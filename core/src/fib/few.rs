@@ -92,17 +92,17 @@ fn candidates() -> impl Iterator<Item = u32> {
 fn parts(slots: &[u16], factor: u32, places: usize) -> bool {
     let mut taken = 0_u32;
     slots.iter().all(|slot| {
-        let bit = 1 << place_of(*slot, factor, places);
+        let bit = 1 << place_of((*slot).into(), factor, places);
         let free = taken & bit == 0;
         taken |= bit;
         free
     })
 }
 
-/// The place of a root slot: the lowest bits of a part of the product.
-fn place_of(slot: u16, factor: u32, places: usize) -> usize {
-    let product = u64::from(slot) * u64::from(factor);
-    (product >> PLACE_SHIFT & 0xffff) as usize % places
+/// The place of a root slot among at most [`PLACES`], a power of two: the lowest bits of a part of the product.
+#[inline(always)]
+pub(super) const fn place_of(slot: u32, factor: u32, places: usize) -> usize {
+    (slot.wrapping_mul(factor) >> PLACE_SHIFT) as usize % places
 }
 
 /// What the root of a snapshot has for its few chunks.
@@ -160,7 +160,7 @@ impl<A: Address> Fib<A> {
         };
         for slot in self.flats.noted.slots()? {
             debug_assert!(Entry(slots.get(usize::from(*slot)).copied()?).is_flat());
-            let place = place_of(*slot, factor, places);
+            let place = place_of((*slot).into(), factor, places);
             *few.firsts.get_mut(place)? = first(usize::from(*slot))?;
             *few.tags.get_mut(place)? = u32::from(*slot);
         }

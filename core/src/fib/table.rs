@@ -9,8 +9,8 @@
 //! ```
 //!
 //! IPv4 nodes are laid out by the size of the table, and turned a few a change: chunks are dense from [`DENSE_FROM`]
-//! routes on, with a top that says which groups of 32 slots have a cell of their own (node.rs); tails of small tables
-//! are spread, with a leaf for every slot (tails.rs).
+//! routes on, with a top that says which groups of 32 slots have a cell of their own (node.rs); the tails of large tables,
+//! where they are few, are spread, with a leaf for every slot (tails.rs).
 //!
 //! Large IPv4 tables have their second level once more, for lookups only (pushed/).
 //!

@@ -114,20 +114,14 @@ impl<A: Address> Fib<A> {
         let before = self.root_slot(slot);
         self.flats.chunks += usize::from(entry.has_child());
         self.flats.chunks -= usize::from(before.has_child());
-        let entry = if A::BITS != 32 {
-            entry
-        } else if before.is_flat()
+        let stays = before.is_flat()
             && entry.has_child()
             && self.flat_wanted()
-            && self.is_wide(before) == self.flats.wide
-        {
-            if self.tails_among(before, changed) <= TURNED {
-                self.refresh(before, entry, changed)
-            } else {
-                self.flats.waits = true;
-                self.release_flat(before);
-                entry
-            }
+            && self.is_wide(before) == self.flats.wide;
+        let waits = stays && self.tails_among(before, changed) > TURNED;
+        self.flats.waits |= waits;
+        let entry = if stays && !waits {
+            self.refresh(before, entry, changed)
         } else {
             self.release_flat(before);
             entry

@@ -7,7 +7,7 @@
 //!
 //! Where the root is in registers (`few.rs`) a lookup is two loads, and the root is done in vectors: to take the places
 //! out of a vector takes as long as a load and what comes of it, so that it pays once and not twice. Slots are read
-//! address by address, five instructions each, the last of which puts the leaf into the answers.
+//! address by address, six instructions each, the last of which puts the leaf into the answers.
 //!
 //! The twin is `narrow.rs`.
 
@@ -32,7 +32,7 @@ use core::{mem, ptr};
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::batch::{self, LANES, key_of};
-use super::super::few::{Few as FewRoot, PLACE_SHIFT, PLACES};
+use super::super::few::{Few as FewRoot, PLACE_SHIFT, PLACES, place_of};
 use super::super::flat::FLAT_WORDS;
 use super::super::node::{CHUNK_STRIDE, DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, ROOT_STRIDE};
 use super::narrow::{CHUNK_CELL, Group, Table, leaf_at, one, slot_word, tails};
@@ -90,7 +90,7 @@ impl<const N: usize, const DEFAULT: bool, const WIDE: bool> Group for Few<N, DEF
     #[inline(always)]
     fn one(root: &FewRoot, key: u32) -> u16 {
         let slot = key >> (32 - ROOT_STRIDE);
-        let at = (slot.wrapping_mul(root.factor) >> PLACE_SHIFT) as usize % PLACES % (N * EIGHT);
+        let at = place_of(slot, root.factor, N * EIGHT);
         let own = root.tags.get(at) == Some(&slot);
         let first = root.firsts.get(at).copied().unwrap_or_default();
         let slot = u64::from(key >> 8) % (1 << CHUNK_STRIDE);
@@ -493,8 +493,8 @@ fn pick(code: __m512i, below: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(places: &Places) -> __m512i {
-    // SAFETY: as `cell` in `narrow.rs`: the places are a group's cell of a dense node or a word of a flat chunk, or the
-    // cell of a dense node or a spread tail that a leaf is in.
+    // SAFETY: as `cell` in `narrow.rs`: the places are a group's cell of a dense node, or the cell of one that a leaf is
+    // in.
     unsafe { gather(places.each().map(ptr::with_exposed_provenance)) }
 }
 

@@ -635,7 +635,8 @@ impl batch::Machine for Native {
         let (segment, offset) = arena::place(handle);
         // SAFETY: `lookup` and `lookup_one` follow handles that the writer put into the blocks of this very view, each
         // block whole within one segment of it: a root slot or an entry holds 0, the handle of the empty chunk in
-        // segment 0, or a block that `Arena::allocate` gave out: a node, a flat or a pushed chunk, or the empty tail of flat chunks.
+        // segment 0, or a block that `Arena::allocate` gave out: a node, a flat or a pushed chunk, or a tail's leaves beside a
+        // flat chunk.
         let first = unsafe { segments.get_unchecked(segment).as_ptr().add(offset) };
         NativeBlock {
             first,
