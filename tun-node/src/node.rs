@@ -56,7 +56,7 @@ use crate::rootless::{self, Launch, Rootless};
 use crate::sys;
 use crate::tun::Tun;
 use crate::udp::share::Share;
-use crate::worker::{Command, Duty, OpenWorker, WorkerError, WorkerHandle, WorkerParts};
+use crate::worker::{Command, Duty, OpenWorker, Placement, WorkerError, WorkerHandle, WorkerParts};
 use device::Undo;
 
 pub use device::DeviceError;
@@ -130,7 +130,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         number: 0,
         duty: Duty::Both,
         share: Share::ALONE,
-        cpu: None,
+        placement: Placement::Anywhere,
         config: &config,
         tables: reader.clone(),
         seed: random(),
@@ -236,17 +236,15 @@ fn open_workers(
             wanted.push((Duty::Both, share, queue));
         }
     }
-    let pins = usual.config.worker.pin;
-    let pinned = cpus.iter().copied().cycle().map(|cpu| pins.then_some(cpu));
-    // Where the CPUs are unknown, nobody is pinned.
-    let cpus = pinned.chain(std::iter::repeat(None));
-    let opened = (0..).zip(wanted).zip(cpus);
-    let opened = opened.map(|((number, (duty, share, queue)), cpu)| {
+    let duties: Vec<Duty> = wanted.iter().map(|(duty, ..)| *duty).collect();
+    let places = spread.places(&duties, usual.config.worker.pin, cpus);
+    let opened = (0..).zip(wanted).zip(places);
+    let opened = opened.map(|((number, (duty, share, queue)), placement)| {
         let parts = WorkerParts {
             number,
             duty,
             share,
-            cpu,
+            placement,
             ..usual.clone()
         };
         Ok(OpenWorker::open(parts, queue)?)

@@ -26,6 +26,7 @@
 mod busy;
 mod duty;
 mod handle;
+mod place;
 mod probe;
 mod underlay;
 
@@ -57,6 +58,8 @@ use busy::BusyPoll;
 pub use duty::Duty;
 use handle::Shared;
 pub use handle::{Buffers, Command, OpenWorker, WorkerHandle};
+use place::Place;
+pub use place::Placement;
 use probe::Prober;
 use underlay::Underlay;
 pub use underlay::UnderlayError;
@@ -70,8 +73,8 @@ pub struct WorkerParts<'c> {
     pub duty: Duty,
     /// Its place among those that receive on the same ports, or send for one that does.
     pub share: Share,
-    /// The CPU that it is to keep to.
-    pub cpu: Option<usize>,
+    /// Where it runs.
+    pub placement: Placement,
     /// The node's configuration.
     pub config: &'c Config,
     /// Where its tables come from.
@@ -146,7 +149,7 @@ impl Worker {
             number,
             duty,
             share,
-            cpu: _,
+            placement: _,
             config,
             tables,
             seed,
@@ -221,14 +224,22 @@ impl Worker {
         })
     }
 
-    fn run(mut self) -> Result<(), WorkerError> {
+    fn run(mut self, mut place: Place) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(EVENTS_MAX);
+        // Whether there was something to carry in the turn before, which may have carried all of it.
+        let mut had_work = false;
         loop {
-            let is_busy = self.device_readable || self.underlay.is_readable();
+            let has_work = self.device_readable || self.underlay.is_readable();
             let polls = match self.busy_poll.is_off() {
-                true => is_busy,
-                false => self.busy_poll.looks_on(is_busy, Instant::now()),
+                true => has_work,
+                false => self
+                    .busy_poll
+                    .looks_on(has_work || had_work, Instant::now()),
             };
+            if polls && !has_work {
+                // Whoever waits for this CPU comes first: it may be who makes the next packet.
+                thread::yield_now();
+            }
             let timeout = polls.then_some(Duration::ZERO);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
@@ -246,7 +257,9 @@ impl Worker {
             if self.obey() == Flow::Ends {
                 return Ok(());
             }
+            had_work = self.device_readable || self.underlay.is_readable();
             self.turn()?;
+            place.turn(self.busy_poll.spent());
         }
     }
 

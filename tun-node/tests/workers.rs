@@ -11,6 +11,7 @@ mod common;
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{Lab, Node, PROGRAM, Underlay, wait_until};
@@ -321,13 +322,7 @@ fn what_is_asked_for_is_made() {
     );
     assert_eq!(status.device.queue_packets, Some(4000));
     let cpus = |number: u32| -> String {
-        let folder = format!("/proc/{}/task", one.id());
-        let mut tasks = fs::read_dir(folder)
-            .unwrap()
-            .map(|task| task.unwrap().path());
-        let name = format!("worker-{number}\n");
-        let task = tasks.find(|task| fs::read_to_string(task.join("comm")).unwrap() == name);
-        let text = fs::read_to_string(task.unwrap().join("status")).unwrap();
+        let text = fs::read_to_string(thread(&one, number).join("status")).unwrap();
         let line = text
             .lines()
             .find(|line| line.starts_with("Cpus_allowed_list:"));
@@ -340,6 +335,36 @@ fn what_is_asked_for_is_made() {
     assert!(!cpus(0).contains(['-', ',']), "{}", cpus(0));
     one.stop();
     two.stop();
+}
+
+#[test]
+fn a_worker_looks_for_packets_as_long_as_it_is_told_to_and_sleeps_otherwise() {
+    let Some(lab) = Lab::new() else { return };
+    // Longer than it is from one liveness probe to the next.
+    let looks = lab.start(
+        1,
+        "vxlan",
+        Underlay::V4,
+        "[worker]\nbusy-poll-us = 600000\n",
+    );
+    let sleeps = lab.start(2, "vxlan", Underlay::V4, "");
+    ping(&lab, 1, "10.244.2.1", 56);
+    // Longer than a worker looks that has found nothing yet.
+    std::thread::sleep(Duration::from_secs(1));
+    let used = |node: &Node| {
+        let text = fs::read_to_string(thread(node, 0).join("schedstat")).unwrap();
+        let nanos = text.split_whitespace().next().unwrap();
+        Duration::from_nanos(nanos.parse().unwrap())
+    };
+    let before = [&looks, &sleeps].map(used);
+    std::thread::sleep(Duration::from_secs(2));
+    let after = [&looks, &sleeps].map(used);
+    let [looking, sleeping] = [0, 1].map(|node| after[node] - before[node]);
+    // Where other tests have the CPUs, it makes way for them.
+    assert!(looking > Duration::from_millis(100), "{looking:?} of 2 s");
+    assert!(sleeping < Duration::from_millis(50), "{sleeping:?} of 2 s");
+    looks.stop();
+    sleeps.stop();
 }
 
 #[test]
@@ -486,6 +511,17 @@ fn a_full_receive_buffer_is_counted_and_holds_the_other_direction_up_for_nothing
 }
 
 /// One echo at a time: of several, `ping` waits for the last only as long as the others took.
+/// A worker's thread in `/proc`.
+fn thread(node: &Node, number: u32) -> PathBuf {
+    let folder = format!("/proc/{}/task", node.id());
+    let mut tasks = fs::read_dir(folder)
+        .unwrap()
+        .map(|task| task.unwrap().path());
+    let name = format!("worker-{number}\n");
+    let task = tasks.find(|task| fs::read_to_string(task.join("comm")).unwrap() == name);
+    task.expect("the node has this worker")
+}
+
 fn ping(lab: &Lab, node: u8, to: &str, octets: u32) {
     lab.ping(node, to, 1, octets);
 }

@@ -406,7 +406,7 @@ pub struct Worker {
     pub count: WorkerCount,
     /// Whether a worker carries both directions.
     pub directions: Directions,
-    /// Whether each worker keeps to one CPU: the first one to the first that the process may use,
+    /// Whether each thread keeps to one CPU: the first one to the first that the process may use,
     /// and so on, round and round.
     pub pin: bool,
     /// Distinct outer UDP source ports, 1..=1024; each flow keeps to one.

@@ -42,12 +42,15 @@ use warren_core::units::Family;
 use crate::config::{Config, Directions, ip};
 use crate::sys::ethtool;
 use crate::tun::DeviceName;
+use crate::worker::{Duty, Placement};
 
 /// How a node spreads its directions, and why.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Spread {
     /// Whether each has a thread of its own.
     pub is_apart: bool,
+    /// Whether each has CPUs of its own, too, while it is busy and where there are enough.
+    pub keeps: bool,
     /// Why, as half a sentence.
     pub because: String,
 }
@@ -58,6 +61,7 @@ impl Spread {
     pub fn of(config: &Config) -> Self {
         let configured = |is_apart| Self {
             is_apart,
+            keeps: false,
             because: "as configured".to_owned(),
         };
         match config.worker.directions {
@@ -69,6 +73,29 @@ impl Spread {
                 decide(&carriers(config), cpus)
             }
         }
+    }
+
+    /// Where workers with these duties run, of the CPUs that the process may use: on one each, round
+    /// and round, where workers are pinned; where directions have CPUs of their own, and there is
+    /// one for each worker, on every second one while they are busy.
+    #[must_use]
+    pub fn places(&self, workers: &[Duty], pins: bool, cpus: &[usize]) -> Vec<Placement> {
+        let keeps = self.keeps && workers.len() <= cpus.len();
+        let every_second = |first| {
+            let own = cpus.iter().skip(first).step_by(2);
+            Placement::WhileBusy(own.copied().collect())
+        };
+        let pinned = |number| {
+            let own = cpus.iter().cycle().nth(number);
+            own.copied().map_or(Placement::Anywhere, Placement::Pinned)
+        };
+        let of = |(number, duty): (usize, &Duty)| match (pins, duty) {
+            (true, _) => pinned(number),
+            (false, Duty::Encap) if keeps => every_second(0),
+            (false, Duty::Decap) if keeps => every_second(1),
+            (false, _) => Placement::Anywhere,
+        };
+        workers.iter().enumerate().map(of).collect()
     }
 
     /// The value of `directions` that asks for it.
@@ -125,6 +152,7 @@ fn decide(carriers: &[Carrier], cpus: usize) -> Spread {
         };
         return Spread {
             is_apart,
+            keeps: is_apart,
             because: format!("{cut}{but}"),
         };
     }
@@ -132,6 +160,7 @@ fn decide(carriers: &[Carrier], cpus: usize) -> Spread {
     let why = unknown.or_else(|| carriers.first());
     Spread {
         is_apart: false,
+        keeps: false,
         because: why.map_or_else(
             || "the node has no underlay address".to_owned(),
             Carrier::to_string,
@@ -253,6 +282,34 @@ mod tests {
         ] {
             assert_eq!(decide(&carriers, cpus).to_string(), because);
         }
+    }
+
+    #[test]
+    fn directions_that_the_node_parts_have_cpus_of_their_own_while_there_is_one_for_each_worker() {
+        let kept = decide(&[cut()], 2);
+        let free = Spread {
+            keeps: false,
+            ..kept.clone()
+        };
+        let pair = [Duty::Encap, Duty::Decap];
+        let four = [Duty::Encap, Duty::Decap, Duty::Encap, Duty::Decap];
+        let busy = |cpus: &[usize]| Placement::WhileBusy(cpus.to_vec());
+        let places = kept.places(&pair, false, &[0, 1]);
+        assert_eq!(places, [busy(&[0]), busy(&[1])]);
+        let places = kept.places(&pair, false, &[2, 3, 5, 8]);
+        assert_eq!(places, [busy(&[2, 5]), busy(&[3, 8])]);
+        let (even, odd) = (busy(&[0, 2]), busy(&[1, 3]));
+        let places = kept.places(&four, false, &[0, 1, 2, 3]);
+        assert_eq!(places, [even.clone(), odd.clone(), even, odd]);
+        let anywhere = [const { Placement::Anywhere }; 4];
+        for cpus in [&[][..], &[0], &[0, 1], &[0, 1, 2]] {
+            assert_eq!(kept.places(&four, false, cpus), anywhere);
+        }
+        assert_eq!(free.places(&pair, false, &[0, 1]), anywhere[..2]);
+        assert_eq!(kept.places(&[Duty::Both], false, &[0, 1]), anywhere[..1]);
+        assert_eq!(kept.places(&pair, true, &[]), anywhere[..2]);
+        let pinned = [4, 6, 4, 6].map(Placement::Pinned);
+        assert_eq!(free.places(&four, true, &[4, 6]), pinned);
     }
 
     #[test]

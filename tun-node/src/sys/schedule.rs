@@ -53,18 +53,29 @@ pub fn cpus() -> Result<Vec<usize>> {
     Ok(all.filter(|cpu| set.is_set(*cpu) == Ok(true)).collect())
 }
 
-/// Keeps the calling thread on one CPU.
+/// Keeps the calling thread to these CPUs.
 ///
 /// # Errors
 ///
-/// `EINVAL` for a CPU that the thread may not use.
-pub fn pin(cpu: usize) -> Result<()> {
+/// `EINVAL` where the thread may use none of them.
+pub fn keep_to(cpus: &[usize]) -> Result<()> {
     let mut set = nix::sched::CpuSet::new();
-    set.set(cpu)?;
+    for cpu in cpus {
+        set.set(*cpu)?;
+    }
     Ok(nix::sched::sched_setaffinity(
         nix::unistd::Pid::from_raw(0),
         &set,
     )?)
+}
+
+/// The CPU time that the calling thread has used (`CLOCK_THREAD_CPUTIME_ID`).
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn cpu_time() -> Result<Duration> {
+    Ok(nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 fn returned(value: libc::c_long) -> Result<()> {
@@ -76,14 +87,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pinned_thread_has_one_cpu_and_the_others_all() {
+    fn a_thread_keeps_to_its_cpus_and_the_others_have_all() {
         let before = cpus().unwrap();
         let last = *before.last().unwrap();
-        let pinned = std::thread::spawn(move || {
-            pin(last).unwrap();
+        let kept = std::thread::spawn(move || {
+            keep_to(&[last]).unwrap();
             cpus().unwrap()
         });
-        assert_eq!(pinned.join().unwrap(), [last]);
+        assert_eq!(kept.join().unwrap(), [last]);
         assert_eq!(cpus().unwrap(), before);
     }
 

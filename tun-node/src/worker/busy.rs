@@ -16,6 +16,10 @@ pub(super) struct BusyPoll {
     last_busy: Instant,
     /// Whether nothing has come since the worker last gave up.
     sleeps: bool,
+    /// When it last began to look without having found anything before, if it did.
+    looking: Option<Instant>,
+    /// For how long it has looked and found nothing, all in all.
+    spent: Duration,
 }
 
 impl BusyPoll {
@@ -25,7 +29,14 @@ impl BusyPoll {
             current: limit,
             last_busy: now,
             sleeps: false,
+            looking: None,
+            spent: Duration::ZERO,
         }
+    }
+
+    /// For how long the worker has looked and found nothing since it began.
+    pub(super) const fn spent(&self) -> Duration {
+        self.spent
     }
 
     /// Whether the worker never looks on, and need not ask what time it is.
@@ -33,8 +44,12 @@ impl BusyPoll {
         self.limit.is_zero()
     }
 
-    /// Whether to look on rather than sleep, where there is work (`is_busy`) or not.
+    /// Whether to look on rather than sleep, where there is work, or was in the turn before
+    /// (`is_busy`), or neither.
     pub(super) fn looks_on(&mut self, is_busy: bool, now: Instant) -> bool {
+        if let Some(since) = self.looking.take() {
+            self.spent += now.saturating_duration_since(since);
+        }
         let waited = now.saturating_duration_since(self.last_busy);
         if is_busy {
             if waited <= self.limit {
@@ -45,6 +60,7 @@ impl BusyPoll {
             return true;
         }
         if waited < self.current {
+            self.looking = Some(now);
             return true;
         }
         if !self.sleeps {
@@ -90,6 +106,28 @@ mod tests {
         assert!(!poll.looks_on(false, now + LIMIT / 4));
         assert!(poll.looks_on(true, now + LIMIT / 2));
         assert!(poll.looks_on(false, now + LIMIT));
+    }
+
+    #[test]
+    fn only_the_time_without_packets_counts_as_spent() {
+        let start = Instant::now();
+        let mut poll = BusyPoll::new(LIMIT, start);
+        let micros = Duration::from_micros;
+        for (at, is_busy) in [
+            (0, true),
+            (5, false),
+            (15, false),
+            (20, true),
+            (50, false),
+            (53, true),
+            (90, false),
+            // Longer than it may: it sleeps, and that is not looking.
+            (200, false),
+            (900, true),
+        ] {
+            poll.looks_on(is_busy, start + micros(at));
+        }
+        assert_eq!(poll.spent(), micros((20 - 5) + (53 - 50) + (200 - 90)));
     }
 
     #[test]

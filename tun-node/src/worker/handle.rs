@@ -11,6 +11,7 @@ use warren_core::engine::Explanation;
 use warren_core::packet::FlowKey;
 use warren_core::verdict::Direction;
 
+use super::place::{Place, Placement};
 use super::{WAKER, Worker, WorkerError, WorkerParts, event_loop};
 use crate::config::Config;
 use crate::counters::WorkerReport;
@@ -61,7 +62,7 @@ pub enum Command {
 pub struct OpenWorker {
     worker: Worker,
     handle: Handle,
-    cpu: Option<usize>,
+    placement: Placement,
 }
 
 /// What becomes a [`WorkerHandle`] with the thread.
@@ -84,7 +85,7 @@ impl OpenWorker {
     ///
     /// [`WorkerError`].
     pub fn open(parts: WorkerParts<'_>, device: Tun) -> Result<Self, WorkerError> {
-        let (number, cpu) = (u32::from(parts.number), parts.cpu);
+        let (number, placement) = (u32::from(parts.number), parts.placement.clone());
         let is_first = parts.share.number == 0 && parts.duty.decaps();
         let (commands, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared::default());
@@ -105,7 +106,7 @@ impl OpenWorker {
         Ok(Self {
             worker,
             handle,
-            cpu,
+            placement,
         })
     }
 
@@ -118,7 +119,7 @@ impl OpenWorker {
         let Self {
             worker,
             handle,
-            cpu,
+            placement,
         } = self;
         let number = handle.number;
         let thread = thread::Builder::new()
@@ -128,12 +129,7 @@ impl OpenWorker {
                 if let Err(error) = sys::schedule::set_slice(SLICE) {
                     tracing::debug!("slices of a worker: {error}");
                 }
-                if let Some(cpu) = cpu
-                    && let Err(error) = sys::schedule::pin(cpu)
-                {
-                    tracing::warn!("worker {number} is not pinned to CPU {cpu}: {error}");
-                }
-                worker.run()
+                worker.run(Place::new(placement, number))
             })
             .map_err(event_loop("thread"))?;
         Ok(WorkerHandle {

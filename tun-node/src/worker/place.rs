@@ -1,0 +1,168 @@
+//! Which CPUs a worker runs on.
+//!
+//! The scheduler puts a thread that is woken where it thinks best: for one packet after the other
+//! that is a CPU which is idle, which suits an idle worker. Of two busy ones it often puts the one
+//! that receives beside the one that sends, which woke it, and both then wait for one CPU. So each
+//! direction can have CPUs of its own, but only while it is busy: a worker that sleeps between its
+//! packets would have to be waited for where somebody else runs.
+//!
+//! Busy is who used more than a quarter of a CPU lately, looking for packets (`busy.rs`) apart; who used
+//! less than a tenth is not.
+
+use std::time::{Duration, Instant};
+
+use crate::sys::schedule;
+
+/// Where a worker may run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Placement {
+    /// Wherever the process may.
+    Anywhere,
+    /// On this CPU.
+    Pinned(usize),
+    /// On these CPUs while it is busy, and anywhere otherwise.
+    WhileBusy(Vec<usize>),
+}
+
+/// Where the calling thread, a worker, is kept.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// CPUs of its own, and all; `None` where there is nothing to decide.
+    choice: Option<(Vec<usize>, Vec<usize>)>,
+    is_kept: bool,
+    /// Turns until the next look.
+    turns: u32,
+    /// When it was last decided, and the thread's CPU time then without that of looking for packets.
+    since: Instant,
+    used: Duration,
+}
+
+impl Place {
+    /// For the calling thread.
+    pub(super) fn new(placement: Placement, number: u32) -> Self {
+        let mut choice = None;
+        match placement {
+            Placement::Anywhere => {}
+            Placement::Pinned(cpu) => {
+                if let Err(error) = schedule::keep_to(&[cpu]) {
+                    tracing::warn!("worker {number} is not pinned to CPU {cpu}: {error}");
+                }
+            }
+            Placement::WhileBusy(own) => choice = schedule::cpus().ok().map(|all| (own, all)),
+        }
+        Self {
+            choice,
+            is_kept: false,
+            turns: TURNS,
+            since: Instant::now(),
+            used: schedule::cpu_time().unwrap_or_default(),
+        }
+    }
+
+    /// To be called once a turn; looks at the clock in few of them. `looked` is for how long the worker
+    /// has looked for packets and found none, since it began.
+    pub(super) fn turn(&mut self, looked: Duration) {
+        if self.choice.is_none() {
+            return;
+        }
+        self.turns -= 1;
+        if self.turns == 0 {
+            self.turns = TURNS;
+            self.look(looked, Instant::now());
+        }
+    }
+
+    #[cold]
+    fn look(&mut self, looked: Duration, now: Instant) {
+        let passed = now.saturating_duration_since(self.since);
+        if passed < WINDOW {
+            return;
+        }
+        let (Some((own, all)), Ok(used)) = (&self.choice, schedule::cpu_time()) else {
+            return;
+        };
+        let used = used.saturating_sub(looked);
+        let is_busy = is_busy(self.is_kept, used.saturating_sub(self.used), passed);
+        (self.since, self.used) = (now, used);
+        if is_busy == self.is_kept {
+            return;
+        }
+        // CPUs may have been taken from the process since; then the scheduler decides from here on.
+        match schedule::keep_to(if is_busy { own } else { all }) {
+            Ok(()) => self.is_kept = is_busy,
+            Err(_) => self.choice = None,
+        }
+    }
+}
+
+/// Whether a worker is busy that was so before or was not, and used that much of the time.
+fn is_busy(was_busy: bool, used: Duration, passed: Duration) -> bool {
+    let least = if was_busy { passed / 10 } else { passed / 4 };
+    used > least
+}
+
+/// Turns from one look at the clock to the next: some microseconds each at least.
+const TURNS: u32 = 16;
+/// The shortest time of which it is asked how busy a worker was.
+const WINDOW: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_busy_above_a_quarter_and_idle_below_a_tenth() {
+        let passed = Duration::from_millis(100);
+        for (was_busy, used_ms, expected) in [
+            (false, 0, false),
+            (false, 20, false),
+            (false, 26, true),
+            (true, 26, true),
+            (true, 20, true),
+            (true, 9, false),
+        ] {
+            let used = Duration::from_millis(used_ms);
+            assert_eq!(is_busy(was_busy, used, passed), expected, "{used_ms} ms");
+        }
+    }
+
+    #[test]
+    fn a_busy_thread_is_kept_to_its_cpus_and_an_idle_one_is_let_go() {
+        let all = schedule::cpus().unwrap();
+        let own = vec![*all.last().unwrap()];
+        let thread = std::thread::spawn(move || {
+            let mut place = Place::new(Placement::WhileBusy(own.clone()), 0);
+            assert_eq!(schedule::cpus().unwrap(), all);
+            // Until it is seen: a machine that has no time for this thread may take a while.
+            let end = Instant::now() + Duration::from_secs(60);
+            while !place.is_kept && Instant::now() < end {
+                place.turn(Duration::ZERO);
+            }
+            assert_eq!(schedule::cpus().unwrap(), own);
+            while place.is_kept && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+                place.turn(Duration::ZERO);
+            }
+            assert_eq!(schedule::cpus().unwrap(), all);
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_pinned_thread_stays_and_one_that_may_run_anywhere_is_left_alone() {
+        let all = schedule::cpus().unwrap();
+        let last = *all.last().unwrap();
+        for (placement, expected) in [
+            (Placement::Pinned(last), vec![last]),
+            (Placement::Anywhere, all),
+        ] {
+            let thread = std::thread::spawn(move || {
+                let mut place = Place::new(placement, 0);
+                place.turn(Duration::ZERO);
+                assert!(!place.is_kept);
+                schedule::cpus().unwrap()
+            });
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    }
+}
