@@ -69,6 +69,7 @@ impl Contender {
                 "warren-together+pin=true",
                 "warren-apart",
                 "warren-apart+pin=true",
+                "warren-busy-poll-us=1000",
                 "warren-fou",
                 "warren-gue",
                 "warren-geneve",
@@ -110,8 +111,9 @@ impl Contender {
     }
 
     /// Whether a run without a choice of contenders has it on such a wire. Left to itself a node has
-    /// its directions together where trains cross the veth whole, and apart where they are cut; with
-    /// the words for it the other way is beside that, and nothing is measured twice.
+    /// its directions together where trains cross the veth whole, and apart where they are cut, on
+    /// CPUs of their own while they are busy; with the words for it the other ways are beside that,
+    /// and nothing is measured twice.
     pub(crate) fn is_usual_on(&self, wire: Wire) -> bool {
         let Self::Warren { options, .. } = self else {
             return true;
@@ -119,7 +121,7 @@ impl Contender {
         let has = |word: &str| options.iter().any(|one| one == word);
         match wire {
             Wire::Plain => !has("together"),
-            Wire::Wire => !has("apart"),
+            Wire::Wire => !(has("apart") && has("pin=true")),
         }
     }
 
@@ -151,6 +153,16 @@ impl Contender {
                     .all(|one| matches!(one.as_str(), "pin=true" | "together" | "apart")) =>
             {
                 &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
+            }
+            Self::Warren { options, .. }
+                if options.iter().any(|one| one.starts_with("busy-poll-us")) =>
+            {
+                &[
+                    Measure::Tcp1,
+                    Measure::Udp64,
+                    Measure::RoundTrip,
+                    Measure::Loaded,
+                ]
             }
             Self::Warren { .. } => &[Measure::Tcp1, Measure::Udp64],
             Self::Forwarder => &[Measure::RoundTrip],
