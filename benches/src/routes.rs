@@ -263,9 +263,20 @@ pub fn zipf<A: Family>(routes: &[(A::Prefix, u16)]) -> Vec<A> {
 /// The next hop that fixtures give a prefix: one of 251, without locality.
 #[must_use]
 pub fn with_next_hop<A: Family>(prefix: A::Prefix) -> (A::Prefix, u16) {
+    (prefix, next_hop::<A>(prefix, 251))
+}
+
+/// Gives all routes next hops anew: one of `count`, which is not zero, without locality.
+pub fn spread_next_hops<A: Family>(routes: &mut [(A::Prefix, u16)], count: u16) {
+    for (prefix, hop) in routes {
+        *hop = next_hop::<A>(*prefix, count);
+    }
+}
+
+fn next_hop<A: Family>(prefix: A::Prefix, count: u16) -> u16 {
     let (key, len) = A::split(prefix);
     let mut rng = Rng((key >> 64) as u64 ^ key as u64 ^ (u64::from(len) << 56));
-    (prefix, (rng.next() % 251) as u16)
+    (rng.next() % u64::from(count)) as u16
 }
 
 fn in_a_route<A: Family>(routes: &[(A::Prefix, u16)], rng: &mut Rng) -> A {

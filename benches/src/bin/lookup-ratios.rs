@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Words choose: `ipv4 ipv6 full cluster uniform matched zipf dep one b8 b32 b256`; none of a kind means all.
-//! `rounds=N` (3) sets the rounds, `json=FILE` writes the medians, `crates=no` leaves the Rust peers out.
+//! `rounds=N` (3) sets the rounds, `json=FILE` writes the medians, `crates=no` leaves the Rust peers out, `hops=N` (251)
+//! sets the number of next hops.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
@@ -17,9 +18,11 @@
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 use std::time::Instant;
 use std::{env, fs};
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use warren_benches::routes::{self, Family};
 use warren_benches::tables::{Poptrie, PrefixTrie, Table, TreeBitmap, Warren};
 use warren_core::fib::SimdLevel;
@@ -28,47 +31,14 @@ fn main() {
     let words: Vec<String> = env::args().skip(1).collect();
     let mut json = String::from("[\n");
     for set in ["full", "cluster"] {
-        if wanted(&words, set, &["full", "cluster"]) && wanted(&words, "ipv4", &["ipv4", "ipv6"]) {
-            let routes = if set == "full" {
-                routes::full::<Ipv4Addr>()
-            } else {
-                routes::cluster::<Ipv4Addr>()
-            };
-            let (ours, fib) = Warren::new(&routes);
-            println!("\n{set} ipv4: {} routes, {:?}", routes.len(), fib.memory());
-            let mut tables = every_level::<Ipv4Addr>(ours);
-            #[cfg(warren_dpdk)]
-            match warren_benches::dpdk::RteFib::new(&routes) {
-                Some(table) => tables.push(Box::new(table)),
-                None => println!("rte_fib: could not be set up (huge pages? permissions?)"),
-            }
-            if !words.iter().any(|word| word == "crates=no") {
-                tables.push(Box::new(TreeBitmap::new(&routes)));
-                tables.push(Box::new(PrefixTrie::new(&routes)));
-                tables.push(Box::new(Poptrie::new(&routes)));
-            }
-            compare(set, &routes, &tables, &words, &mut json);
+        if !wanted(&words, set, &["full", "cluster"]) {
+            continue;
         }
-        if wanted(&words, set, &["full", "cluster"]) && wanted(&words, "ipv6", &["ipv4", "ipv6"]) {
-            let routes = if set == "full" {
-                routes::full::<Ipv6Addr>()
-            } else {
-                routes::cluster::<Ipv6Addr>()
-            };
-            let (ours, fib) = Warren::new(&routes);
-            println!("\n{set} ipv6: {} routes, {:?}", routes.len(), fib.memory());
-            let mut tables = every_level::<Ipv6Addr>(ours);
-            #[cfg(warren_dpdk)]
-            match warren_benches::dpdk::RteFib6::new(&routes) {
-                Some(table) => tables.push(Box::new(table)),
-                None => println!("rte_fib6: could not be set up (huge pages? permissions?)"),
-            }
-            if !words.iter().any(|word| word == "crates=no") {
-                tables.push(Box::new(TreeBitmap::new(&routes)));
-                tables.push(Box::new(PrefixTrie::new(&routes)));
-                tables.push(Box::new(Poptrie::new(&routes)));
-            }
-            compare(set, &routes, &tables, &words, &mut json);
+        if wanted(&words, "ipv4", &["ipv4", "ipv6"]) {
+            measure::<Ipv4Addr>(set, &words, &mut json);
+        }
+        if wanted(&words, "ipv6", &["ipv4", "ipv6"]) {
+            measure::<Ipv6Addr>(set, &words, &mut json);
         }
     }
     json.truncate(json.trim_end_matches([',', '\n']).len());
@@ -76,6 +46,95 @@ fn main() {
     if let Some(path) = words.iter().find_map(|word| word.strip_prefix("json=")) {
         fs::write(path, json).expect("the file named by json= can be written");
     }
+}
+
+/// All tables of a family, over the routes of a set.
+fn measure<A: Peers>(set: &str, words: &[String], json: &mut String)
+where
+    A::Prefix: FromStr,
+{
+    let mut routes = if set == "full" {
+        routes::full::<A>()
+    } else {
+        routes::cluster::<A>()
+    };
+    if let Some(hops) = number(words, "hops=") {
+        routes::spread_next_hops::<A>(&mut routes, hops);
+    }
+    let (ours, fib) = Warren::new(&routes);
+    let count = routes.len();
+    println!("\n{set} {}: {count} routes, {:?}", A::NAME, fib.memory());
+    let mut tables = every_level::<A>(ours);
+    tables.extend(A::dpdk(&routes));
+    if !words.iter().any(|word| word == "crates=no") {
+        tables.extend(A::crates(&routes));
+    }
+    compare(set, &routes, &tables, words, json);
+}
+
+/// The tables of others.
+trait Peers: Family {
+    /// DPDK's, if this program has it and it can be set up.
+    fn dpdk(routes: &[(Self::Prefix, u16)]) -> Option<Box<dyn Table<Self>>>;
+
+    /// Those of Rust crates.
+    fn crates(routes: &[(Self::Prefix, u16)]) -> [Box<dyn Table<Self>>; 3];
+}
+
+impl Peers for Ipv4Addr {
+    fn dpdk(routes: &[(Ipv4Net, u16)]) -> Option<Box<dyn Table<Self>>> {
+        #[cfg(warren_dpdk)]
+        let table = warren_benches::dpdk::RteFib::new(routes).map(|table| Box::new(table) as _);
+        #[cfg(not(warren_dpdk))]
+        let table = none(routes);
+        set_up("rte_fib", table)
+    }
+
+    fn crates(routes: &[(Ipv4Net, u16)]) -> [Box<dyn Table<Self>>; 3] {
+        [
+            Box::new(TreeBitmap::new(routes)),
+            Box::new(PrefixTrie::new(routes)),
+            Box::new(Poptrie::new(routes)),
+        ]
+    }
+}
+
+impl Peers for Ipv6Addr {
+    fn dpdk(routes: &[(Ipv6Net, u16)]) -> Option<Box<dyn Table<Self>>> {
+        #[cfg(warren_dpdk)]
+        let table = warren_benches::dpdk::RteFib6::new(routes).map(|table| Box::new(table) as _);
+        #[cfg(not(warren_dpdk))]
+        let table = none(routes);
+        set_up("rte_fib6", table)
+    }
+
+    fn crates(routes: &[(Ipv6Net, u16)]) -> [Box<dyn Table<Self>>; 3] {
+        [
+            Box::new(TreeBitmap::new(routes)),
+            Box::new(PrefixTrie::new(routes)),
+            Box::new(Poptrie::new(routes)),
+        ]
+    }
+}
+
+/// A program without DPDK has no table of it.
+#[cfg(not(warren_dpdk))]
+fn none<R, T: ?Sized>(_: &[R]) -> Option<Box<T>> {
+    None
+}
+
+fn set_up<T>(name: &str, table: Option<T>) -> Option<T> {
+    if cfg!(warren_dpdk) && table.is_none() {
+        println!("{name}: could not be set up (huge pages? permissions?)");
+    }
+    table
+}
+
+/// The number behind `key` among the words.
+fn number<N: FromStr>(words: &[String], key: &str) -> Option<N> {
+    words
+        .iter()
+        .find_map(|word| word.strip_prefix(key)?.parse().ok())
 }
 
 /// The table as the machine can look it up best, then by each lower level.
@@ -105,10 +164,7 @@ fn compare<A: Family>(
     words: &[String],
     json: &mut String,
 ) {
-    let rounds = words
-        .iter()
-        .find_map(|word| word.strip_prefix("rounds=")?.parse().ok())
-        .unwrap_or(3);
+    let rounds = number(words, "rounds=").unwrap_or(3);
     let traces = [
         ("uniform", routes::uniform()),
         ("matched", routes::matched(routes)),

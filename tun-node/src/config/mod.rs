@@ -434,8 +434,8 @@ pub struct Worker {
 /// How the two directions are spread over threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Directions {
-    /// Apart where the underlay's device has frames cut to the MTU and there are two CPUs, together
-    /// elsewhere.
+    /// Apart where the underlay's device has frames cut to the MTU and there are two CPUs for each
+    /// worker, and then on CPUs of their own while they are busy; together elsewhere.
     #[default]
     Auto,
     /// Each worker carries both.

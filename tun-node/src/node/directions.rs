@@ -49,7 +49,7 @@ use crate::worker::{Duty, Placement};
 pub struct Spread {
     /// Whether each has a thread of its own.
     pub is_apart: bool,
-    /// Whether each has CPUs of its own, too, while it is busy and where there are enough.
+    /// Whether each has CPUs of its own, too, while it is busy.
     pub keeps: bool,
     /// Why, as half a sentence.
     pub because: String,
@@ -70,17 +70,17 @@ impl Spread {
             Directions::Auto => {
                 // Less than the CPUs of the mask where a control group has a quota.
                 let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-                decide(&carriers(config), cpus)
+                let workers = config.worker.count.on(cpus);
+                decide(&carriers(config), cpus, workers.into())
             }
         }
     }
 
     /// Where workers with these duties run, of the CPUs that the process may use: on one each, round
-    /// and round, where workers are pinned; where directions have CPUs of their own, and there is
-    /// one for each worker, on every second one while they are busy.
+    /// and round, where workers are pinned; where directions have CPUs of their own, on every second
+    /// one while they are busy.
     #[must_use]
     pub fn places(&self, workers: &[Duty], pins: bool, cpus: &[usize]) -> Vec<Placement> {
-        let keeps = self.keeps && workers.len() <= cpus.len();
         let every_second = |first| {
             let own = cpus.iter().skip(first).step_by(2);
             Placement::WhileBusy(own.copied().collect())
@@ -91,8 +91,8 @@ impl Spread {
         };
         let of = |(number, duty): (usize, &Duty)| match (pins, duty) {
             (true, _) => pinned(number),
-            (false, Duty::Encap) if keeps => every_second(0),
-            (false, Duty::Decap) if keeps => every_second(1),
+            (false, Duty::Encap) if self.keeps => every_second(0),
+            (false, Duty::Decap) if self.keeps => every_second(1),
             (false, _) => Placement::Anywhere,
         };
         workers.iter().enumerate().map(of).collect()
@@ -139,16 +139,17 @@ impl fmt::Display for Carrier {
     }
 }
 
-/// Apart if frames are cut and there are two CPUs for it.
-fn decide(carriers: &[Carrier], cpus: usize) -> Spread {
+/// Apart if frames are cut and there are two CPUs for each worker.
+fn decide(carriers: &[Carrier], cpus: usize, workers: usize) -> Spread {
     let first = |is_it: fn(&Carrier) -> bool| carriers.iter().find(|carrier| is_it(carrier));
     let cut = first(|carrier| matches!(carrier, Carrier::Cut(_)));
     if let Some(cut) = cut {
-        let is_apart = cpus >= 2;
-        let but = if is_apart {
-            ""
-        } else {
-            ", but there is one CPU only"
+        let threads = workers.saturating_mul(2);
+        let is_apart = threads <= cpus;
+        let but = match cpus {
+            _ if is_apart => String::new(),
+            0 | 1 => ", but there is one CPU only".to_owned(),
+            _ => format!(", but {threads} threads would share {cpus} CPUs"),
         };
         return Spread {
             is_apart,
@@ -239,8 +240,18 @@ mod tests {
     }
 
     #[test]
-    fn directions_are_apart_where_frames_are_cut_and_there_are_two_cpus() {
-        for cpus in 0..4 {
+    fn directions_are_apart_where_frames_are_cut_and_each_worker_has_two_cpus() {
+        for (cpus, workers, are_enough) in [
+            (0, 1, false),
+            (1, 1, false),
+            (2, 1, true),
+            (3, 1, true),
+            (2, 2, false),
+            (3, 2, false),
+            (4, 2, true),
+            (64, 32, true),
+            (64, 33, false),
+        ] {
             for (carriers, is_cut) in [
                 (vec![], false),
                 (vec![whole()], false),
@@ -252,41 +263,51 @@ mod tests {
                 (vec![whole(), cut()], true),
                 (vec![cut(), unknown()], true),
             ] {
-                let spread = decide(&carriers, cpus);
-                let expected = is_cut && cpus > 1;
+                let spread = decide(&carriers, cpus, workers);
+                let expected = is_cut && are_enough;
                 assert_eq!(spread.is_apart, expected, "{carriers:?}, {cpus} CPUs");
+                assert_eq!(spread.keeps, expected, "{carriers:?}, {cpus} CPUs");
             }
         }
     }
 
     #[test]
     fn the_reason_is_the_one_that_decided() {
-        for (carriers, cpus, because) in [
-            (vec![], 2, "together: the node has no underlay address"),
+        for (carriers, cpus, workers, because) in [
+            (vec![], 2, 1, "together: the node has no underlay address"),
             (
                 vec![whole()],
                 2,
+                1,
                 "together: tx-udp-segmentation of whole0 is on, so that trains leave uncut",
             ),
             (
                 vec![whole(), cut()],
                 2,
+                1,
                 "apart: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU",
             ),
             (
                 vec![cut()],
                 1,
+                1,
                 "together: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU, but there is one CPU only",
             ),
-            (vec![whole(), unknown()], 2, "together: nobody knows"),
+            (
+                vec![cut()],
+                3,
+                2,
+                "together: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU, but 4 threads would share 3 CPUs",
+            ),
+            (vec![whole(), unknown()], 2, 1, "together: nobody knows"),
         ] {
-            assert_eq!(decide(&carriers, cpus).to_string(), because);
+            assert_eq!(decide(&carriers, cpus, workers).to_string(), because);
         }
     }
 
     #[test]
-    fn directions_that_the_node_parts_have_cpus_of_their_own_while_there_is_one_for_each_worker() {
-        let kept = decide(&[cut()], 2);
+    fn directions_that_the_node_parts_have_cpus_of_their_own() {
+        let kept = decide(&[cut()], 4, 2);
         let free = Spread {
             keeps: false,
             ..kept.clone()
@@ -302,10 +323,7 @@ mod tests {
         let places = kept.places(&four, false, &[0, 1, 2, 3]);
         assert_eq!(places, [even.clone(), odd.clone(), even, odd]);
         let anywhere = [const { Placement::Anywhere }; 4];
-        for cpus in [&[][..], &[0], &[0, 1], &[0, 1, 2]] {
-            assert_eq!(kept.places(&four, false, cpus), anywhere);
-        }
-        assert_eq!(free.places(&pair, false, &[0, 1]), anywhere[..2]);
+        assert_eq!(free.places(&four, false, &[0, 1]), anywhere);
         assert_eq!(kept.places(&[Duty::Both], false, &[0, 1]), anywhere[..1]);
         assert_eq!(kept.places(&pair, true, &[]), anywhere[..2]);
         let pinned = [4, 6, 4, 6].map(Placement::Pinned);

@@ -1,10 +1,11 @@
 //! Which CPUs a worker runs on.
 //!
 //! The scheduler puts a thread that is woken where it thinks best: for one packet after the other
-//! that is a CPU which is idle, which suits an idle worker. Of two busy ones it often puts the one
-//! that receives beside the one that sends, which woke it, and both then wait for one CPU. So each
-//! direction can have CPUs of its own, but only while it is busy: a worker that sleeps between its
-//! packets would have to be waited for where somebody else runs.
+//! that is a CPU which is idle, which suits an idle worker. A busy one is better off where it was:
+//! while it waits for that CPU its queue grows, and it carries more each time, for less CPU time
+//! (measured: `benches/profile.md`). So each direction can have CPUs of its own, but only while it is
+//! busy: for single packets, to wait for somebody else who runs there takes longer than to wake an
+//! idle CPU.
 //!
 //! Busy is who used more than a quarter of a CPU lately, looking for packets (`busy.rs`) apart; who used
 //! less than a tenth is not.
