@@ -244,31 +244,31 @@ fn paired<A: Family>(
     name: &str,
     rate: f64,
 ) {
-    let published = Mutex::new(fib.reader());
-    let epoch = AtomicU64::new(0);
-    let lookups = AtomicU64::new(0);
-    let done = AtomicBool::new(false);
+    let published = Alone(Mutex::new(fib.reader()));
+    let epoch = Alone(AtomicU64::new(0));
+    let lookups = Alone(AtomicU64::new(0));
+    let done = Alone(AtomicBool::new(false));
     let mut ratios = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut table = published.lock().expect("no holder panics").clone();
+            let mut table = published.0.lock().expect("no holder panics").clone();
             let (mut seen, mut count, mut answers) = (0, 0_u64, [None; 32]);
             for addresses in trace.chunks(32).cycle() {
-                let now = epoch.load(Ordering::Acquire);
+                let now = epoch.0.load(Ordering::Acquire);
                 if now != seen {
-                    if done.load(Ordering::Relaxed) {
+                    if done.0.load(Ordering::Relaxed) {
                         return;
                     }
                     seen = now;
-                    table = published.lock().expect("no holder panics").clone();
+                    table = published.0.lock().expect("no holder panics").clone();
                 }
                 table.lookup_batch(addresses, &mut answers);
                 count += addresses.len() as u64;
-                lookups.store(count, Ordering::Relaxed);
+                lookups.0.store(count, Ordering::Relaxed);
             }
         });
         let mut rng = Rng(23);
         let mut half = |rate: f64| {
-            let (start, before) = (Instant::now(), lookups.load(Ordering::Relaxed));
+            let (start, before) = (Instant::now(), lookups.0.load(Ordering::Relaxed));
             let mut updates = 0;
             while start.elapsed() < Duration::from_millis(10) {
                 if f64::from(updates) >= start.elapsed().as_secs_f64() * rate {
@@ -281,11 +281,11 @@ fn paired<A: Family>(
                     fib.insert(prefix, id(next_hop))
                         .expect("far below the limit");
                 }
-                *published.lock().expect("no holder panics") = fib.reader();
-                epoch.fetch_add(1, Ordering::Release);
+                *published.0.lock().expect("no holder panics") = fib.reader();
+                epoch.0.fetch_add(1, Ordering::Release);
                 updates += PAIRED_BATCH;
             }
-            let count = lookups.load(Ordering::Relaxed) - before;
+            let count = lookups.0.load(Ordering::Relaxed) - before;
             start.elapsed().as_secs_f64() / count as f64
         };
         let ratios: Vec<f64> = (0..PAIRS)
@@ -299,8 +299,8 @@ fn paired<A: Family>(
                 }
             })
             .collect();
-        done.store(true, Ordering::Relaxed);
-        epoch.fetch_add(1, Ordering::Release);
+        done.0.store(true, Ordering::Relaxed);
+        epoch.0.fetch_add(1, Ordering::Release);
         ratios
     });
     ratios.sort_by(f64::total_cmp);
@@ -320,22 +320,22 @@ fn beside_a_reader<A: Family>(
     batch: usize,
     rate: f64,
 ) -> f64 {
-    let published = Mutex::new(fib.reader());
-    let epoch = AtomicU64::new(0);
-    let done = AtomicBool::new(false);
+    let published = Alone(Mutex::new(fib.reader()));
+    let epoch = Alone(AtomicU64::new(0));
+    let done = Alone(AtomicBool::new(false));
     let (mut updates, mut longest) = (0_u64, Duration::ZERO);
     let mut busy = Duration::ZERO;
     let ns = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let mut table = published.lock().expect("no holder panics").clone();
+            let mut table = published.0.lock().expect("no holder panics").clone();
             let (mut seen, mut lookups, mut answers) = (0, 0_u64, [None; 32]);
             let start = Instant::now();
-            while !done.load(Ordering::Relaxed) {
+            while !done.0.load(Ordering::Relaxed) {
                 for addresses in trace.chunks(32) {
-                    let now = epoch.load(Ordering::Acquire);
+                    let now = epoch.0.load(Ordering::Acquire);
                     if now != seen {
                         seen = now;
-                        table = published.lock().expect("no holder panics").clone();
+                        table = published.0.lock().expect("no holder panics").clone();
                     }
                     table.lookup_batch(addresses, &mut answers);
                 }
@@ -364,13 +364,13 @@ fn beside_a_reader<A: Family>(
                     .expect("far below the limit");
             }
             let next = fib.reader();
-            *published.lock().expect("no holder panics") = next;
-            epoch.fetch_add(1, Ordering::Release);
+            *published.0.lock().expect("no holder panics") = next;
+            epoch.0.fetch_add(1, Ordering::Release);
             updates += batch as u64 / 2 * 2;
             longest = longest.max(began.elapsed() / batch as u32);
             busy += began.elapsed();
         }
-        done.store(true, Ordering::Relaxed);
+        done.0.store(true, Ordering::Relaxed);
         reader.join().expect("the reader does not panic")
     });
     let rate = if busy.is_zero() {
@@ -383,6 +383,11 @@ fn beside_a_reader<A: Family>(
     );
     ns
 }
+
+/// What both threads have, in cache lines of its own: what the writer has beside it on its stack, its random numbers for
+/// one, it writes at every update, and where that shares a line depends on where the stack begins in this process.
+#[repr(align(128))]
+struct Alone<T>(T);
 
 const ROUNDS: usize = 3;
 /// Small tables at once.

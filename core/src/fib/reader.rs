@@ -33,7 +33,11 @@ pub struct FibReader<A> {
 }
 
 /// The root of a published table, and the segments that its nodes are in.
+///
+/// In cache lines of its own, as is what it holds and lookups read: the allocator may put what the writer writes at
+/// every change right beside it, and readers would wait for these lines at every batch.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct Snapshot {
     pub(super) root: Root,
     pub(super) segments: Arc<[Segment]>,

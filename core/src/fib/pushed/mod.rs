@@ -77,8 +77,9 @@ struct Blank {
     count: usize,
 }
 
-/// The root of pushed chunks, slot by slot: what a snapshot has.
+/// The root of pushed chunks, slot by slot: what a snapshot has. In lines of its own, as the snapshot is.
 #[derive(Clone, Debug)]
+#[repr(align(128))]
 pub(super) struct PushedRoot {
     /// Where each slot's block is in memory, as `direct.rs` has it; none where nothing reads addresses.
     pub(super) words: Box<[u64]>,
