@@ -7,6 +7,7 @@ use core::net::Ipv4Addr;
 
 use super::super::Fib;
 use super::super::address::{Address, prefix_mask};
+use super::super::pushed::{SHARE, SLOTS};
 use super::hooks::cells_written;
 use super::rng::Rng;
 use super::{Twin, check_batch, id};
@@ -35,7 +36,7 @@ impl Pair {
     /// An empty table that gets pushed chunks from `least` routes on.
     fn new(least: usize) -> Self {
         let mut fib = Fib::new();
-        fib.pushed.least = Some(least);
+        fib.set_pushed_limits(least, SHARE);
         Self {
             fib,
             twin: Twin::default(),
@@ -195,6 +196,34 @@ fn a_table_gains_pushed_chunks_as_it_grows_and_loses_them_as_it_shrinks() {
     for (reader, twin) in &held {
         let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1).collect();
         check_batch(reader, twin, &keys);
+    }
+}
+
+#[test]
+fn they_come_and_go_in_shares_of_any_size() {
+    let mut rng = Rng(57);
+    for share in [0, 3_000, SLOTS / 4, usize::MAX] {
+        let mut pair = Pair::new(usize::MAX);
+        while pair.twin.routes.len() < 600 {
+            let hop = rng.below(200);
+            pair.insert(draw(&mut rng), hop);
+        }
+        let shares = SLOTS.div_ceil(share.clamp(1, SLOTS));
+        for least in [1, usize::MAX, 1] {
+            pair.fib.set_pushed_limits(least, share);
+            // One more to begin, and after it one for each share.
+            for change in 0..=shares {
+                let at_last = change == shares;
+                let (route, hop) = (pair.any(&mut rng), rng.below(200));
+                pair.insert(route, hop);
+                assert_eq!(pair.fib.pushed.is_ready(), at_last && least == 1);
+                assert_eq!(pair.fib.pushed.is_on(), !at_last || least == 1);
+                if change % 500 == 0 || at_last {
+                    pair.check(&mut rng);
+                }
+            }
+            assert!(pair.fib.pushed_agree(rng.below(31) as u32));
+        }
     }
 }
 
