@@ -147,6 +147,12 @@ impl Pushed {
         self.state == State::Ready
     }
 
+    /// Whether leaves take two octets.
+    #[cfg(test)]
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide
+    }
+
     /// Octets of the blocks and their root.
     pub(super) fn octets(&self) -> usize {
         self.cells * 8 + self.root_octets()

@@ -169,6 +169,29 @@ fn a_code_that_needs_two_octets_turns_all_leaves() {
 }
 
 #[test]
+fn what_a_short_route_says_is_never_taken_for_the_escape() {
+    let mut rng = Rng(58);
+    let mut pair = Pair::new(1);
+    pair.fib.set_pushed_limits(1, SLOTS);
+    // In three chunks, which is too many for flat ones.
+    for n in 0..600 {
+        pair.insert((0x0a00_0000 << 96 | u128::from(n) << 107, 24), n % 200);
+    }
+    // The group of 32 /24s has a tail, and nothing else.
+    pair.insert((0xc000_0780 << 96, 28), 300);
+    let beside: Vec<u128> = (0..64).map(|n| 0xc000_0080 << 96 | n << 103).collect();
+    for len in 0..8 {
+        // The code of 254 is the escape of leaves of one octet, and no leaf has it.
+        pair.insert((0xc000_0000 << 96 & prefix_mask(len), len), 254);
+        let reader = pair.fib.reader();
+        assert!(reader.has_pushed() && !pair.fib.pushed.is_wide());
+        check_batch(&reader, &pair.twin, &beside);
+        pair.remove((0xc000_0000 << 96 & prefix_mask(len), len));
+    }
+    pair.check(&mut rng);
+}
+
+#[test]
 fn a_table_gains_pushed_chunks_as_it_grows_and_loses_them_as_it_shrinks() {
     let mut rng = Rng(54);
     let mut pair = Pair::new(2_000);
