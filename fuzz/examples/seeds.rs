@@ -72,6 +72,7 @@ fn main() {
     write("vxlan", "reserved-bit", &reserved);
 
     scripts();
+    forwarding();
     configurations();
     questions();
     write(
@@ -185,6 +186,182 @@ fn scripts() {
             &[2, 6, 3, 5, 4, 0],
             &encap(&[packet(0, 0, 1)]),
         ]),
+    );
+}
+
+/// Scripts for IPv4 forwarding tables that begin with pushed or flat chunks; see `src/fib.rs` for what the octets mean.
+fn forwarding() {
+    const INSERT: u8 = 0;
+    const REMOVE: u8 = 4;
+    const PUBLISH: u8 = 7;
+    const INSERT_MANY: u8 = 0xf8;
+    const REMOVE_MANY: u8 = 0xfc;
+    let step = |operation, address: [u8; 4], len, hop| {
+        let [a, b, c, d] = address;
+        [operation, len, hop, a, b, c, d]
+    };
+    let publish = step(PUBLISH, [0; 4], 0, 0);
+    let give_up = step(PUBLISH, [0; 4], 0, 1);
+    let take_up = step(PUBLISH, [0; 4], 0, 2);
+    let insert = |address, len, hop| step(INSERT, address, len, hop);
+    let remove = |address, len| step(REMOVE, address, len, 0);
+    let insert_many = |address, len| step(INSERT_MANY, address, len, 0);
+    let remove_many = |address, len| step(REMOVE_MANY, address, len, 0);
+    let write = |name, flags: u8, steps: &[[u8; 7]]| {
+        write("fib", name, &joined(&[&[flags], steps.as_flattened()]));
+    };
+
+    // 253 is the last next hop that fits an octet; the default route's is the first that does not.
+    write(
+        "v4-crowded-two-octets",
+        0xf4,
+        &[
+            insert([10, 8, 3, 0], 24, 3),
+            insert([10, 8, 3, 9], 32, 2),
+            publish,
+            insert([0, 0, 0, 0], 0, 4),
+            publish,
+            insert([10, 8, 3, 9], 32, 7),
+            insert([10, 8, 3, 0], 24, 6),
+            insert_many([10, 8, 1, 0], 27),
+            publish,
+            insert([10, 8, 0, 0], 13, 5),
+            remove([0, 0, 0, 0], 0),
+            remove([10, 8, 3, 0], 24),
+        ],
+    );
+    // In groups with and without tails, in the root, too short to be pushed, and in chunks that come and go.
+    write(
+        "v4-pushed",
+        0xf2,
+        &[
+            insert([10, 7, 3, 0], 24, 3),
+            insert([10, 7, 3, 0], 22, 1),
+            insert([10, 7, 127, 77], 32, 2),
+            insert([10, 7, 5, 64], 27, 3),
+            publish,
+            insert([0, 0, 0, 0], 0, 1),
+            insert([10, 0, 0, 0], 7, 2),
+            insert([64, 0, 0, 0], 2, 3),
+            insert([10, 0, 0, 0], 9, 2),
+            insert([10, 0, 0, 0], 13, 0),
+            insert([172, 16, 127, 0], 24, 0),
+            publish,
+            remove([10, 7, 3, 0], 22),
+            remove([10, 7, 5, 64], 27),
+            remove([10, 7, 127, 64], 26),
+            remove([192, 168, 0, 0], 13),
+            remove([0, 0, 0, 0], 0),
+            insert([200, 1, 2, 3], 32, 1),
+            publish,
+            insert([200, 1, 3, 0], 24, 2),
+            remove([200, 1, 2, 3], 32),
+            remove([200, 1, 3, 0], 24),
+            insert([200, 0, 0, 0], 8, 3),
+            publish,
+            remove([10, 0, 0, 0], 7),
+            remove([64, 0, 0, 0], 2),
+        ],
+    );
+    // Given up and taken up again: half-way, with changes on both sides of what is filled, and by the number of routes.
+    write(
+        "v4-pushed-to-and-fro",
+        0xf2,
+        &[
+            give_up,
+            insert([10, 7, 1, 0], 24, 3),
+            insert([192, 168, 1, 0], 24, 3),
+            publish,
+            insert([172, 16, 1, 128], 25, 3),
+            remove([10, 7, 2, 0], 24),
+            insert([10, 7, 2, 0], 23, 1),
+            take_up,
+            insert([74, 0, 1, 0], 24, 3),
+            insert([10, 7, 4, 0], 24, 3),
+            insert([10, 7, 4, 4], 30, 2),
+            insert([192, 168, 4, 0], 24, 3),
+            insert([74, 0, 0, 0], 10, 3),
+            insert([128, 0, 0, 0], 1, 2),
+            publish,
+            remove_many([10, 7, 0, 0], 24),
+            remove_many([74, 0, 0, 0], 24),
+            remove_many([172, 16, 0, 0], 24),
+            remove_many([192, 168, 0, 0], 24),
+            publish,
+            remove_many([10, 7, 64, 0], 24),
+            publish,
+            insert_many([172, 16, 0, 0], 25),
+        ],
+    );
+    // 253 and 254 in turn, and then all of them.
+    write(
+        "v4-pushed-two-octets",
+        0xf6,
+        &[
+            insert([10, 7, 3, 0], 24, 3),
+            insert([192, 168, 3, 0], 24, 2),
+            publish,
+            insert([10, 7, 3, 0], 24, 4),
+            publish,
+            insert_many([10, 7, 32, 0], 24),
+            publish,
+            insert([74, 0, 2, 0], 24, 7),
+            insert([74, 0, 2, 9], 32, 6),
+            insert([172, 16, 127, 0], 24, 5),
+            insert([192, 0, 0, 0], 10, 7),
+            insert([0, 0, 0, 0], 0, 6),
+            publish,
+            remove([74, 0, 2, 0], 24),
+            insert_many([172, 16, 96, 32], 27),
+            insert([10, 0, 0, 0], 12, 5),
+            remove([0, 0, 0, 0], 0),
+            publish,
+            insert([96, 0, 0, 0], 3, 4),
+        ],
+    );
+    // So many tails that few fewer routes beside them are too few, and for a while not all of them spread.
+    write(
+        "v4-pushed-tails",
+        0xfa,
+        &[
+            publish,
+            insert([10, 7, 100, 64], 26, 3),
+            publish,
+            remove_many([10, 7, 0, 0], 24),
+            remove_many([74, 0, 0, 0], 24),
+            insert([74, 0, 100, 8], 29, 1),
+            insert([10, 7, 66, 16], 28, 2),
+            insert([10, 7, 66, 16], 28, 3),
+            publish,
+            remove_many([172, 16, 0, 0], 24),
+            remove_many([192, 168, 0, 0], 24),
+            insert([192, 168, 90, 9], 32, 2),
+            insert([192, 168, 90, 64], 28, 2),
+            publish,
+        ],
+    );
+    // So many routes that four chunks are few enough for flat ones, until there are more chunks.
+    write(
+        "v4-pushed-or-flat",
+        0xf2,
+        &[
+            insert_many([10, 7, 128, 0], 24),
+            insert_many([10, 7, 192, 0], 24),
+            insert_many([74, 0, 128, 0], 24),
+            insert_many([74, 0, 192, 0], 24),
+            insert_many([172, 16, 128, 0], 24),
+            insert_many([172, 16, 192, 0], 24),
+            publish,
+            insert_many([192, 168, 128, 0], 24),
+            insert_many([192, 168, 192, 0], 24),
+            publish,
+            insert([74, 0, 200, 4], 30, 2),
+            insert([20, 0, 0, 0], 14, 1),
+            insert([30, 0, 0, 0], 14, 2),
+            insert([40, 0, 0, 0], 14, 3),
+            publish,
+            remove_many([192, 168, 128, 0], 24),
+        ],
     );
 }
 

@@ -305,6 +305,10 @@ impl<'a> Node<'a> {
 
     /// The first slot at or after `from` that has a child, and what it says.
     pub(super) fn next_child(self, from: usize) -> Option<(usize, Entry)> {
+        // Not worth a look: in a spread one a run starts at every slot.
+        if self.shape.is_narrow_tail() {
+            return None;
+        }
         let mut slot = from;
         while slot < self.shape.slots() {
             let entry = self.entry(slot);

@@ -98,9 +98,10 @@ impl<A: Address> FibReader<A> {
         self
     }
 
-    /// Whether there are pushed chunks.
-    #[cfg(test)]
-    pub(super) fn has_pushed(&self) -> bool {
+    /// Whether lookups go by pushed chunks: for the tests and the fuzz target, which are to know that they ask some.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn has_pushed(&self) -> bool {
         self.snapshot.pushed.is_some()
     }
 

@@ -53,9 +53,28 @@ pub(super) struct Pushed {
     /// Whether some code was too large for one octet since the root was laid out: leaves that are written take two.
     wide: bool,
     draft: PushedDraft,
-    /// The number of routes from which on there are pushed chunks however thinly spread, in place of [`LEAST_ROUTES`].
-    #[cfg(test)]
-    pub(super) least: Option<usize>,
+    limits: Limits,
+}
+
+/// Which tables have pushed chunks, and how fast they come and go.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// The number of routes from which on a table has them.
+    least: usize,
+    /// The least number of routes for each chunk.
+    a_chunk: usize,
+    /// Root slots that are filled or given up a change.
+    share: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            least: LEAST_ROUTES,
+            a_chunk: ROUTES_A_CHUNK,
+            share: SHARE,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -129,6 +148,12 @@ impl Pushed {
         self.state == State::Ready
     }
 
+    /// Whether leaves take two octets.
+    #[cfg(test)]
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide
+    }
+
     /// Octets of the blocks and their root.
     pub(super) fn octets(&self) -> usize {
         self.cells * 8 + self.root_octets()
@@ -157,6 +182,11 @@ impl Pushed {
         }
     }
 
+    /// The root slot after the last of the share that begins at `next`.
+    fn share_end(&self, next: usize) -> usize {
+        (next + self.limits.share).min(SLOTS)
+    }
+
     fn handle(&self, slot: usize) -> u32 {
         let handle = self.root.as_ref().and_then(|root| root.handles.get(slot));
         handle.copied().unwrap_or_default()
@@ -181,14 +211,30 @@ impl Pushed {
 }
 
 impl<A: Address> Fib<A> {
+    /// Lets an IPv4 table have pushed chunks from `least` routes on, however thinly spread, and fills or gives up
+    /// `share` of its 8,192 root slots a change: for the tests and the fuzz target, which could not afford 65,536 routes
+    /// and 2,048 changes.
+    ///
+    /// Takes effect with the changes that follow; [`compact`](Self::compact) forgets it. What lookups answer does not
+    /// depend on it, only what they read.
+    #[doc(hidden)]
+    pub fn set_pushed_limits(&mut self, least: usize, share: usize) {
+        self.pushed.limits = Limits {
+            least,
+            a_chunk: 1,
+            share: share.clamp(1, SLOTS),
+        };
+    }
+
     /// Brings pushed chunks on by a share: filled or given up, as the table's size wants it. Called after each change.
     pub(super) fn push_some(&mut self) {
         match self.pushed.state {
             State::Off if self.pushed_wanted(1) => self.begin_pushed(),
             State::Off => {}
             State::Filling(next) if self.pushed_wanted(2) => {
-                self.pushed.state = State::Filling(next + SHARE);
-                for slot in next..next + SHARE {
+                let end = self.pushed.share_end(next);
+                self.pushed.state = State::Filling(end);
+                for slot in next..end {
                     self.push_chunk(slot);
                 }
                 if self.pushed.state == State::Filling(SLOTS) {
@@ -198,11 +244,12 @@ impl<A: Address> Fib<A> {
             State::Ready if self.pushed_wanted(2) => {}
             State::Filling(_) | State::Ready => self.pushed.state = State::Leaving(0),
             State::Leaving(next) => {
-                for slot in next..next + SHARE {
+                let end = self.pushed.share_end(next);
+                for slot in next..end {
                     self.drop_pushed(slot);
                 }
-                self.pushed.state = State::Leaving(next + SHARE);
-                if next + SHARE == SLOTS {
+                self.pushed.state = State::Leaving(end);
+                if end == SLOTS {
                     self.end_pushed();
                 }
             }
@@ -355,12 +402,7 @@ impl<A: Address> Fib<A> {
     /// Whether the table is one of many routes, and not thinly spread: a chunk takes 528 octets here and what its
     /// leaves take. Tables that have pushed chunks keep them with `slack` times fewer routes, not to go to and fro.
     fn pushed_wanted(&self, slack: usize) -> bool {
-        let (least, a_chunk) = (LEAST_ROUTES, ROUTES_A_CHUNK);
-        #[cfg(test)]
-        let (least, a_chunk) = self
-            .pushed
-            .least
-            .map_or((least, a_chunk), |least| (least, 1));
+        let Limits { least, a_chunk, .. } = self.pushed.limits;
         let chunks = self.flats.chunks * a_chunk;
         A::BITS == 32
             && matches!(self.root, WriterRoot::Slots { .. })
@@ -541,7 +583,7 @@ pub(super) const SLOTS: usize = 1 << ROOT_STRIDE;
 pub(super) const ROOT_SHIFT: u32 = 32 - ROOT_STRIDE as u32;
 
 /// Root slots that are filled or given up a change.
-const SHARE: usize = 4;
+pub(super) const SHARE: usize = 4;
 /// The number of routes from which on a table has pushed chunks, as long as it has [`ROUTES_A_CHUNK`].
 pub(super) const LEAST_ROUTES: usize = 65_536;
 const ROUTES_A_CHUNK: usize = 24;

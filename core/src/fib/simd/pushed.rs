@@ -154,7 +154,7 @@ impl<const WIDE: bool, const SHORT: bool> Group for Scalars<WIDE, SHORT> {
             *next_hop = NextHopId::from_code(said::<A, SHORT>(table, code, address));
         }
         if escapes != 0 {
-            settle::<A, WIDE>(table, addresses, next_hops, escapes);
+            settle::<A, WIDE, false>(table, addresses, next_hops, escapes);
         }
     }
 }
@@ -244,13 +244,14 @@ fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
         }
     }
     if escapes != 0 {
-        settle::<A, WIDE>(table, addresses, next_hops, escapes);
+        settle::<A, WIDE, SHORT>(table, addresses, next_hops, escapes);
     }
 }
 
-/// Takes up the answers that are the escape, among the `lanes` that may be.
+/// Takes up the answers that are the escape, among the `lanes` that may be. With `SHORT` what looks like it may be what a
+/// short route says, which is in no leaf and can be any code.
 #[inline(never)]
-fn settle<A: Address, const WIDE: bool>(
+fn settle<A: Address, const WIDE: bool, const SHORT: bool>(
     table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
@@ -263,7 +264,13 @@ fn settle<A: Address, const WIDE: bool>(
             continue;
         };
         if next_hop.map_or(0, NextHopId::code) == escape(WIDE) {
-            *next_hop = NextHopId::from_code(beyond(table, key_of(*address)));
+            let key = key_of(*address);
+            let code = if SHORT {
+                one::<WIDE>(table, key)
+            } else {
+                beyond(table, key)
+            };
+            *next_hop = NextHopId::from_code(code);
         }
     }
 }

@@ -7,6 +7,7 @@ use core::net::Ipv4Addr;
 
 use super::super::Fib;
 use super::super::address::{Address, prefix_mask};
+use super::super::pushed::{SHARE, SLOTS};
 use super::hooks::cells_written;
 use super::rng::Rng;
 use super::{Twin, check_batch, id};
@@ -35,7 +36,7 @@ impl Pair {
     /// An empty table that gets pushed chunks from `least` routes on.
     fn new(least: usize) -> Self {
         let mut fib = Fib::new();
-        fib.pushed.least = Some(least);
+        fib.set_pushed_limits(least, SHARE);
         Self {
             fib,
             twin: Twin::default(),
@@ -168,6 +169,29 @@ fn a_code_that_needs_two_octets_turns_all_leaves() {
 }
 
 #[test]
+fn what_a_short_route_says_is_never_taken_for_the_escape() {
+    let mut rng = Rng(58);
+    let mut pair = Pair::new(1);
+    pair.fib.set_pushed_limits(1, SLOTS);
+    // In three chunks, which is too many for flat ones.
+    for n in 0..600 {
+        pair.insert((0x0a00_0000 << 96 | u128::from(n) << 107, 24), n % 200);
+    }
+    // The group of 32 /24s has a tail, and nothing else.
+    pair.insert((0xc000_0780 << 96, 28), 300);
+    let beside: Vec<u128> = (0..64).map(|n| 0xc000_0080 << 96 | n << 103).collect();
+    for len in 0..8 {
+        // The code of 254 is the escape of leaves of one octet, and no leaf has it.
+        pair.insert((0xc000_0000 << 96 & prefix_mask(len), len), 254);
+        let reader = pair.fib.reader();
+        assert!(reader.has_pushed() && !pair.fib.pushed.is_wide());
+        check_batch(&reader, &pair.twin, &beside);
+        pair.remove((0xc000_0000 << 96 & prefix_mask(len), len));
+    }
+    pair.check(&mut rng);
+}
+
+#[test]
 fn a_table_gains_pushed_chunks_as_it_grows_and_loses_them_as_it_shrinks() {
     let mut rng = Rng(54);
     let mut pair = Pair::new(2_000);
@@ -195,6 +219,34 @@ fn a_table_gains_pushed_chunks_as_it_grows_and_loses_them_as_it_shrinks() {
     for (reader, twin) in &held {
         let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1).collect();
         check_batch(reader, twin, &keys);
+    }
+}
+
+#[test]
+fn they_come_and_go_in_shares_of_any_size() {
+    let mut rng = Rng(57);
+    for share in [0, 3_000, SLOTS / 4, usize::MAX] {
+        let mut pair = Pair::new(usize::MAX);
+        while pair.twin.routes.len() < 600 {
+            let hop = rng.below(200);
+            pair.insert(draw(&mut rng), hop);
+        }
+        let shares = SLOTS.div_ceil(share.clamp(1, SLOTS));
+        for least in [1, usize::MAX, 1] {
+            pair.fib.set_pushed_limits(least, share);
+            // One more to begin, and after it one for each share.
+            for change in 0..=shares {
+                let at_last = change == shares;
+                let (route, hop) = (pair.any(&mut rng), rng.below(200));
+                pair.insert(route, hop);
+                assert_eq!(pair.fib.pushed.is_ready(), at_last && least == 1);
+                assert_eq!(pair.fib.pushed.is_on(), !at_last || least == 1);
+                if change % 500 == 0 || at_last {
+                    pair.check(&mut rng);
+                }
+            }
+            assert!(pair.fib.pushed_agree(rng.below(31) as u32));
+        }
     }
 }
 
