@@ -56,6 +56,7 @@ mod root;
     reason = "calls code compiled for the processor that was found"
 )]
 mod simd;
+mod spare;
 mod splice;
 mod table;
 mod tails;

@@ -11,9 +11,11 @@
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 
 use super::arena::Arena;
 use super::reader::Snapshot;
+use super::spare::Spare;
 
 /// A block that waits: its handle and its cells, 0 for none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,6 +54,8 @@ pub(super) struct Books {
     recent: usize,
     /// The snapshot to be looked at next.
     next: usize,
+    /// What is left of the one that was let go last.
+    spare: Spare,
 }
 
 #[derive(Debug)]
@@ -92,6 +96,7 @@ impl Books {
             }
             if let Some(oldest) = self.published.pop_front() {
                 self.free.append(oldest.waiting);
+                self.keep(oldest.snapshot);
             }
         }
         let count = self.published.len();
@@ -128,6 +133,7 @@ impl Books {
                 .map(size_of_val)
                 .sum::<usize>()
             + waiting.chain([&self.free]).map(Pile::octets).sum::<usize>()
+            + self.spare.octets()
     }
 
     /// Lets the snapshot at `at` go if it has no reader; what waits with it waits with the one before.
@@ -149,7 +155,20 @@ impl Books {
                     before.waiting.push(blocks);
                 }
             }
+            self.keep(published.snapshot);
         }
+    }
+
+    /// Keeps what can be used again of a snapshot that is let go.
+    fn keep(&mut self, snapshot: Arc<Snapshot>) {
+        if let Some(snapshot) = Arc::into_inner(snapshot) {
+            self.spare = Spare::of(snapshot);
+        }
+    }
+
+    /// What is left of a snapshot that was let go, if there is any.
+    pub(super) fn take_spare(&mut self) -> Spare {
+        mem::take(&mut self.spare)
     }
 }
 

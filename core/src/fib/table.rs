@@ -41,6 +41,7 @@ use super::pushed::Pushed;
 use super::reader::{FibReader, Root, Snapshot};
 use super::root::WriterRoot;
 use super::simd::{Level, SimdLevel};
+use super::spare::copy_over;
 use super::splice::Splice;
 use super::tails::Tails;
 use super::walk::{Covering, Routes, View};
@@ -210,10 +211,11 @@ impl<A: Address> Fib<A> {
     pub fn reader(&mut self) -> FibReader<A> {
         self.reclaim();
         self.turn_waiting();
+        let old = self.published.take_spare();
         let root = match &self.root {
             WriterRoot::Node(handle) => Root::Node(*handle),
             WriterRoot::Slots { slots, routes } => Root::Slots {
-                slots: slots.clone(),
+                slots: copy_over(old.slots, slots),
                 direct: if self.pushed.is_ready() {
                     Box::default()
                 } else {
@@ -229,10 +231,10 @@ impl<A: Address> Fib<A> {
             routes: self.routes,
             flatness: self.flats.flatness(),
             wide: self.flats.wide,
-            pushed: self.pushed.publish(self.tails),
+            pushed: self.pushed.publish(old.pushed, self.tails),
             few: self.few(),
             hashed: self.hashes.publish(self.arena.segments()),
-            windowed: self.windows.publish(),
+            windowed: self.windows.publish(old.pages),
         });
         self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;

@@ -31,6 +31,7 @@ use super::arena::{Arena, Segment, block as block_at, load, writes};
 use super::batch::{self, CHUNK};
 use super::node::{Gaps, ROOT_STRIDE, RouteCell, RouteList};
 use super::root::WriterRoot;
+use super::spare::copy_over;
 use super::table::Fib;
 use super::tails::Tails;
 use block::{EPOCH_CELL, Patch, PushedDraft, blank_code, cells_of};
@@ -129,13 +130,46 @@ impl Short {
     }
 }
 
+impl PushedRoot {
+    /// Makes this, an older one, the same as `root`.
+    fn follow(&mut self, root: &Self) {
+        let Self {
+            words,
+            handles,
+            wide,
+            spread,
+            short,
+        } = root;
+        self.words = copy_over(Some(mem::take(&mut self.words)), words);
+        self.handles = copy_over(Some(mem::take(&mut self.handles)), handles);
+        self.wide = *wide;
+        self.spread = *spread;
+        self.short = *short;
+    }
+
+    /// Octets of it and its lists.
+    pub(super) fn octets(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.words) + size_of_val(&*self.handles)
+    }
+}
+
 impl Pushed {
-    /// What a snapshot gets.
-    pub(super) fn publish(&self, tails: Tails) -> Option<Box<PushedRoot>> {
+    /// What a snapshot gets, made over that of an older one.
+    pub(super) fn publish(
+        &self,
+        old: Option<Box<PushedRoot>>,
+        tails: Tails,
+    ) -> Option<Box<PushedRoot>> {
         let root = self.root.as_ref().filter(|_| self.is_ready())?;
-        let mut root = root.clone();
-        root.spread = tails.packed == 0;
-        Some(root)
+        let mut copy = match old {
+            Some(mut old) => {
+                old.follow(root);
+                old
+            }
+            None => root.clone(),
+        };
+        copy.spread = tails.packed == 0;
+        Some(copy)
     }
 
     /// Whether there are any, or will be, or were.
@@ -161,9 +195,7 @@ impl Pushed {
 
     /// Octets of what every snapshot has a copy of.
     pub(super) fn root_octets(&self) -> usize {
-        self.root.as_ref().map_or(0, |root| {
-            size_of::<PushedRoot>() + size_of_val(&*root.words) + size_of_val(&*root.handles)
-        })
+        self.root.as_deref().map_or(0, PushedRoot::octets)
     }
 
     /// Octets of what only the writer has.

@@ -44,6 +44,7 @@ use alloc::vec::Vec;
 use super::address::{Address, prefix_mask};
 use super::arena::{Arena, Segment};
 use super::hashed::halves;
+use super::spare::copy_over;
 use super::table::Fib;
 use directory::{Hash, PAGE, SLOTS, address};
 use line::{LINE, LOWER, LOWER_OF_32, Line, Part, SHORT, UPPER, WHOLE, Window, cut};
@@ -129,14 +130,14 @@ impl Windows {
             + self.left.capacity() * size_of::<u32>()
     }
 
-    /// What a snapshot gets.
-    pub(super) fn publish(&self) -> Option<Box<Windowed>> {
+    /// What a snapshot gets, made over the directory of an older one.
+    pub(super) fn publish(&self, old: Option<Box<[u64]>>) -> Option<Box<Windowed>> {
         let hash = self.on.as_ref()?;
         if hash.filled != Filled::All {
             return None;
         }
         Some(Box::new(Windowed {
-            pages: hash.addresses.as_slice().into(),
+            pages: copy_over(old, &hash.addresses),
             shift: 64 - u32::from(hash.depth),
             busy: hash.busy,
             _segments: Arc::clone(self.arena.segments()),
