@@ -229,7 +229,7 @@ impl Worker {
         // Whether there was something to carry in the turn before, which may have carried all of it.
         let mut had_work = false;
         loop {
-            let has_work = self.device_readable || self.underlay.is_readable();
+            let has_work = self.has_work();
             let polls = match self.busy_poll.is_off() {
                 true => has_work,
                 false => self
@@ -257,10 +257,15 @@ impl Worker {
             if self.obey() == Flow::Ends {
                 return Ok(());
             }
-            had_work = self.device_readable || self.underlay.is_readable();
+            had_work = self.has_work();
             self.turn()?;
             place.turn(self.busy_poll.spent());
         }
+    }
+
+    /// Whether there is something to read, as far as it knows.
+    fn has_work(&self) -> bool {
+        self.device_readable || self.underlay.is_readable()
     }
 
     /// Does what the commands say.

@@ -12,8 +12,8 @@
 //! Inside, one structure is the truth: a trie of nodes (`node.rs`; `table.rs` tells how it is changed), which everything
 //! can be asked. IPv4 nodes are laid out by the size of the table: second-level ones dense from 256 routes on, with a top
 //! that says which of their groups have a cell (`node.rs`), third-level ones of large tables, where they are few, spread,
-//! with a leaf for every slot (`tails.rs`). Beside the trie some tables have a shorter way for lookups, which leaves to the trie what it
-//! cannot say, and which the caller sees in time and memory only:
+//! with a leaf for every slot (`tails.rs`). Beside the trie some tables have a shorter way for lookups, which leaves to
+//! the trie what it cannot say, and which the caller sees in time and memory only:
 //!
 //! | table | way |
 //! |-------|-----|

@@ -27,6 +27,9 @@
 //! below. An address on the loopback device that is no loopback address says nothing of the device
 //! that packets leave by. Where it cannot be found out, one thread has both.
 //!
+//! Directions that are parted so also get CPUs of their own while they are busy
+//! ([`Placement::WhileBusy`]). Those that the configuration parts do not.
+//!
 //! It is found out once, at start. Features that are changed later, and addresses that move to
 //! another device, count at the next start.
 

@@ -1,5 +1,5 @@
 //! How the kernel schedules the calling thread: `sched_getattr(2)`, `sched_setattr(2)`,
-//! `sched_setaffinity(2)`.
+//! `sched_setaffinity(2)`; and what it has used of a CPU: `clock_gettime(2)`.
 
 use std::io::Result;
 use std::time::Duration;
