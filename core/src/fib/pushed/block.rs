@@ -453,10 +453,10 @@ const fn one_code(at: usize, code: u16) -> u64 {
 }
 
 /// Groups of a chunk.
-const GROUPS: usize = CHUNK.slots() / DENSE_SLOTS;
+pub(in super::super) const GROUPS: usize = CHUNK.slots() / DENSE_SLOTS;
 pub(super) const EPOCH_CELL: usize = 1;
 /// The cell of the first group.
-const GROUPS_AT: usize = 2;
+pub(in super::super) const GROUPS_AT: usize = 2;
 /// The cell of the first entry, or of the first leaves where there is none.
 const ENTRIES_AT: usize = GROUPS_AT + GROUPS;
 /// The most cells of a block: an entry and a leaf of two octets for each slot, and leaves added.

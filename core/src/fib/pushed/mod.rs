@@ -36,7 +36,7 @@ use super::table::Fib;
 use super::tails::Tails;
 use block::{EPOCH_CELL, Patch, PushedDraft, blank_code, cells_of};
 #[cfg(target_arch = "x86_64")]
-pub(super) use block::{MOST_CELLS, beyond, group_of, leaf_octet};
+pub(super) use block::{GROUPS, GROUPS_AT, MOST_CELLS, beyond, leaf_octet};
 pub(super) use block::{escape, lookup, lookup_one};
 
 /// The writer's side.

@@ -9,9 +9,10 @@
 //! The twin is portable, in `fib/pushed/block.rs`.
 
 use core::arch::x86_64::{
-    __m128i, __m512i, _mm_cvtepu8_epi16, _mm_insert_epi8, _mm_insert_epi16, _mm_setzero_si128,
-    _mm512_add_epi64, _mm512_and_si512, _mm512_popcnt_epi64, _mm512_set1_epi64, _mm512_slli_epi64,
-    _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_sub_epi64, _mm512_test_epi64_mask,
+    __m128i, __m512i, _bextr2_u32, _mm_cmpeq_epi16_mask, _mm_cvtepu8_epi16, _mm_insert_epi8,
+    _mm_insert_epi16, _mm_max_epu16, _mm_set1_epi16, _mm_setzero_si128, _mm512_add_epi64,
+    _mm512_maskz_popcnt_epi32, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shrdv_epi32,
+    _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64, _mm512_test_epi64_mask,
 };
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -23,12 +24,12 @@ use super::super::address::Address;
 use super::super::arena;
 use super::super::arena::Segment;
 use super::super::batch::{LANES, key_of};
-use super::super::node::DENSE_SLOTS;
+use super::super::node::{DENSE_BITS, ROOT_STRIDE};
 use super::super::pushed::{
-    self, MOST_CELLS, PushedRoot, ROOT_SHIFT, SLOTS, escape, group_of, leaf_octet,
+    self, GROUPS, GROUPS_AT, MOST_CELLS, PushedRoot, ROOT_SHIFT, SLOTS, escape, leaf_octet,
 };
 
-use super::lanes::{EIGHT, Places, VECTORS, gather, keys_of_eight};
+use super::lanes::{EIGHT, Places, gather, keys_of_eight};
 use super::narrow::{Group, in_groups, prefetch};
 use super::{Native, NativeBlock};
 
@@ -39,6 +40,17 @@ pub(super) struct Table<'a> {
     segments: &'a [Segment],
 }
 
+impl<'a> Table<'a> {
+    #[inline(always)]
+    fn of(pushed: &'a PushedRoot, segments: &'a [Segment]) -> Option<Self> {
+        Some(Self {
+            words: (&*pushed.words).try_into().ok()?,
+            pushed,
+            segments,
+        })
+    }
+}
+
 /// Looks up each of `addresses`, without vectors.
 #[inline(always)]
 pub(super) fn lookup<A: Address>(
@@ -47,65 +59,58 @@ pub(super) fn lookup<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    by::<A, Scalars<false, false>, Scalars<false, true>, Scalars<true, false>, Scalars<true, true>>(
-        pushed, segments, addresses, next_hops,
-    );
+    let Some(table) = Table::of(pushed, segments) else {
+        return;
+    };
+    match (pushed.wide, pushed.short.some) {
+        (false, false) => in_groups::<A, Scalars<false, false>>(&table, addresses, next_hops),
+        (false, true) => in_groups::<A, Scalars<false, true>>(&table, addresses, next_hops),
+        (true, false) => in_groups::<A, Scalars<true, false>>(&table, addresses, next_hops),
+        (true, true) => in_groups::<A, Scalars<true, true>>(&table, addresses, next_hops),
+    }
 }
 
 /// Looks up each of `addresses`, eight to a vector.
-#[inline(always)]
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
 pub(super) fn lookup_in_vectors<A: Address>(
     pushed: &PushedRoot,
     segments: &[Segment],
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    by::<A, Vectors<false, false>, Vectors<false, true>, Vectors<true, false>, Vectors<true, true>>(
-        pushed, segments, addresses, next_hops,
-    );
+    match (pushed.wide, pushed.short.some) {
+        (false, false) => by_vectors::<A, false, false>(pushed, segments, addresses, next_hops),
+        (false, true) => by_vectors::<A, false, true>(pushed, segments, addresses, next_hops),
+        (true, false) => by_vectors::<A, true, false>(pushed, segments, addresses, next_hops),
+        (true, true) => by_vectors::<A, true, true>(pushed, segments, addresses, next_hops),
+    }
 }
 
-/// Looks up each of `addresses` by the first two kinds of groups when leaves take one octet, and by the second and the
-/// fourth when there are short routes.
-#[inline(always)]
-fn by<A, N, NS, W, WS>(
+/// The same for a table whose leaves are `WIDE` and which has `SHORT` routes: a function of its own for each kind, so that
+/// none sets up what another needs.
+#[inline(never)]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn by_vectors<A: Address, const WIDE: bool, const SHORT: bool>(
     pushed: &PushedRoot,
     segments: &[Segment],
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
-) where
-    A: Address,
-    N: for<'a> Group<Table<'a> = Table<'a>>,
-    NS: for<'a> Group<Table<'a> = Table<'a>>,
-    W: for<'a> Group<Table<'a> = Table<'a>>,
-    WS: for<'a> Group<Table<'a> = Table<'a>>,
-{
-    let Ok(words) = (&*pushed.words).try_into() else {
-        return;
-    };
-    let table = Table {
-        words,
-        pushed,
-        segments,
-    };
-    match (pushed.wide, pushed.short.some) {
-        (false, false) => in_groups::<A, N>(&table, addresses, next_hops),
-        (false, true) => in_groups::<A, NS>(&table, addresses, next_hops),
-        (true, false) => in_groups::<A, W>(&table, addresses, next_hops),
-        (true, true) => in_groups::<A, WS>(&table, addresses, next_hops),
+) {
+    if let Some(table) = Table::of(pushed, segments) {
+        in_groups::<A, Vectors<WIDE, SHORT>>(&table, addresses, next_hops);
     }
 }
 
 /// The code for one address.
 #[inline(always)]
 pub(super) fn lookup_one(pushed: &PushedRoot, segments: &[Segment], key: u32) -> u16 {
-    let Ok(words) = (&*pushed.words).try_into() else {
+    let Some(table) = Table::of(pushed, segments) else {
         return 0;
-    };
-    let table = Table {
-        words,
-        pushed,
-        segments,
     };
     if pushed.wide {
         one::<true>(&table, key)
@@ -135,7 +140,7 @@ impl<const WIDE: bool, const SHORT: bool> Group for Scalars<WIDE, SHORT> {
         for (address, block) in addresses.iter().zip(&mut blocks) {
             let key = key_of(*address);
             *block = block_of(table.words, key);
-            prefetch(block.wrapping_add(group_of(key)));
+            prefetch(group(*block, key));
         }
         let mut leaves = [ptr::null(); LANES];
         for ((address, block), leaf) in addresses.iter().zip(&blocks).zip(&mut leaves) {
@@ -181,11 +186,11 @@ impl<const WIDE: bool, const SHORT: bool> Group for Vectors<WIDE, SHORT> {
     }
 }
 
-/// The blocks and the group cells of eight addresses. Their places are computed one by one: to take them out of a vector
-/// would take longer. Not a function, which the compiler would call.
-macro_rules! blocks_and_cells {
-    ($words:expr, $addresses:expr) => {{
-        let [a, b, c, d, e, f, g, h] = $addresses;
+/// The places of the leaves of eight addresses, and which of them may be an escape. Those of group cells are computed one
+/// by one: to take them out of a vector would take longer. Not a function, which the compiler would call.
+macro_rules! leaves_of_eight {
+    ($words:expr, $eight:expr, $single:expr) => {{
+        let [a, b, c, d, e, f, g, h] = $single;
         let (a, b, c, d) = (
             root_and_group($words, a),
             root_and_group($words, b),
@@ -199,17 +204,22 @@ macro_rules! blocks_and_cells {
             root_and_group($words, h),
         );
         // SAFETY: the first of each are words of the root; the second are as in `cell`.
-        unsafe {
+        let (blocks, cells) = unsafe {
             (
                 gather([a.0, b.0, c.0, d.0, e.0, f.0, g.0, h.0]),
                 gather([a.1, b.1, c.1, d.1, e.1, f.1, g.1, h.1]),
             )
-        }
+        };
+        let maybe = _mm512_test_epi64_mask(cells, _mm512_set1_epi64(1 << 31));
+        let places = Places::of(leaves::<WIDE>(blocks, cells, keys_of_eight($eight)));
+        (places, maybe)
     }};
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512vpopcntdq,popcnt,lzcnt,bmi1,bmi2,movbe")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
 fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
     table: &Table<'_>,
     addresses: &[A; LANES],
@@ -218,31 +228,42 @@ fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
     let (eights, _) = addresses.as_chunks::<EIGHT>();
     // The compiler must not know that these are the same, or it takes single addresses out of the vectors.
     let (singles, _) = hint::black_box(addresses).as_chunks::<EIGHT>();
-    let mut places = [Places::NONE; VECTORS];
-    let mut escapes = 0;
-    // By number, not side by side: what would be set up for that costs as much as three addresses.
-    for at in 0..VECTORS {
-        if let (Some(eight), Some(single), Some(place)) =
-            (eights.get(at), singles.get(at), places.get_mut(at))
-        {
-            let (blocks, cells) = blocks_and_cells!(table.words, single);
-            let maybe = _mm512_test_epi64_mask(cells, _mm512_set1_epi64(1 << 31));
-            escapes |= u32::from(maybe) << (EIGHT * at);
-            *place = Places::of(leaves::<WIDE>(blocks, cells, keys_of_eight(eight)));
-        }
-    }
+    let ([one, two, three, four], [a, b, c, d]) = (eights, singles) else {
+        return;
+    };
+    let (one, maybe_one) = leaves_of_eight!(table.words, one, a);
+    let (two, maybe_two) = leaves_of_eight!(table.words, two, b);
+    let (three, maybe_three) = leaves_of_eight!(table.words, three, c);
+    let (four, maybe_four) = leaves_of_eight!(table.words, four, d);
+    let places = [one, two, three, four];
     let (answers, _) = next_hops.as_chunks_mut::<EIGHT>();
-    for ((eight, places), answers) in eights.iter().zip(&places).zip(answers) {
-        if !SHORT {
-            *answers = read_eight::<WIDE>(places);
-            continue;
+    let escapes = if SHORT {
+        for ((eight, places), answers) in eights.iter().zip(&places).zip(answers) {
+            for ((address, place), next_hop) in eight.iter().zip(places.each()).zip(answers) {
+                let code = read::<WIDE>(ptr::with_exposed_provenance(place));
+                let code = table.pushed.short.below(code, key_of(*address));
+                *next_hop = NextHopId::from_code(code);
+            }
         }
-        for ((address, place), next_hop) in eight.iter().zip(places.each()).zip(answers) {
-            let code = read::<WIDE>(ptr::with_exposed_provenance(place));
-            let code = table.pushed.short.below(code, key_of(*address));
-            *next_hop = NextHopId::from_code(code);
+        u32::from_le_bytes([maybe_one, maybe_two, maybe_three, maybe_four])
+    } else {
+        // Of the leaves themselves none is larger than the escape, which one in hundreds of addresses finds; one in a
+        // hundred is in a group with an escape, and a branch for that would not be foreseen in every other batch.
+        let mut largest = _mm_setzero_si128();
+        for (places, answers) in places.iter().zip(answers) {
+            let codes = read_eight::<WIDE>(places);
+            largest = _mm_max_epu16(largest, codes);
+            // SAFETY: both are eight 16-bit numbers, and every value is one of each.
+            let codes = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
+            *answers = codes.map(NextHopId::from_code);
         }
-    }
+        let escape = _mm_set1_epi16(escape(WIDE).cast_signed());
+        if _mm_cmpeq_epi16_mask(largest, escape) == 0 {
+            0
+        } else {
+            u32::MAX
+        }
+    };
     if escapes != 0 {
         settle::<A, WIDE, SHORT>(table, addresses, next_hops, escapes);
     }
@@ -303,21 +324,39 @@ fn root_and_group<A: Address>(words: &[u64; SLOTS], address: &A) -> (*const u64,
     let key = key_of(*address);
     let root = ptr::from_ref(words)
         .cast::<u64>()
-        .wrapping_add((key >> ROOT_SHIFT) as usize);
-    let group = block_of(words, key).wrapping_add(group_of(key));
-    (root, group.cast())
+        .wrapping_add(root_slot(key));
+    (root, group(block_of(words, key), key).cast())
+}
+
+/// The root slot of `key`.
+#[inline(always)]
+fn root_slot(key: u32) -> usize {
+    bits::<{ ROOT_SHIFT }, { ROOT_STRIDE as u32 }>(key)
+}
+
+/// Where `block` has the group cell of `key`: [`group_of`].
+#[inline(always)]
+fn group(block: *const AtomicU64, key: u32) -> *const AtomicU64 {
+    block.wrapping_add(GROUPS_AT + bits::<{ 8 + DENSE_BITS }, { GROUPS.ilog2() }>(key))
+}
+
+/// `COUNT` bits of `key` from bit `FIRST` on, in one instruction where the compiler takes two or three.
+#[inline(always)]
+fn bits<const FIRST: u32, const COUNT: u32>(key: u32) -> usize {
+    // SAFETY: what this is inlined into was compiled for these instructions, as every level but the portable one is.
+    let bits = unsafe { _bextr2_u32(key, FIRST | COUNT << 8) };
+    bits as usize % (1 << COUNT)
 }
 
 /// Where the leaves are of eight addresses: `leaf_octet`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vpopcntdq")]
+#[target_feature(enable = "avx512f,avx512vpopcntdq,avx512vbmi2")]
 fn leaves<const WIDE: bool>(blocks: __m512i, cells: __m512i, keys: __m512i) -> __m512i {
-    let slot = _mm512_and_si512(
-        _mm512_srli_epi64::<8>(keys),
-        _mm512_set1_epi64(DENSE_SLOTS as i64 - 1),
-    );
-    let starts = _mm512_and_si512(cells, _mm512_set1_epi64(0xffff_ffff));
-    let before = _mm512_popcnt_epi64(_mm512_srlv_epi64(starts, slot));
+    // The lower half of a cell says where runs start. It is shifted by the last five bits of its number, which are the
+    // slot, and of both halves only its bits are counted.
+    let slot = _mm512_srli_epi64::<8>(keys);
+    let starts = _mm512_shrdv_epi32(cells, _mm512_setzero_si512(), slot);
+    let before = _mm512_maskz_popcnt_epi32(0x5555, starts);
     let before = if WIDE {
         _mm512_slli_epi64::<1>(before)
     } else {
@@ -356,15 +395,14 @@ fn said<A: Address, const SHORT: bool>(table: &Table<'_>, code: u16, address: &A
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
 fn block_of(words: &[u64; SLOTS], key: u32) -> *const AtomicU64 {
-    let slot = (key >> ROOT_SHIFT) as usize % SLOTS;
-    let word = words.get(slot).copied().unwrap_or_default();
+    let word = words.get(root_slot(key)).copied().unwrap_or_default();
     ptr::with_exposed_provenance(word as usize)
 }
 
 /// Where `block` has the leaf of `key`.
 #[inline(always)]
 fn place<const WIDE: bool>(block: *const AtomicU64, key: u32) -> *const u8 {
-    let octet = leaf_octet(cell(block.wrapping_add(group_of(key))), key, WIDE);
+    let octet = leaf_octet(cell(group(block, key)), key, WIDE);
     debug_assert!(octet < 8 * MOST_CELLS, "octet {octet}");
     block.cast::<u8>().wrapping_add(octet)
 }
@@ -382,12 +420,12 @@ fn cell(place: *const AtomicU64) -> u64 {
 /// instructions than a load and a store each.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn read_eight<const WIDE: bool>(places: &Places) -> [Option<NextHopId>; EIGHT] {
+fn read_eight<const WIDE: bool>(places: &Places) -> __m128i {
     let [a, b, c, d, e, f, g, h] = places
         .each()
         .map(|place| i32::from(read::<WIDE>(ptr::with_exposed_provenance(place))));
     let none = _mm_setzero_si128();
-    let codes = if WIDE {
+    if WIDE {
         let codes = _mm_insert_epi16::<1>(_mm_insert_epi16::<0>(none, a), b);
         let codes = _mm_insert_epi16::<3>(_mm_insert_epi16::<2>(codes, c), d);
         let codes = _mm_insert_epi16::<5>(_mm_insert_epi16::<4>(codes, e), f);
@@ -397,10 +435,7 @@ fn read_eight<const WIDE: bool>(places: &Places) -> [Option<NextHopId>; EIGHT] {
         let codes = _mm_insert_epi8::<3>(_mm_insert_epi8::<2>(codes, c), d);
         let codes = _mm_insert_epi8::<5>(_mm_insert_epi8::<4>(codes, e), f);
         _mm_cvtepu8_epi16(_mm_insert_epi8::<7>(_mm_insert_epi8::<6>(codes, g), h))
-    };
-    // SAFETY: both are eight 16-bit numbers, and every value is one of each.
-    let codes = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
-    codes.map(NextHopId::from_code)
+    }
 }
 
 /// The leaf at `place`.
