@@ -15,13 +15,15 @@
 //!
 //! The twins are the trie and, address by address, `windows.rs`.
 
+use core::arch::asm;
 use core::arch::x86_64::{
     __m128i, __m512i, _mm_cvtsi64_si128, _mm_loadu_si128, _mm_storeu_si128, _mm_unpacklo_epi64,
     _mm512_and_si512, _mm512_cmpeq_epi16_mask, _mm512_cvtepi64_epi16, _mm512_inserti32x4,
-    _mm512_loadu_si512, _mm512_maskz_compress_epi64, _mm512_mullo_epi64, _mm512_or_si512,
-    _mm512_permutexvar_epi64, _mm512_rorv_epi64, _mm512_set_epi64, _mm512_set1_epi64,
-    _mm512_set4_epi64, _mm512_shuffle_epi8, _mm512_sll_epi64, _mm512_srl_epi64, _mm512_srli_epi64,
-    _mm512_storeu_si512, _mm512_test_epi64_mask, _mm512_zextsi128_si512,
+    _mm512_loadu_si512, _mm512_mask_cmple_epi16_mask, _mm512_maskz_compress_epi64,
+    _mm512_maskz_loadu_epi16, _mm512_mullo_epi64, _mm512_or_si512, _mm512_permutexvar_epi64,
+    _mm512_rorv_epi64, _mm512_set_epi64, _mm512_set1_epi64, _mm512_set4_epi64,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi64, _mm512_srl_epi64,
+    _mm512_srli_epi64, _mm512_storeu_si512, _mm512_test_epi64_mask, _mm512_zextsi128_si512,
 };
 use core::hint::select_unpredictable;
 use core::mem::{self, MaybeUninit};
@@ -118,9 +120,9 @@ fn group<A: Address>(
     if all != u8::MAX {
         return by_root(table, lanes, addresses, next_hops);
     }
-    let rest = longest(table.windowed, lanes, next_hops);
-    for item in 0..rest {
-        let lane = usize::from(lanes.rest.get(item));
+    let mut open = longest(table.windowed, lanes, next_hops);
+    while open != 0 {
+        let lane = next(&mut open);
         let (addresses, next_hops) = (addresses.as_flattened(), next_hops.as_flattened_mut());
         if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane)) {
             *next_hop = NextHopId::from_code(one(table, address));
@@ -185,7 +187,7 @@ fn by_root<A: Address>(
     }
     let mut answers = [[None; EIGHT]; LANES / EIGHT];
     let (answers, _) = answers.split_at_mut(count.div_ceil(EIGHT).min(LANES / EIGHT));
-    let rest = longest(table.windowed, lanes, answers);
+    let mut open = longest(table.windowed, lanes, answers);
     let mut numbers = [0; LANES];
     let answers = answers.as_flattened().iter().take(count);
     for (answer, number) in answers.zip(&mut numbers) {
@@ -195,16 +197,16 @@ fn by_root<A: Address>(
             *next_hop = *answer;
         }
     }
-    for item in 0..rest {
-        let item = usize::from(lanes.rest.get(item));
+    while open != 0 {
+        let item = next(&mut open);
         if item < count {
             lookup(load(&numbers, item), next_hops);
         }
     }
 }
 
-/// Finds what the windows say to the addresses in `lanes.highs`, as many as there are `answers`. Gives how many of them
-/// the windows have no answer for, or none that is found here: those in `lanes.rest`.
+/// Finds what the windows say to the addresses in `lanes.highs`, as many as there are `answers`. Gives for which of them
+/// the windows have no answer, or none that is found here, a bit each.
 #[inline(never)]
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
@@ -214,7 +216,7 @@ fn longest(
     windowed: &Windowed,
     lanes: &mut Lanes,
     answers: &mut [[Option<NextHopId>; EIGHT]],
-) -> usize {
+) -> u32 {
     let eights = answers.len();
     debug_assert!(
         (1..=LANES / EIGHT).contains(&eights),
@@ -246,7 +248,9 @@ fn longest(
                 debug_assert!(at < windowed.pages.len(), "page {at}");
                 // SAFETY: there is a page for each value of the bits that a hash is shifted to.
                 let page = unsafe { *windowed.pages.get_unchecked(at) };
-                let line = place(page + lanes.offsets.get(LANES * number + lane));
+                let line = page + lanes.offsets.get(LANES * number + lane);
+                // Otherwise the compiler adds twice, for the prefetch and for the list.
+                let line = place(unknown(line));
                 prefetch(line);
                 lanes.lines.set(4 * lane + number, line);
             }
@@ -260,9 +264,6 @@ fn longest(
             choose(lanes, four + 3);
         }
     }
-    let mut rest = 0;
-    lanes.rest.set(0, 0);
-    lanes.rest.set(1, 0);
     for (number, answers) in answers.iter_mut().enumerate() {
         for (lane, answer) in (EIGHT * number..).zip(answers) {
             let code = code(
@@ -272,25 +273,33 @@ fn longest(
                 lanes.highs.get(lane),
             );
             *answer = NextHopId::from_code(code);
-            lanes.rest.set(rest, (lane & 0xff) as u8);
-            rest += usize::from(is_open(code));
         }
     }
+    let answers = answers.as_flattened_mut();
+    // SAFETY: as many codes of 16 bits as there are answers.
+    let mut open = unsafe {
+        let there = u32::MAX >> (LANES - EIGHT * eights);
+        let codes = _mm512_maskz_loadu_epi16(there, answers.as_ptr().cast());
+        _mm512_mask_cmple_epi16_mask(there, codes, _mm512_setzero_si512())
+    };
     // One lane in fifty: these two are asked whether they are open or not.
-    let mut open = 0;
-    for item in 0..2 {
-        let lane = usize::from(lanes.rest.get(item));
+    let mut asked = open;
+    for _ in 0..2 {
+        let bit = asked & asked.wrapping_neg();
+        asked ^= bit;
+        let lane = bit.trailing_zeros() as usize % LANES;
         let longer = u32::from(lanes.kinds.get(lane)) + 8;
-        let (line, slot, kind) = window(lanes, lane, u32::MAX.checked_shl(longer).unwrap_or(0));
+        let (line, slot, kind) =
+            window(lanes, lane, u32::MAX.checked_shl(longer).unwrap_or(NOWHERE));
         let shorter = code(line, slot, kind, lanes.highs.get(lane));
-        if let Some(answer) = answers.as_flattened_mut().get_mut(lane) {
+        if let Some(answer) = answers.get_mut(lane) {
             let before = answer.map_or(0, NextHopId::code);
             let code = select_unpredictable(before == 0, shorter, before);
             *answer = NextHopId::from_code(code);
-            open |= usize::from(is_open(code) & (item < rest));
+            open ^= select_unpredictable(is_open(code), 0, bit);
         }
     }
-    if rest <= 2 && open == 0 { 0 } else { rest }
+    open
 }
 
 /// Finds the longest window of a lane.
@@ -306,8 +315,8 @@ fn choose(lanes: &mut Lanes, lane: usize) {
     lanes.kinds.set(lane, kind);
 }
 
-/// The first of a lane's windows among those whose slots are in `wanted`, eight bits a kind: the line that has the slot
-/// of its address, this slot, and eight times the number of its kind.
+/// The first of a lane's windows among those whose slots are in `wanted`, eight bits a kind and all of [`NOWHERE`]: the
+/// line that has the slot of its address, this slot, and eight times the number of its kind.
 #[inline]
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
@@ -321,7 +330,7 @@ fn window(lanes: &Lanes, lane: usize, wanted: u32) -> (*const u64, u16, u8) {
         let [long, middle, short] = [0, 1, 2].map(|number| _mm_loadu_si128(line(number).cast()));
         let both = _mm512_inserti32x4::<1>(_mm512_zextsi128_si512(long), middle);
         let lines = _mm512_inserti32x4::<2>(both, short);
-        // Each of the four tags eight times; the fourth is 0 and so is the fourth line.
+        // Each of the four tags eight times; the fourth is 0 and so is the fourth line, so that these are equal.
         let pattern = _mm512_set_epi64(
             0x0706_0706_0706_0706,
             0x0706_0706_0706_0706,
@@ -334,7 +343,7 @@ fn window(lanes: &Lanes, lane: usize, wanted: u32) -> (*const u64, u16, u8) {
         );
         let tags = _mm512_set1_epi64(lanes.tags.get(lane).cast_signed());
         let equal = _mm512_cmpeq_epi16_mask(lines, _mm512_shuffle_epi8(tags, pattern));
-        let at = (equal & wanted | 1 << 24).trailing_zeros();
+        let at = (equal & wanted).trailing_zeros();
         let kind = at & 0x18;
         let word = line(kind as usize / 8)
             .cast::<u8>()
@@ -358,9 +367,25 @@ fn code(line: *const u64, slot: u16, kind: u8, high: u64) -> u16 {
         let below = Avx512::below(line, slot);
         let code = line.cast::<u16>().add(16 + below.count_ones() as usize);
         let prefix = line.add(3).read();
-        let same = (prefix ^ high) & load(&PREFIXES, usize::from(kind / 8)) == 0;
+        let mask = PREFIXES
+            .as_ptr()
+            .cast::<u8>()
+            .add(usize::from(kind))
+            .cast::<u64>();
+        let same = (prefix ^ high) & mask.read() == 0;
         select_unpredictable(same, code.read(), (prefix & 0xffff) as u16)
     }
+}
+
+/// `value`, of which the compiler does not know that it is.
+#[inline(always)]
+fn unknown(value: u64) -> u64 {
+    let mut same = value;
+    // SAFETY: there is no instruction in it.
+    unsafe {
+        asm!("/* {0} */", inout(reg) same, options(pure, nomem, nostack, preserves_flags));
+    }
+    same
 }
 
 /// Whether a window that says this leaves the answer open.
@@ -432,8 +457,6 @@ struct Lanes {
     of_window: List<u16, LANES>,
     /// Eight times the number of the window's kind.
     kinds: List<u8, LANES>,
-    /// The lanes that are left open.
-    rest: List<u8, LANES>,
 }
 
 impl Lanes {
@@ -449,7 +472,6 @@ impl Lanes {
             windows: List::new(),
             of_window: List::new(),
             kinds: List::new(),
-            rest: List::new(),
         };
         for lane in 0..LANES {
             lanes.lines.set(4 * lane + 3, nowhere);
@@ -504,7 +526,9 @@ impl<const N: usize> List<u64, N> {
 
 /// Longest first: the order in which windows are chosen.
 const KINDS: [Kind; 3] = [OF_40, OF_32, OF_24];
-/// The bits of their prefixes; none for the window that is not there.
+/// The slots of the window that is not there, whose tag is always found.
+const NOWHERE: u32 = 0xff << 24;
+/// The bits of their prefixes; none for that window.
 static PREFIXES: [u64; 4] = [!0 << 24, !0 << 32, !0 << 40, 0];
 
 /// Addresses below the root of which there are as few as that are looked up one by one.
