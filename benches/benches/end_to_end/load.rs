@@ -99,6 +99,8 @@ pub(crate) struct Sample {
     pub(crate) contender: String,
     pub(crate) measure: Measure,
     pub(crate) value: Vec<f64>,
+    /// What a cache line took from one CPU to another before the contender began, ns.
+    pub(crate) line: Option<f64>,
 }
 
 const PORT: u16 = 7000;

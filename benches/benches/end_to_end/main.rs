@@ -28,6 +28,7 @@ use std::time::Duration;
 use contender::Contender;
 use load::{Measure, Sample};
 use topology::{Net, Wire};
+use warren_benches::cpus::line_nanos;
 
 /// What to run.
 #[derive(Debug)]
@@ -122,6 +123,7 @@ fn run(plan: &Plan) -> Result<(), String> {
                     }
                 };
                 let (measures, length) = plan.measures_of(contender);
+                let line = line_nanos();
                 for &measure in measures {
                     if measure == Measure::Idle && round > 0 {
                         // Takes long and hardly differs from round to round.
@@ -140,14 +142,18 @@ fn run(plan: &Plan) -> Result<(), String> {
                             contender: contender.to_string(),
                             measure,
                             value,
+                            line,
                         }),
                         Err(error) => {
                             report::progress(&format!("{contender} {measure} on {wire}: {error}"))
                         }
                     }
                 }
+                let line = line.map_or(String::new(), |nanos| {
+                    format!("; a cache line takes {nanos:.0} ns to the other CPU")
+                });
                 report::progress(&format!(
-                    "round {} of {}: {contender} on {wire} done",
+                    "round {} of {}: {contender} on {wire} done{line}",
                     round + 1,
                     plan.rounds
                 ));

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use crate::Plan;
 use crate::load::{Measure, Sample};
 use crate::topology::Wire;
+use warren_benches::cpus::NEAR;
 
 /// Prints a line on standard output.
 #[allow(clippy::print_stdout, reason = "the table is what this program is for")]
@@ -90,7 +91,24 @@ pub(crate) fn table(samples: &[Sample], plan: &Plan) {
             }
             print(&row);
         }
+        if let Some(lines) = lines(samples, wire) {
+            print(&lines);
+        }
     }
+}
+
+/// How far apart the two CPUs were (`cpus.rs`): figures of near and of far ones are not to be compared.
+fn lines(samples: &[Sample], wire: Wire) -> Option<String> {
+    let of_wire = samples.iter().filter(|sample| sample.wire == wire);
+    let mut turns: Vec<f64> = of_wire.filter_map(|sample| sample.line).collect();
+    // The turn's measures all have the same one.
+    turns.dedup();
+    let near = turns.iter().filter(|nanos| **nanos < NEAR).count();
+    let middle = median(&mut turns)?;
+    Some(format!(
+        "\nA cache line took {middle:.0} ns from one CPU to another (median of {} turns, less than {NEAR:.0} in {near})",
+        turns.len()
+    ))
 }
 
 /// How TCP of this host decides how much may be on the way, which every new namespace inherits.
@@ -129,11 +147,14 @@ pub(crate) fn json(samples: &[Sample], plan: &Plan) -> String {
         let comma = if number == 0 { "" } else { "," };
         let _ = write!(
             text,
-            "{comma}\n{{\"wire\":\"{}\",\"round\":{},\"contender\":\"{}\",\"measure\":\"{}\",{}}}",
+            "{comma}\n{{\"wire\":\"{}\",\"round\":{},\"contender\":\"{}\",\"measure\":\"{}\",\"line_ns\":{},{}}}",
             sample.wire,
             sample.round,
             sample.contender,
             sample.measure,
+            sample
+                .line
+                .map_or_else(|| "null".into(), |nanos| format!("{nanos:.0}")),
             figures.join(",")
         );
     }

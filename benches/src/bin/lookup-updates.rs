@@ -15,7 +15,9 @@
 //! timed in the same run, shows how much that is.
 //!
 //! What updates cost the reader is asked in pairs of 10 ms each, one with updates and one without, next to each
-//! other: the median of their ratios, with what two idle halves of such pairs give.
+//! other: the median of their ratios, with what two idle halves of such pairs give. Before each pair the two threads pass
+//! a cache line to and fro: what updates cost depends on how far apart the host has put their CPUs (`cpus.rs`), and the
+//! pairs are told apart by it.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
@@ -28,6 +30,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use warren_benches::cpus::{Alone, Ball, NEAR};
 use warren_benches::routes::{self, Family, Rng};
 use warren_benches::tables::{Warren, id};
 use warren_core::fib::Fib;
@@ -248,7 +251,8 @@ fn paired<A: Family>(
     let epoch = Alone(AtomicU64::new(0));
     let lookups = Alone(AtomicU64::new(0));
     let done = Alone(AtomicBool::new(false));
-    let mut ratios = std::thread::scope(|scope| {
+    let (ball, throws) = (Ball::default(), Alone(AtomicBool::new(false)));
+    let pairs = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut table = published.0.lock().expect("no holder panics").clone();
             let (mut seen, mut count, mut answers) = (0, 0_u64, [None; 32]);
@@ -257,6 +261,9 @@ fn paired<A: Family>(
                 if now != seen {
                     if done.0.load(Ordering::Relaxed) {
                         return;
+                    }
+                    if throws.0.swap(false, Ordering::Acquire) {
+                        ball.answer();
                     }
                     seen = now;
                     table = published.0.lock().expect("no holder panics").clone();
@@ -288,28 +295,55 @@ fn paired<A: Family>(
             let count = lookups.0.load(Ordering::Relaxed) - before;
             start.elapsed().as_secs_f64() / count as f64
         };
-        let ratios: Vec<f64> = (0..PAIRS)
+        let pairs: Vec<(f64, f64)> = (0..PAIRS)
             .map(|pair| {
+                throws.0.store(true, Ordering::Release);
+                epoch.0.fetch_add(1, Ordering::Release);
+                let nanos = ball.nanos();
+                let (idle, busy);
                 if pair % 2 == 0 {
-                    let idle = half(0.0);
-                    half(rate) / idle
+                    idle = half(0.0);
+                    busy = half(rate);
                 } else {
-                    let busy = half(rate);
-                    busy / half(0.0)
+                    busy = half(rate);
+                    idle = half(0.0);
                 }
+                (nanos, busy / idle)
             })
             .collect();
         done.0.store(true, Ordering::Relaxed);
         epoch.0.fetch_add(1, Ordering::Release);
-        ratios
+        pairs
     });
-    ratios.sort_by(f64::total_cmp);
-    let spread = (PAIRS as f64).sqrt() as usize;
-    let [low, middle, high] =
-        [PAIRS / 2 - spread, PAIRS / 2, PAIRS / 2 + spread].map(|at| ratios[at]);
+    let all = pairs.iter().map(|(_, ratio)| *ratio).collect();
     println!(
-        "{name}: the reader takes {middle:.3} of what it takes beside an idle writer ({low:.3} to {high:.3})"
+        "{name}: the reader takes {} of what it takes beside an idle writer",
+        median(all)
     );
+    for (place, near) in [("near", true), ("far", false)] {
+        let (nanos, ratios): (Vec<f64>, Vec<f64>) = pairs
+            .iter()
+            .filter(|(nanos, _)| (*nanos < NEAR) == near)
+            .copied()
+            .unzip();
+        if ratios.len() >= LEAST_PAIRS {
+            let count = ratios.len();
+            println!(
+                "    {} on {place} CPUs ({count} pairs, a line takes {} ns)",
+                median(ratios),
+                median(nanos)
+            );
+        }
+    }
+}
+
+/// The median, and its 95 % interval.
+fn median(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let (half, spread) = (values.len() / 2, (values.len() as f64).sqrt() as usize);
+    let [low, middle, high] = [half - spread, half, half + spread].map(|at| values[at]);
+    let digits = if middle < 10.0 { 3 } else { 0 };
+    format!("{middle:.digits$} ({low:.digits$} to {high:.digits$})")
 }
 
 fn beside_a_reader<A: Family>(
@@ -384,11 +418,6 @@ fn beside_a_reader<A: Family>(
     ns
 }
 
-/// What both threads have, in cache lines of its own: what the writer has beside it on its stack, its random numbers for
-/// one, it writes at every update, and where that shares a line depends on where the stack begins in this process.
-#[repr(align(128))]
-struct Alone<T>(T);
-
 const ROUNDS: usize = 3;
 /// Small tables at once.
 const TABLES: u32 = 4_000;
@@ -396,5 +425,7 @@ const TABLES: u32 = 4_000;
 const SINGLE_ROUNDS: usize = 5;
 /// Pairs of 10 ms with and without updates.
 const PAIRS: usize = 400;
+/// As few are not told apart.
+const LEAST_PAIRS: usize = 16;
 /// Updates published at once in these pairs.
 const PAIRED_BATCH: u32 = 100;

@@ -132,7 +132,8 @@ impl<A: Address> FibReader<A> {
     /// When the two differ in length, only as many as the shorter holds are done. Batches of 32 to 256 keep several
     /// memory accesses in flight at once: a lookup then costs a fraction of a single one.
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-        if let Some(few) = self.snapshot.few.as_deref()
+        if A::BITS == 32
+            && let Some(few) = self.snapshot.few.as_deref()
             && self.level.few(few, addresses, next_hops)
         {
             return;
