@@ -18,7 +18,7 @@ pub struct Alone<T>(pub T);
 pub struct Ball(Alone<AtomicU64>);
 
 impl Ball {
-    /// Throws the ball [`PASSES`] times to whoever is in [`answer`](Self::answer), and gives the nanoseconds of one way: the
+    /// Throws the ball a thousand times to whoever is in [`answer`](Self::answer), and gives the nanoseconds of one way: the
     /// least of some parts, since threads are held up at times.
     #[must_use]
     pub fn nanos(&self) -> f64 {
