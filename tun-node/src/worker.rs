@@ -58,8 +58,8 @@ use busy::BusyPoll;
 pub use duty::Duty;
 use handle::Shared;
 pub use handle::{Buffers, Command, OpenWorker, WorkerHandle};
-use place::Place;
 pub use place::Placement;
+use place::{Carried, Place};
 use probe::Prober;
 use underlay::Underlay;
 pub use underlay::UnderlayError;
@@ -259,7 +259,21 @@ impl Worker {
             }
             had_work = self.has_work();
             self.turn()?;
-            place.turn(self.busy_poll.spent());
+            place.turn(self.busy_poll.spent(), || self.carried());
+        }
+    }
+
+    /// What went through the device.
+    const fn carried(&self) -> Carried {
+        let DeviceCounters {
+            read,
+            written,
+            write_calls,
+            ..
+        } = &self.device_counters;
+        Carried {
+            octets: read.octets + written.octets,
+            calls: read.packets + *write_calls,
         }
     }
 

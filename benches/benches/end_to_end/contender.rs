@@ -111,16 +111,16 @@ impl Contender {
     }
 
     /// Whether a run without a choice of contenders has it on such a wire. Left to itself a node has
-    /// its directions together where trains cross the veth whole, and apart where they are cut, on
-    /// CPUs of their own while they are busy; with the words for it the other ways are beside that,
-    /// and nothing is measured twice.
+    /// its directions together where trains cross the veth whole, on one CPU while they carry bulk,
+    /// and apart where they are cut, on CPUs of their own while they are busy; with the words for it
+    /// the other ways are beside that, and nothing is measured twice.
     pub(crate) fn is_usual_on(&self, wire: Wire) -> bool {
         let Self::Warren { options, .. } = self else {
             return true;
         };
         let has = |word: &str| options.iter().any(|one| one == word);
         match wire {
-            Wire::Plain => !has("together"),
+            Wire::Plain => !(has("together") && has("pin=true")),
             Wire::Wire => !(has("apart") && has("pin=true")),
         }
     }

@@ -59,9 +59,9 @@ Usage: end_to_end [OPTIONS]
   --contenders LIST  none,kernel,warren,warren-fou,warren-gue,warren-geneve,warren-ipip,warren-OPTIONS,
                      forwarder,wireguard-go,openvpn,tinc,fastd,nebula (all that are installed);
                      OPTIONS joined by '+': no-gso no-gro no-uso no-vnet together apart spin,
-                     or a KEY=VALUE of [worker]; without a choice warren-together on wire only,
-                     where warren by itself is apart, on CPUs of their own while they are busy, and
-                     warren-apart+pin=true on plain only;
+                     or a KEY=VALUE of [worker]; without a choice warren-together+pin=true on
+                     wire only, where warren by itself is apart, and warren-apart+pin=true on plain
+                     only, where it is together;
                      warren-ipip+OPTIONS and the like have them with another encapsulation
   --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all for none, kernel and warren;
                      for the others, at half the length, those that they are there for)

@@ -435,7 +435,8 @@ pub struct Worker {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Directions {
     /// Apart where the underlay's device has frames cut to the MTU and there are two CPUs for each
-    /// worker, and then on CPUs of their own while they are busy; together elsewhere.
+    /// worker, and then on CPUs of their own while they are busy; together elsewhere, on every second
+    /// CPU while they carry bulk.
     #[default]
     Auto,
     /// Each worker carries both.

@@ -28,7 +28,9 @@
 //! that packets leave by. Where it cannot be found out, one thread has both.
 //!
 //! Directions that are parted so also get CPUs of their own while they are busy
-//! ([`Placement::WhileBusy`]). Those that the configuration parts do not.
+//! ([`Placement::WhileBusy`]), and those that are not keep to every second CPU while they carry bulk
+//! ([`Placement::WhileBulk`]), where there are two CPUs for each worker. Those that the configuration
+//! parts, or puts together, do not.
 //!
 //! It is found out once, at start. Features that are changed later, and addresses that move to
 //! another device, count at the next start.
@@ -52,7 +54,7 @@ use crate::worker::{Duty, Placement};
 pub struct Spread {
     /// Whether each has a thread of its own.
     pub is_apart: bool,
-    /// Whether each has CPUs of its own, too, while it is busy.
+    /// Whether each has CPUs of its own, too, while it is busy, or both while they carry bulk.
     pub keeps: bool,
     /// Why, as half a sentence.
     pub because: String,
@@ -80,13 +82,13 @@ impl Spread {
     }
 
     /// Where workers with these duties run, of the CPUs that the process may use: on one each, round
-    /// and round, where workers are pinned; where directions have CPUs of their own, on every second
-    /// one while they are busy.
+    /// and round, where workers are pinned; where they have CPUs of their own, on every second one while
+    /// they are busy.
     #[must_use]
     pub fn places(&self, workers: &[Duty], pins: bool, cpus: &[usize]) -> Vec<Placement> {
         let every_second = |first| {
             let own = cpus.iter().skip(first).step_by(2);
-            Placement::WhileBusy(own.copied().collect())
+            own.copied().collect()
         };
         let pinned = |number| {
             let own = cpus.iter().cycle().nth(number);
@@ -94,8 +96,9 @@ impl Spread {
         };
         let of = |(number, duty): (usize, &Duty)| match (pins, duty) {
             (true, _) => pinned(number),
-            (false, Duty::Encap) if self.keeps => every_second(0),
-            (false, Duty::Decap) if self.keeps => every_second(1),
+            (false, Duty::Encap) if self.keeps => Placement::WhileBusy(every_second(0)),
+            (false, Duty::Decap) if self.keeps => Placement::WhileBusy(every_second(1)),
+            (false, Duty::Both) if self.keeps => Placement::WhileBulk(every_second(0)),
             (false, _) => Placement::Anywhere,
         };
         workers.iter().enumerate().map(of).collect()
@@ -164,7 +167,7 @@ fn decide(carriers: &[Carrier], cpus: usize, workers: usize) -> Spread {
     let why = unknown.or_else(|| carriers.first());
     Spread {
         is_apart: false,
-        keeps: false,
+        keeps: workers.saturating_mul(2) <= cpus,
         because: why.map_or_else(
             || "the node has no underlay address".to_owned(),
             Carrier::to_string,
@@ -269,7 +272,7 @@ mod tests {
                 let spread = decide(&carriers, cpus, workers);
                 let expected = is_cut && are_enough;
                 assert_eq!(spread.is_apart, expected, "{carriers:?}, {cpus} CPUs");
-                assert_eq!(spread.keeps, expected, "{carriers:?}, {cpus} CPUs");
+                assert_eq!(spread.keeps, are_enough, "{carriers:?}, {cpus} CPUs");
             }
         }
     }
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn directions_that_the_node_parts_have_cpus_of_their_own() {
+    fn directions_that_the_node_spreads_have_cpus_of_their_own() {
         let kept = decide(&[cut()], 4, 2);
         let free = Spread {
             keeps: false,
@@ -327,7 +330,9 @@ mod tests {
         assert_eq!(places, [even.clone(), odd.clone(), even, odd]);
         let anywhere = [const { Placement::Anywhere }; 4];
         assert_eq!(free.places(&four, false, &[0, 1]), anywhere);
-        assert_eq!(kept.places(&[Duty::Both], false, &[0, 1]), anywhere[..1]);
+        let bulk = [Placement::WhileBulk(vec![0, 2])];
+        assert_eq!(kept.places(&[Duty::Both], false, &[0, 1, 2]), bulk);
+        assert_eq!(free.places(&[Duty::Both], false, &[0, 1]), anywhere[..1]);
         assert_eq!(kept.places(&pair, true, &[]), anywhere[..2]);
         let pinned = [4, 6, 4, 6].map(Placement::Pinned);
         assert_eq!(free.places(&four, true, &[4, 6]), pinned);

@@ -7,6 +7,9 @@
 //! busy: for single packets, to wait for somebody else who runs there takes longer than to wake an
 //! idle CPU.
 //!
+//! A worker that has both directions gains by it while it carries bulk, and loses a tenth of its packet
+//! rate while it does not; so it is kept only while what it reads and writes at its device is large.
+//!
 //! Busy is who used more than a quarter of a CPU lately, looking for packets (`busy.rs`) apart; who used
 //! less than a tenth is not.
 
@@ -23,6 +26,25 @@ pub enum Placement {
     Pinned(usize),
     /// On these CPUs while it is busy, and anywhere otherwise.
     WhileBusy(Vec<usize>),
+    /// On these CPUs while it is busy with bulk, and anywhere otherwise.
+    WhileBulk(Vec<usize>),
+}
+
+/// What a worker has carried since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Carried {
+    /// Octets read from the device and written to it.
+    pub(super) octets: u64,
+    /// Calls that did it.
+    pub(super) calls: u64,
+}
+
+impl Carried {
+    /// Whether what was carried since `before` was bulk.
+    const fn is_bulk_since(self, before: Self) -> bool {
+        let calls = self.calls.saturating_sub(before.calls);
+        self.octets.saturating_sub(before.octets) > calls.saturating_mul(BULK_OCTETS)
+    }
 }
 
 /// Where the calling thread, a worker, is kept.
@@ -30,18 +52,21 @@ pub enum Placement {
 pub(super) struct Place {
     /// CPUs of its own, and all; `None` where there is nothing to decide.
     choice: Option<(Vec<usize>, Vec<usize>)>,
+    only_bulk: bool,
     is_kept: bool,
     /// Turns until the next look.
     turns: u32,
     /// When it was last decided, and the thread's CPU time then without that of looking for packets.
     since: Instant,
     used: Duration,
+    carried: Carried,
 }
 
 impl Place {
     /// For the calling thread.
     pub(super) fn new(placement: Placement, number: u32) -> Self {
         let mut choice = None;
+        let only_bulk = matches!(placement, Placement::WhileBulk(_));
         match placement {
             Placement::Anywhere => {}
             Placement::Pinned(cpu) => {
@@ -49,32 +74,36 @@ impl Place {
                     tracing::warn!("worker {number} is not pinned to CPU {cpu}: {error}");
                 }
             }
-            Placement::WhileBusy(own) => choice = schedule::cpus().ok().map(|all| (own, all)),
+            Placement::WhileBusy(own) | Placement::WhileBulk(own) => {
+                choice = schedule::cpus().ok().map(|all| (own, all));
+            }
         }
         Self {
             choice,
+            only_bulk,
             is_kept: false,
             turns: TURNS,
             since: Instant::now(),
             used: schedule::cpu_time().unwrap_or_default(),
+            carried: Carried::default(),
         }
     }
 
     /// To be called once a turn; looks at the clock in few of them. `looked` is for how long the worker
     /// has looked for packets and found none, since it began.
-    pub(super) fn turn(&mut self, looked: Duration) {
+    pub(super) fn turn(&mut self, looked: Duration, carried: impl Fn() -> Carried) {
         if self.choice.is_none() {
             return;
         }
         self.turns -= 1;
         if self.turns == 0 {
             self.turns = TURNS;
-            self.look(looked, Instant::now());
+            self.look(looked, carried(), Instant::now());
         }
     }
 
     #[cold]
-    fn look(&mut self, looked: Duration, now: Instant) {
+    fn look(&mut self, looked: Duration, carried: Carried, now: Instant) {
         let passed = now.saturating_duration_since(self.since);
         if passed < WINDOW {
             return;
@@ -83,8 +112,9 @@ impl Place {
             return;
         };
         let used = used.saturating_sub(looked);
-        let is_busy = is_busy(self.is_kept, used.saturating_sub(self.used), passed);
-        (self.since, self.used) = (now, used);
+        let fits = !self.only_bulk || carried.is_bulk_since(self.carried);
+        let is_busy = fits && is_busy(self.is_kept, used.saturating_sub(self.used), passed);
+        (self.since, self.used, self.carried) = (now, used, carried);
         if is_busy == self.is_kept {
             return;
         }
@@ -104,6 +134,8 @@ fn is_busy(was_busy: bool, used: Duration, passed: Duration) -> bool {
 
 /// Turns from one look at the clock to the next: some microseconds each at least.
 const TURNS: u32 = 16;
+/// Octets a call from which on it is bulk: super-packets have up to 64 KiB, small packets that were joined some 6.
+const BULK_OCTETS: u64 = 8 * 1024;
 /// The shortest time of which it is asked how busy a worker was.
 const WINDOW: Duration = Duration::from_millis(10);
 
@@ -128,6 +160,32 @@ mod tests {
     }
 
     #[test]
+    fn bulk_is_what_takes_more_than_8_kib_a_call() {
+        let before = Carried {
+            octets: 1_000_000,
+            calls: 10,
+        };
+        for (octets, calls, expected) in [
+            (62_000, 1, true),
+            (8_192, 1, false),
+            (8_193, 1, true),
+            (6_000, 1, false),
+            (620_000, 100, false),
+            (0, 0, false),
+        ] {
+            let now = Carried {
+                octets: before.octets + octets,
+                calls: before.calls + calls,
+            };
+            assert_eq!(
+                now.is_bulk_since(before),
+                expected,
+                "{octets} octets, {calls} calls"
+            );
+        }
+    }
+
+    #[test]
     fn a_busy_thread_is_kept_to_its_cpus_and_an_idle_one_is_let_go() {
         let all = schedule::cpus().unwrap();
         let own = vec![*all.last().unwrap()];
@@ -137,12 +195,12 @@ mod tests {
             // Until it is seen: a machine that has no time for this thread may take a while.
             let end = Instant::now() + Duration::from_secs(60);
             while !place.is_kept && Instant::now() < end {
-                place.turn(Duration::ZERO);
+                place.turn(Duration::ZERO, Carried::default);
             }
             assert_eq!(schedule::cpus().unwrap(), own);
             while place.is_kept && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(5));
-                place.turn(Duration::ZERO);
+                place.turn(Duration::ZERO, Carried::default);
             }
             assert_eq!(schedule::cpus().unwrap(), all);
         });
@@ -159,7 +217,7 @@ mod tests {
         ] {
             let thread = std::thread::spawn(move || {
                 let mut place = Place::new(placement, 0);
-                place.turn(Duration::ZERO);
+                place.turn(Duration::ZERO, Carried::default);
                 assert!(!place.is_kept);
                 schedule::cpus().unwrap()
             });
