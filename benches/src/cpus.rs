@@ -1,7 +1,7 @@
 //! How far apart two CPUs are: what a cache line takes from one to the other.
 //!
 //! The CPUs of a virtual machine are threads of its host, which moves them about: now on cores with a common third-level
-//! cache, now on others. A line that one has written takes the other some 45 ns in the first case and 200 in the second
+//! cache, now on others. A line that one has written takes the other some 25 ns in the first case and 210 in the second
 //! (Zen 5), and who measures two threads that work together measures that as well.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -145,21 +145,21 @@ impl fmt::Display for Carrier {
     }
 }
 
-/// Apart if frames are cut and there are two CPUs for each worker.
+/// Apart if frames are cut and there are two CPUs for each worker; kept to CPUs where there are.
 fn decide(carriers: &[Carrier], cpus: usize, workers: usize) -> Spread {
     let first = |is_it: fn(&Carrier) -> bool| carriers.iter().find(|carrier| is_it(carrier));
     let cut = first(|carrier| matches!(carrier, Carrier::Cut(_)));
+    let threads = workers.saturating_mul(2);
+    let are_enough = threads <= cpus;
     if let Some(cut) = cut {
-        let threads = workers.saturating_mul(2);
-        let is_apart = threads <= cpus;
         let but = match cpus {
-            _ if is_apart => String::new(),
+            _ if are_enough => String::new(),
             0 | 1 => ", but there is one CPU only".to_owned(),
             _ => format!(", but {threads} threads would share {cpus} CPUs"),
         };
         return Spread {
-            is_apart,
-            keeps: is_apart,
+            is_apart: are_enough,
+            keeps: are_enough,
             because: format!("{cut}{but}"),
         };
     }
@@ -167,7 +167,7 @@ fn decide(carriers: &[Carrier], cpus: usize, workers: usize) -> Spread {
     let why = unknown.or_else(|| carriers.first());
     Spread {
         is_apart: false,
-        keeps: workers.saturating_mul(2) <= cpus,
+        keeps: are_enough,
         because: why.map_or_else(
             || "the node has no underlay address".to_owned(),
             Carrier::to_string,

@@ -208,6 +208,35 @@ mod tests {
     }
 
     #[test]
+    fn a_busy_thread_that_is_to_carry_bulk_is_kept_only_while_it_does() {
+        let all = schedule::cpus().unwrap();
+        let own = vec![*all.last().unwrap()];
+        let thread = std::thread::spawn(move || {
+            let mut place = Place::new(Placement::WhileBulk(own.clone()), 0);
+            let end = Instant::now() + Duration::from_secs(60);
+            let mut so_far = Carried::default();
+            for (octets, is_bulk) in [(6_000, false), (62_000, true), (6_000, false)] {
+                // Spinning all the while, so that it is the size that decides; some windows each.
+                let (mut windows, mut since) = (0, place.since);
+                while (windows < 5 || place.is_kept != is_bulk) && Instant::now() < end {
+                    so_far.octets += octets;
+                    so_far.calls += 1;
+                    place.turn(Duration::ZERO, || so_far);
+                    windows += u32::from(place.since != since);
+                    since = place.since;
+                    if !is_bulk && windows > 1 {
+                        assert!(!place.is_kept, "{octets} octets a call");
+                    }
+                }
+                assert_eq!(place.is_kept, is_bulk, "{octets} octets a call");
+                let expected = if is_bulk { &own } else { &all };
+                assert_eq!(&schedule::cpus().unwrap(), expected);
+            }
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn a_pinned_thread_stays_and_one_that_may_run_anywhere_is_left_alone() {
         let all = schedule::cpus().unwrap();
         let last = *all.last().unwrap();
