@@ -2,8 +2,10 @@
 //! reader notices, and how long a build takes.
 //!
 //! ```text
-//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-updates
+//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-updates [ipv4] [ipv6] [pairs]
 //! ```
+//!
+//! With a family only that one; with `pairs` only what updates cost the reader.
 //!
 //! The reader takes the newest snapshot the way a worker does: an atomic epoch once a batch, the handle under a lock
 //! when the epoch moved. The writer removes and inserts random routes of the table; it
@@ -36,8 +38,24 @@ use warren_benches::tables::{Warren, id};
 use warren_core::fib::Fib;
 
 fn main() {
-    report::<Ipv4Addr>(&routes::full::<Ipv4Addr>());
-    report::<Ipv6Addr>(&routes::full::<Ipv6Addr>());
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| words.iter().any(|given| given == word);
+    if let Some(other) = words
+        .iter()
+        .find(|word| !["ipv4", "ipv6", "pairs"].contains(&word.as_str()))
+    {
+        eprintln!("lookup-updates: {other}: what can be asked for is ipv4, ipv6 and pairs");
+        std::process::exit(2);
+    }
+    if has("ipv4") || !has("ipv6") {
+        report::<Ipv4Addr>(&routes::full::<Ipv4Addr>(), has("pairs"));
+    }
+    if has("ipv6") || !has("ipv4") {
+        report::<Ipv6Addr>(&routes::full::<Ipv6Addr>(), has("pairs"));
+    }
+    if !words.is_empty() {
+        return;
+    }
     many::<Ipv4Addr>(24, 10);
     many::<Ipv6Addr>(64, 10);
     many::<Ipv4Addr>(24, 100);
@@ -71,9 +89,11 @@ fn many<A: Family>(len: u8, routes: u32) {
     );
 }
 
-fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
+fn report<A: Family>(routes: &[(A::Prefix, u16)], pairs_only: bool) {
     println!("\n{}: {} routes", A::NAME, routes.len());
-    build::<A>(routes);
+    if !pairs_only {
+        build::<A>(routes);
+    }
     let (_, mut fib) = Warren::<A>::new(routes);
     let memory = fib.memory();
     let per_route = |octets: usize| octets as f64 / routes.len() as f64;
@@ -82,7 +102,9 @@ fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
         per_route(memory.lookup_octets),
         per_route(memory.total_octets)
     );
-    single::<A>(routes);
+    if !pairs_only {
+        single::<A>(routes);
+    }
     let trace = routes::matched::<A>(routes);
     for (name, rate) in [
         ("pairs of two idle writers", 0.0),
@@ -90,6 +112,9 @@ fn report<A: Family>(routes: &[(A::Prefix, u16)]) {
         ("pairs, as fast as it goes", f64::INFINITY),
     ] {
         paired(&mut fib, routes, &trace, name, rate);
+    }
+    if pairs_only {
+        return;
     }
     let kinds = [
         ("idle", 0, 0.0),
@@ -267,6 +292,7 @@ fn paired<A: Family>(
                     }
                     seen = now;
                     table = published.0.lock().expect("no holder panics").clone();
+                    table.ask_for_changes();
                 }
                 table.lookup_batch(addresses, &mut answers);
                 count += addresses.len() as u64;
@@ -370,6 +396,7 @@ fn beside_a_reader<A: Family>(
                     if now != seen {
                         seen = now;
                         table = published.0.lock().expect("no holder panics").clone();
+                        table.ask_for_changes();
                     }
                     table.lookup_batch(addresses, &mut answers);
                 }

@@ -132,6 +132,7 @@ impl Engine {
         self.departures.forget();
         self.deliveries.forget();
         self.tables = tables;
+        self.tables.ask_for_changes();
     }
 
     /// The tables that it works by.

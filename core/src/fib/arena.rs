@@ -5,7 +5,8 @@
 //! reader's relaxed loads are of memory at rest. Cells are atomic because a cell is written again in its next life,
 //! through a shared reference; no reader can tell.
 //!
-//! Windows (`windows/`) have an arena of their own, whose blocks are whole cache lines.
+//! Windows (`windows/`) and pushed chunks (`pushed/`) are in an arena whose blocks are whole cache lines: no line of
+//! theirs has anything beside it that the writer may write while they are read.
 //!
 //! A handle is a block's first cell: segment number in the upper bits, offset in the lower [`OFFSET_BITS`]. Freed
 //! blocks are kept in lists by size class, the link in the block's own first cell.
@@ -203,7 +204,14 @@ impl Arena {
         let segment: Segment = (0..step).map(|_| AtomicU64::new(0)).collect();
         // The segment's first cells that begin no line; its last ones then are none either.
         let pad = if self.lines {
-            (segment.as_ptr().addr() / size_of::<AtomicU64>()).wrapping_neg() % LINE_CELLS
+            let begin = segment.as_ptr().addr() / size_of::<AtomicU64>();
+            let pad = begin.wrapping_neg() % LINE_CELLS;
+            // No block has handle 0, which says that there is none.
+            if pad == 0 && self.segments.is_empty() {
+                LINE_CELLS
+            } else {
+                pad
+            }
         } else {
             0
         };
@@ -306,7 +314,8 @@ const SMALL_TABLE_CELLS: usize = 16 * SMALL_SEGMENT_CELLS;
 const MEDIUM_SEGMENT_CELLS: usize = 2048;
 const MEDIUM_TABLE_CELLS: usize = 64 * MEDIUM_SEGMENT_CELLS;
 
-const LINE_CELLS: usize = 8;
+/// Cells of a cache line.
+pub(super) const LINE_CELLS: usize = 8;
 
 /// More segments than one change can fill: 16 levels of at most a quarter segment each, and what splitting leaves.
 const CHANGE_SEGMENTS: usize = 16;

@@ -45,6 +45,7 @@ mod direct;
 mod draft;
 mod few;
 mod flat;
+mod fresh;
 mod hashed;
 mod node;
 mod published;

@@ -6,6 +6,7 @@
 
 use alloc::boxed::Box;
 
+use super::fresh::{Fresh, LINE};
 use super::pushed::PushedRoot;
 use super::reader::{Root, Snapshot};
 
@@ -45,22 +46,44 @@ impl Spare {
     }
 }
 
-/// A copy of `from`, over `old` where that is as long: what is equal there is not written.
-pub(super) fn copy_over<T: Copy + Eq>(old: Option<Box<[T]>>, from: &[T]) -> Box<[T]> {
+/// A copy of `from`, over `old` where that is as long: what is equal there is not written, and what is written, and
+/// lookups read, `fresh` notes.
+pub(super) fn copy_over<T: Copy + Eq>(
+    old: Option<Box<[T]>>,
+    from: &[T],
+    mut fresh: Option<&mut Fresh>,
+) -> Box<[T]> {
     let Some(mut copy) = old.filter(|old| old.len() == from.len()) else {
         return from.into();
     };
-    let line = (LINE_OCTETS / size_of::<T>()).max(1);
+    let line = (LINE / size_of::<T>()).max(1);
     for (to, from) in copy.chunks_mut(line).zip(from.chunks(line)) {
         if to != from {
             to.copy_from_slice(from);
+            if let Some(fresh) = &mut fresh {
+                fresh.note(to.as_ptr().addr(), size_of_val(to));
+            }
         }
     }
     copy
 }
 
-/// Octets of a cache line.
-const LINE_OCTETS: usize = 64;
+/// Writes element `at` of `from` to that of `to`, where they differ.
+pub(super) fn put_over<T: Copy + Eq>(
+    to: &mut [T],
+    from: &[T],
+    at: usize,
+    fresh: Option<&mut Fresh>,
+) {
+    if let (Some(to), Some(from)) = (to.get_mut(at), from.get(at))
+        && to != from
+    {
+        *to = *from;
+        if let Some(fresh) = fresh {
+            fresh.note(core::ptr::from_ref(to).addr(), size_of::<T>());
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -78,7 +101,7 @@ mod tests {
             }
             let others = [from.clone(), nearly, Vec::from([3; 64]), Vec::new()];
             for old in others.map(|old| Some(old.into())).into_iter().chain([None]) {
-                assert_eq!(*copy_over(old, &from), *from);
+                assert_eq!(*copy_over(old, &from, Some(&mut Fresh::default())), *from);
             }
         }
     }

@@ -28,12 +28,14 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
 use super::arena::{Arena, Segment, copy_cells, load, store};
 use super::direct::Direct;
 use super::draft::Draft;
 use super::flat::Flats;
+use super::fresh::Fresh;
 use super::hashed::Hashes;
 use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
@@ -57,6 +59,8 @@ pub struct Fib<A> {
     pub(super) arena: Arena,
     /// Where the nodes' cold blocks are.
     pub(super) cold: Arena,
+    /// Blocks of whole cache lines, each at the beginning of one: pushed chunks of IPv4 tables, windows of IPv6 tables.
+    pub(super) lines: Arena,
     pub(super) root: WriterRoot,
     pub(super) draft: Draft,
     pub(super) routes: usize,
@@ -66,6 +70,8 @@ pub struct Fib<A> {
     /// Cells in use by the nodes that the root reaches.
     pub(super) live: Extent,
     pub(super) flats: Flats,
+    /// What lookups will read of what was written since the last publication.
+    fresh: Fresh,
     pub(super) pushed: Pushed,
     pub(super) tails: Tails,
     pub(super) hashes: Hashes,
@@ -93,6 +99,7 @@ impl<A: Address> Fib<A> {
         let mut fib = Self {
             arena: Arena::new(),
             cold: Arena::new(),
+            lines: Arena::of_lines(),
             root: WriterRoot::Node(0),
             draft: Draft::new(),
             routes: 0,
@@ -100,6 +107,7 @@ impl<A: Address> Fib<A> {
             published: Books::default(),
             live: Extent::default(),
             flats: Flats::default(),
+            fresh: Fresh::default(),
             pushed: Pushed::default(),
             tails: Tails::default(),
             hashes: Hashes::default(),
@@ -146,7 +154,7 @@ impl<A: Address> Fib<A> {
         prefix: A::Prefix,
         next_hop: NextHopId,
     ) -> Result<Option<NextHopId>, FibError> {
-        if !self.arena.has_room() || !self.cold.has_room() {
+        if !self.arena.has_room() || !self.cold.has_room() || !self.lines.has_room() {
             return Err(FibError::Full);
         }
         let (key, len) = A::split(prefix);
@@ -213,18 +221,34 @@ impl<A: Address> Fib<A> {
         self.reclaim();
         self.turn_waiting();
         let old = self.published.take_spare();
+        let read = !self.pushed.is_ready();
         let root = match &self.root {
             WriterRoot::Node(handle) => Root::Node(*handle),
             WriterRoot::Slots { slots, routes } => Root::Slots {
-                slots: copy_over(old.slots, slots),
-                direct: if self.pushed.is_ready() {
-                    Box::default()
-                } else {
+                slots: copy_over(old.slots, slots, read.then_some(&mut self.fresh)),
+                direct: if read {
                     self.direct.words()
+                } else {
+                    Box::default()
                 },
                 routes: Arc::clone(routes),
             },
         };
+        let mut pushed = self.pushed.publish(
+            old.pushed,
+            self.tails,
+            self.lines.segments(),
+            &mut self.fresh,
+        );
+        let mut windowed = self
+            .windows
+            .publish(old.pages, self.lines.segments(), &mut self.fresh);
+        let fresh = self.fresh.take();
+        if let Some(pushed) = &mut pushed {
+            pushed.fresh = fresh;
+        } else if let Some(windowed) = &mut windowed {
+            windowed.fresh = fresh;
+        }
         let snapshot = Arc::new(Snapshot {
             root,
             segments: Arc::clone(self.arena.segments()),
@@ -232,10 +256,10 @@ impl<A: Address> Fib<A> {
             routes: self.routes,
             flatness: self.flats.flatness(),
             wide: self.flats.wide,
-            pushed: self.pushed.publish(old.pushed, self.tails),
+            pushed,
             few: self.few(),
             hashed: self.hashes.publish(self.arena.segments()),
-            windowed: self.windows.publish(old.pages),
+            windowed,
         });
         self.published.publish(Arc::clone(&snapshot), self.epoch);
         self.epoch += 1;
@@ -249,7 +273,7 @@ impl<A: Address> Fib<A> {
     pub fn reclaim(&mut self) {
         self.published.look();
         for blocks in self.published.share() {
-            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.lines);
         }
     }
 
@@ -341,6 +365,7 @@ impl<A: Address> Fib<A> {
             route_octets: unread + self.live.routes * 8 + root_routes,
             total_octets: self.arena.octets()
                 + self.cold.octets()
+                + self.lines.octets()
                 + (root + words + self.pushed.root_octets()) * snapshots
                 + root
                 + self.direct.octets()
@@ -351,6 +376,7 @@ impl<A: Address> Fib<A> {
                 + self.hashes.own_octets(snapshots)
                 + self.windows.all_octets(snapshots)
                 + self.draft.octets()
+                + self.fresh.octets()
                 + size_of::<Self>(),
         }
     }
@@ -435,7 +461,7 @@ impl<A: Address> Fib<A> {
             epoch,
         };
         if let Some(blocks) = self.published.retire(blocks) {
-            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.lines);
         }
     }
 
@@ -451,11 +477,18 @@ impl<A: Address> Fib<A> {
             epoch: load(self.arena.block(handle), 1),
         };
         if let Some(blocks) = self.published.retire(blocks) {
-            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.lines);
         }
     }
 
-    /// Lets a window or a page of windows go, written in `epoch`.
+    /// Notes that the block of lines at `handle` is new to readers.
+    pub(super) fn note_fresh(&mut self, handle: u32, cells: usize) {
+        let block = self.lines.block(handle);
+        self.fresh
+            .note(block.as_ptr().addr(), cells * size_of::<AtomicU64>());
+    }
+
+    /// Lets a block of lines go, written in `epoch`.
     pub(super) fn retire_lines(&mut self, handle: u32, cells: usize, epoch: u64) {
         let blocks = Blocks {
             node: Block::default(),
@@ -467,7 +500,7 @@ impl<A: Address> Fib<A> {
             epoch,
         };
         if let Some(blocks) = self.published.retire(blocks) {
-            blocks.free(&mut self.arena, &mut self.cold, &mut self.windows.arena);
+            blocks.free(&mut self.arena, &mut self.cold, &mut self.lines);
         }
     }
 

@@ -32,6 +32,15 @@ fn id(n: u64) -> NextHopId {
     NextHopId::new((n % 0x7fff) as u16).unwrap()
 }
 
+/// Whether the line at `address` is in the list of lines that a snapshot has new.
+fn has_line(fresh: &[u64], address: u64) -> bool {
+    let line = super::fresh::LINE as u64;
+    fresh.iter().any(|run| {
+        let (first, count) = (run / line * line, run % line);
+        (first..first + count * line).contains(&(address / line * line))
+    })
+}
+
 /// A sorted list of routes, and lookups that scan all of it.
 #[derive(Clone, Default)]
 struct Twin {

@@ -60,7 +60,7 @@ pub(in super::super) fn lookup_one(
     key: u32,
 ) -> u16 {
     let handle = pushed.handles.get((key >> ROOT_SHIFT) as usize);
-    let block = machine.block(segments, handle.copied().unwrap_or_default());
+    let block = machine.block(&pushed.lines, handle.copied().unwrap_or_default());
     let at = leaf_octet(block.cell(group_of(key)), key, pushed.wide);
     let mut code = leaf(block, at, pushed.wide);
     if code == escape(pushed.wide) {
@@ -80,12 +80,12 @@ pub(in super::super) fn lookup<A: Address, M: Machine>(
 ) {
     let groups = addresses.chunks(LANES).zip(next_hops.chunks_mut(LANES));
     for (addresses, next_hops) in groups {
-        let mut blocks = [machine.block(segments, 0); LANES];
+        let mut blocks = [machine.block(&pushed.lines, 0); LANES];
         let mut leaves = [0; LANES];
         for (address, place) in addresses.iter().zip(&mut blocks) {
             let key = key_of(*address);
             let handle = pushed.handles.get((key >> ROOT_SHIFT) as usize);
-            *place = machine.block(segments, handle.copied().unwrap_or_default());
+            *place = machine.block(&pushed.lines, handle.copied().unwrap_or_default());
             place.prefetch_cell(group_of(key));
         }
         for (address, (block, place)) in addresses.iter().zip(blocks.iter().zip(&mut leaves)) {

@@ -16,6 +16,9 @@
 //!
 //! Root slots without a chunk share a block for each code.
 //!
+//! A publication copies the root over an older copy of it, slot by slot as the writer has noted them ([`Log`]), and says
+//! which lines are new (`fresh.rs`).
+//!
 //! Which tables have pushed chunks is a matter of size ([`Fib::pushed_wanted`]). They are filled a share a change, follow
 //! every change from then on, and are given up a share a change; a snapshot has them when all are there.
 
@@ -27,11 +30,12 @@ use alloc::vec::Vec;
 use core::mem;
 
 use super::address::Address;
-use super::arena::{Arena, Segment, block as block_at, load, writes};
+use super::arena::{Arena, LINE_CELLS, Segment, block as block_at, load, writes};
 use super::batch::{self, CHUNK};
+use super::fresh::Fresh;
 use super::node::{Gaps, ROOT_STRIDE, RouteCell, RouteList};
 use super::root::WriterRoot;
-use super::spare::copy_over;
+use super::spare::{copy_over, put_over};
 use super::table::Fib;
 use super::tails::Tails;
 use block::{EPOCH_CELL, Patch, PushedDraft, blank_code, cells_of};
@@ -53,6 +57,7 @@ pub(super) struct Pushed {
     cells: usize,
     /// Whether some code was too large for one octet since the root was laid out: leaves that are written take two.
     wide: bool,
+    log: Log,
     draft: PushedDraft,
     limits: Limits,
 }
@@ -110,6 +115,59 @@ pub(super) struct PushedRoot {
     /// Whether all third-level nodes are spread (`tails.rs`).
     spread: bool,
     pub(super) short: Short,
+    /// The number of the publication, of those that had pushed chunks.
+    version: u64,
+    /// What the blocks are in.
+    pub(super) lines: Arc<[Segment]>,
+    /// The lines that this snapshot has new (`fresh.rs`).
+    pub(super) fresh: Box<[u64]>,
+}
+
+/// Which slots have changed since each of the last publications, so that a copy of one of these can be made the newest
+/// without a look at all slots.
+#[derive(Debug, Default)]
+struct Log {
+    /// The number of the last publication.
+    version: u64,
+    /// The slots that changed after the last one, between that and the one before, and so on.
+    changed: Vec<Vec<u16>>,
+}
+
+impl Log {
+    /// Begins anew: nothing is known of what was published before.
+    fn begin(&mut self) {
+        self.version += LOGGED as u64;
+        self.changed = alloc::vec![Vec::new(); LOGGED];
+    }
+
+    fn note(&mut self, slot: usize) {
+        if let Some(changed) = self.changed.first_mut()
+            && changed.len() <= MOST_LOGGED
+        {
+            changed.extend(u16::try_from(slot));
+        }
+    }
+
+    /// The slots in which what is published now differs from publication `version`, if that is known.
+    fn since(&self, version: u64) -> Option<impl Iterator<Item = usize>> {
+        let publications = usize::try_from(self.version.checked_sub(version)?).ok()?;
+        let lists = self.changed.get(1..=publications)?;
+        let known = lists.iter().all(|list| list.len() <= MOST_LOGGED);
+        known.then(|| lists.iter().flatten().map(|slot| usize::from(*slot)))
+    }
+
+    fn publish(&mut self) {
+        self.version += 1;
+        self.changed.rotate_right(1);
+        if let Some(changed) = self.changed.first_mut() {
+            changed.clear();
+        }
+    }
+
+    fn octets(&self) -> usize {
+        self.changed.capacity() * size_of::<Vec<u16>>()
+            + self.changed.iter().map(Vec::capacity).sum::<usize>() * size_of::<u16>()
+    }
 }
 
 /// What the routes say that are too short to be pushed.
@@ -131,43 +189,56 @@ impl Short {
 }
 
 impl PushedRoot {
-    /// Makes this, an older one, the same as `root`.
-    fn follow(&mut self, root: &Self) {
-        let Self {
-            words,
-            handles,
-            wide,
-            spread,
-            short,
-        } = root;
-        self.words = copy_over(Some(mem::take(&mut self.words)), words);
-        self.handles = copy_over(Some(mem::take(&mut self.handles)), handles);
-        self.wide = *wide;
-        self.spread = *spread;
-        self.short = *short;
+    /// Makes this, an older one, the same as `root`, which differs in the slots that `log` says.
+    fn follow(&mut self, root: &Self, log: &Log, fresh: &mut Fresh) {
+        if let Some(changed) = log.since(self.version) {
+            for slot in changed {
+                put_over(&mut self.words, &root.words, slot, Some(fresh));
+                put_over(&mut self.handles, &root.handles, slot, None);
+            }
+        } else {
+            let words = Some(mem::take(&mut self.words));
+            self.words = copy_over(words, &root.words, Some(fresh));
+            let handles = Some(mem::take(&mut self.handles));
+            self.handles = copy_over(handles, &root.handles, None);
+        }
+        self.wide = root.wide;
+        self.spread = root.spread;
+        self.short = root.short;
     }
 
     /// Octets of it and its lists.
     pub(super) fn octets(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.words) + size_of_val(&*self.handles)
+        size_of::<Self>()
+            + size_of_val(&*self.words)
+            + size_of_val(&*self.handles)
+            + size_of_val(&*self.fresh)
     }
 }
 
 impl Pushed {
     /// What a snapshot gets, made over that of an older one.
     pub(super) fn publish(
-        &self,
+        &mut self,
         old: Option<Box<PushedRoot>>,
         tails: Tails,
+        lines: &Arc<[Segment]>,
+        fresh: &mut Fresh,
     ) -> Option<Box<PushedRoot>> {
-        let root = self.root.as_ref().filter(|_| self.is_ready())?;
+        if !self.is_ready() {
+            return None;
+        }
+        self.log.publish();
+        let root = self.root.as_ref()?;
         let mut copy = match old {
             Some(mut old) => {
-                old.follow(root);
+                old.follow(root, &self.log, fresh);
                 old
             }
             None => root.clone(),
         };
+        copy.version = self.log.version;
+        copy.lines = Arc::clone(lines);
         copy.spread = tails.packed == 0;
         Some(copy)
     }
@@ -203,6 +274,7 @@ impl Pushed {
         self.codes.capacity() * size_of::<u16>()
             + self.blank.capacity() * size_of::<Blank>()
             + self.draft.octets()
+            + self.log.octets()
     }
 
     /// Whether root slot `slot` has a block that is to be kept up to date.
@@ -235,6 +307,7 @@ impl Pushed {
         if let Some(place) = root.words.get_mut(slot) {
             *place = address_of(segments, handle);
         }
+        self.log.note(slot);
     }
 
     fn blank_at(&self, code: u16) -> Result<usize, usize> {
@@ -325,7 +398,7 @@ impl<A: Address> Fib<A> {
             return;
         }
         let code = self.pushed.codes.get(slot).copied().unwrap_or_default();
-        let from = self.arena.block(old);
+        let from = self.lines.block(old);
         let (node, wide) = (self.node(entry.handle(), CHUNK), self.pushed.wide);
         let Some(patch) = Patch::new(node, from, changed, code, wide) else {
             self.push_chunk(slot);
@@ -334,14 +407,14 @@ impl<A: Address> Fib<A> {
         let (before, epoch) = (cells_of(from), self.epoch());
         let cells = before + patch.added;
         self.pushed.cells += patch.added;
-        if load(from, EPOCH_CELL) == epoch && Arena::same_size(before, cells) {
+        if load(from, EPOCH_CELL) == epoch && same_lines(before, cells) {
             patch.write(from, from, epoch);
             return;
         }
-        let copy = self.arena.allocate(cells);
-        patch.write(self.arena.block(old), self.arena.block(copy), epoch);
-        self.pushed.set_handle(self.arena.segments(), slot, copy);
-        self.let_go(old, before);
+        let copy = self.allocate_pushed(cells);
+        patch.write(self.lines.block(old), self.lines.block(copy), epoch);
+        self.pushed.set_handle(self.lines.segments(), slot, copy);
+        self.let_pushed_go(old, before);
     }
 
     /// Makes the block of root slot `slot` anew, of its chunk and what the root pushes into it.
@@ -365,23 +438,23 @@ impl<A: Address> Fib<A> {
         }
         let (cells, epoch) = (draft.cells(), self.epoch());
         let old = self.pushed.handle(slot);
-        let before = self.arena.block(old);
+        let before = self.lines.block(old);
         let kept = old != 0
             && load(before, EPOCH_CELL) == epoch
             && blank_code(before).is_none()
-            && Arena::same_size(cells_of(before), cells);
+            && same_lines(cells_of(before), cells);
         let handle = if kept {
             self.pushed.cells -= cells_of(before);
             old
         } else {
             self.drop_pushed(slot);
-            self.arena.allocate(cells)
+            self.allocate_pushed(cells)
         };
         self.pushed.cells += cells;
-        draft.write(self.arena.block(handle), epoch);
+        draft.write(self.lines.block(handle), epoch);
         self.pushed.draft = draft;
         if !kept {
-            self.pushed.set_handle(self.arena.segments(), slot, handle);
+            self.pushed.set_handle(self.lines.segments(), slot, handle);
         }
     }
 
@@ -467,13 +540,18 @@ impl<A: Address> Fib<A> {
             wide: self.pushed.wide,
             spread: false,
             short: short_of(&routes),
+            version: 0,
+            lines: Arc::clone(self.lines.segments()),
+            fresh: Box::default(),
         }));
+        self.pushed.log.begin();
         self.pushed.state = State::Filling(0);
     }
 
     fn end_pushed(&mut self) {
         self.pushed.state = State::Off;
         self.pushed.root = None;
+        self.pushed.log.changed = Vec::new();
         self.pushed.codes = Vec::new();
         self.pushed.blank = Vec::new();
         self.pushed.draft = PushedDraft::default();
@@ -496,8 +574,8 @@ impl<A: Address> Fib<A> {
             Err(at) => {
                 let mut draft = mem::take(&mut self.pushed.draft);
                 draft.say(code);
-                let handle = self.arena.allocate(draft.cells());
-                draft.write(self.arena.block(handle), self.epoch());
+                let handle = self.allocate_pushed(draft.cells());
+                draft.write(self.lines.block(handle), self.epoch());
                 self.pushed.cells += draft.cells();
                 self.pushed.draft = draft;
                 let blank = Blank {
@@ -517,7 +595,7 @@ impl<A: Address> Fib<A> {
         blank.count += 1;
         let handle = blank.handle;
         self.drop_pushed(slot);
-        self.pushed.set_handle(self.arena.segments(), slot, handle);
+        self.pushed.set_handle(self.lines.segments(), slot, handle);
     }
 
     /// Lets the block of root slot `slot` go, if it has one that no other slot has.
@@ -526,8 +604,8 @@ impl<A: Address> Fib<A> {
         if handle == 0 {
             return;
         }
-        self.pushed.set_handle(self.arena.segments(), slot, 0);
-        let known = self.arena.block(handle);
+        self.pushed.set_handle(self.lines.segments(), slot, 0);
+        let known = self.lines.block(handle);
         let cells = cells_of(known);
         if let Some(code) = blank_code(known) {
             let Ok(at) = self.pushed.blank_at(code) else {
@@ -544,7 +622,32 @@ impl<A: Address> Fib<A> {
             self.pushed.blank.remove(at);
         }
         self.pushed.cells -= cells;
-        self.let_go(handle, cells);
+        self.let_pushed_go(handle, cells);
+    }
+
+    fn allocate_pushed(&mut self, cells: usize) -> u32 {
+        let handle = self.lines.allocate(in_lines(cells));
+        self.note_fresh(handle, cells);
+        handle
+    }
+
+    /// Lets a block of `cells` cells go.
+    fn let_pushed_go(&mut self, handle: u32, cells: usize) {
+        let written = load(self.lines.block(handle), EPOCH_CELL);
+        if written == self.epoch() {
+            self.lines.free(handle, in_lines(cells));
+        } else {
+            self.retire_lines(handle, in_lines(cells), written);
+        }
+    }
+
+    /// Whether `root`, a snapshot's, is what the writer has now.
+    #[cfg(test)]
+    pub(super) fn pushed_is(&self, root: &PushedRoot) -> bool {
+        self.pushed
+            .root
+            .as_ref()
+            .is_some_and(|own| own.words == root.words && own.handles == root.handles)
     }
 
     /// Whether pushed chunks are what the trie says, every 31st slot from `first` on.
@@ -553,10 +656,14 @@ impl<A: Address> Fib<A> {
         let Some(root) = self.pushed.root.as_ref().filter(|_| self.pushed.is_ready()) else {
             return true;
         };
+        let root = &PushedRoot {
+            lines: Arc::clone(self.lines.segments()),
+            ..(**root).clone()
+        };
         (first..1 << 24).step_by(31).all(|slot| {
             let key = slot << 8;
             let handle = root.handles[(key >> ROOT_SHIFT) as usize];
-            let block = self.arena.block(handle);
+            let block = self.lines.block(handle);
             let code = block::leaf_of(block, key, root.wide);
             let trie = self.root_entry((key >> ROOT_SHIFT) as usize);
             let child = trie.has_child() && {
@@ -588,6 +695,16 @@ fn short_of(routes: &[RouteCell]) -> Short {
     short
 }
 
+/// `cells`, filled up to whole cache lines.
+const fn in_lines(cells: usize) -> usize {
+    cells.next_multiple_of(LINE_CELLS)
+}
+
+/// Whether blocks for `one` and for `other` cells are of one size.
+fn same_lines(one: usize, other: usize) -> bool {
+    Arena::same_size(in_lines(one), in_lines(other))
+}
+
 /// Where the block at `handle` is in memory; 0 for none.
 #[cfg(target_arch = "x86_64")]
 fn address_of(segments: &[Segment], handle: u32) -> u64 {
@@ -613,6 +730,11 @@ const SHORT_SHIFT: u32 = 33 - PUSHED_FROM as u32;
 /// Root slots.
 pub(super) const SLOTS: usize = 1 << ROOT_STRIDE;
 pub(super) const ROOT_SHIFT: u32 = 32 - ROOT_STRIDE as u32;
+
+/// Publications whose changes are kept.
+const LOGGED: usize = 4;
+/// Changes that are kept of each; with more of them all slots are looked at.
+const MOST_LOGGED: usize = 1024;
 
 /// Root slots that are filled or given up a change.
 pub(super) const SHARE: usize = 4;

@@ -42,6 +42,8 @@ use super::arena;
 use super::arena::Segment;
 use super::batch::{self, Portable};
 use super::few::Few;
+#[cfg(target_arch = "x86_64")]
+use super::fresh;
 use super::hashed::Hashed;
 use super::pushed::{self as portable, PushedRoot};
 use super::walk::{Trie, View};
@@ -141,6 +143,20 @@ impl Level {
                 batch::lookup(Portable, view, addresses, next_hops);
             }
         }
+    }
+
+    /// Asks for the lines of `fresh`.
+    pub(super) fn ask_for(self, fresh: &[u64]) {
+        #[cfg(target_arch = "x86_64")]
+        for (line, count) in fresh::runs(fresh) {
+            for at in 0..count {
+                let line = core::ptr::without_provenance::<i8>(line.wrapping_add(at * fresh::LINE));
+                // SAFETY: a prefetch never faults, whatever the address.
+                unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T1 }>(line) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = fresh;
     }
 
     /// Looks up each of `addresses` in pushed chunks.

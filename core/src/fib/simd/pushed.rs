@@ -303,7 +303,7 @@ fn beyond(table: &Table<'_>, key: u32) -> u16 {
         first: block_of(table.words, key),
         #[cfg(debug_assertions)]
         cells: arena::block(
-            table.segments,
+            &table.pushed.lines,
             table
                 .pushed
                 .handles
@@ -410,9 +410,8 @@ fn place<const WIDE: bool>(block: *const AtomicU64, key: u32) -> *const u8 {
 /// A group cell of a block that a word leads to.
 #[inline(always)]
 fn cell(place: *const AtomicU64) -> u64 {
-    // SAFETY: the writer made the words of this root from the addresses of pushed blocks in the segments of the same
-    // snapshot, one for each slot, and exposed them; the view that the caller has with the root keeps the segments. A
-    // pushed block has 64 group cells.
+    // SAFETY: the writer made the words of this root from the addresses of pushed blocks in the segments that the root
+    // keeps, one for each slot, and exposed them. A pushed block has 64 group cells.
     unsafe { (*place).load(Ordering::Relaxed) }
 }
 

@@ -5,12 +5,12 @@ extern crate std;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use super::super::Fib;
 use super::super::address::{Address, prefix_mask};
 use super::super::pushed::{SHARE, SLOTS};
+use super::super::{Fib, FibReader};
 use super::hooks::cells_written;
 use super::rng::Rng;
-use super::{Twin, check_batch, id};
+use super::{Twin, check_batch, has_line, id};
 
 /// Prefixes of all lengths in many root slots, crowded in some, few of them longer than /24.
 fn draw(rng: &mut Rng) -> (u128, u8) {
@@ -112,6 +112,47 @@ fn random_changes_are_followed_slot_by_slot() {
         let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1 << 96).collect();
         check_batch(reader, twin, &keys);
     }
+}
+
+#[test]
+fn a_root_is_the_same_over_whatever_older_one_it_is_made() {
+    let mut rng = Rng(59);
+    let mut pair = Pair::filled(&mut rng, 200);
+    // Held readers make the copy that is written over one of one to six publications before.
+    let mut held = alloc::collections::VecDeque::new();
+    let mut asked = 0;
+    for step in 0..200 {
+        for _ in 0..[0, 1, 40, 300][step % 4] {
+            let hop = rng.below(200);
+            pair.insert(draw(&mut rng), hop);
+        }
+        if step % 50 == 0 {
+            // More slots than are noted: each of these decides 32 at least.
+            for n in 0..64 {
+                pair.insert((0x0c00_0000 << 96, 8), n);
+            }
+        }
+        let reader = pair.fib.reader();
+        let root = reader.pushed_root().unwrap();
+        assert!(pair.fib.pushed_is(root), "step {step}");
+        if let Some(before) = held.back().and_then(FibReader::pushed_root)
+            && cfg!(target_arch = "x86_64")
+            && !root.fresh.is_empty()
+        {
+            for (was, is) in before.words.iter().zip(&root.words) {
+                // What is not new is the block of slots without a chunk.
+                let known = was == is || before.words.contains(is);
+                assert!(known || has_line(&root.fresh, *is), "step {step}");
+            }
+            asked += 1;
+        }
+        reader.ask_for_changes();
+        held.push_back(reader);
+        while held.len() > step / 20 % 7 + 1 {
+            held.pop_front();
+        }
+    }
+    assert!(asked > 50 || !cfg!(target_arch = "x86_64"), "{asked}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::super::hashed::halves;
 use super::super::windows::{OF_32, line_of};
 use super::hooks::cells_written;
 use super::rng::Rng;
-use super::{Twin, check_batch, churn, id};
+use super::{Twin, check_batch, churn, has_line, id};
 
 const BASE: u128 = 0x2001_0db8_0000_0000_u128 << 64;
 
@@ -112,6 +112,33 @@ fn random_changes_agree_with_a_scanned_list_in_a_crowded_table() {
 #[test]
 fn random_changes_agree_with_a_scanned_list_at_the_least_size() {
     churn::<Ipv6Addr>(32, 7_000, 1_000, crowd);
+}
+
+#[test]
+fn new_pages_are_among_the_lines_to_be_asked_for() {
+    let mut rng = Rng(38);
+    let mut pair = Pair::large();
+    let mut before = pair.fib.reader();
+    let mut moved = 0;
+    for n in 0..300 {
+        for _ in 0..n % 8 {
+            pair.insert(crowd(&mut rng), rng.0);
+        }
+        let reader = pair.fib.reader();
+        reader.ask_for_changes();
+        let (Some((was, _)), Some((is, fresh))) = (before.window_pages(), reader.window_pages())
+        else {
+            panic!("a table without windows");
+        };
+        if was.len() == is.len() {
+            for page in is.iter().zip(was).filter(|(is, was)| is != was) {
+                assert!(has_line(fresh, *page.0), "publication {n}");
+                moved += 1;
+            }
+        }
+        before = reader;
+    }
+    assert!(moved > 100, "{moved}");
 }
 
 #[test]

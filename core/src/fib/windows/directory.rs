@@ -92,14 +92,14 @@ impl<A: Address> Fib<A> {
         let (high, _) = halves(key);
         let of = kind.hash(high);
         let page = hash.page(of);
-        let cells = self.windows.arena.block(page);
+        let cells = self.lines.block(page);
         let line = line_of(of);
         (0..8)
             .filter(|slot| quarter(cells, 4 * line + slot) == kind.tag(of))
             .map(|slot| line + slot)
             .find_map(|slot| {
                 let window = self.window_at(page, slot)?;
-                let prefix = load(self.windows.arena.block(window.handle), 3);
+                let prefix = load(self.lines.block(window.handle), 3);
                 let same = (prefix ^ high) >> (64 - kind.len) == 0;
                 same.then_some(Place { page, slot, window })
             })
@@ -107,13 +107,13 @@ impl<A: Address> Fib<A> {
 
     /// The window in slot `slot` of `page`.
     pub(super) fn window_at(&self, page: u32, slot: usize) -> Option<Window> {
-        let cells = self.windows.arena.block(page);
+        let cells = self.lines.block(page);
         if quarter(cells, tag_at(slot)) == 0 {
             return None;
         }
         let handle = (load(cells, HANDLES + slot / 2) >> (slot % 2 * 32) & 0xffff_ffff) as u32;
-        let last = load(self.windows.arena.block(handle), LINE - 1);
-        let first = load(self.windows.arena.block(handle), 3);
+        let last = load(self.lines.block(handle), LINE - 1);
+        let first = load(self.lines.block(handle), 3);
         Some(Window {
             handle,
             lines: 1 << (first & 0xf),
@@ -129,16 +129,13 @@ impl<A: Address> Fib<A> {
         place: Place,
     ) -> Option<Window> {
         let window = place.window;
-        let last = load(self.windows.arena.block(window.handle), LINE - 1);
+        let last = load(self.lines.block(window.handle), LINE - 1);
         if last >> EPOCH_SHIFT == self.epoch() {
             return Some(window);
         }
         let cells = window.lines as usize * LINE;
         let handle = self.allocate_lines(cells)?;
-        let (from, to) = (
-            self.windows.arena.block(window.handle),
-            self.windows.arena.block(handle),
-        );
+        let (from, to) = (self.lines.block(window.handle), self.lines.block(handle));
         copy_cells(from, to, cells);
         let last = last & ((1 << EPOCH_SHIFT) - 1) | self.epoch() << EPOCH_SHIFT;
         store(to, LINE - 1, last);
@@ -155,7 +152,7 @@ impl<A: Address> Fib<A> {
 
     /// The hash of the prefix in a slot, which `key` begins with.
     pub(super) fn hash_at(&self, page: u32, slot: usize, key: u128) -> u64 {
-        let tag = quarter(self.windows.arena.block(page), tag_at(slot));
+        let tag = quarter(self.lines.block(page), tag_at(slot));
         kind_of(tag).hash(halves(key).0)
     }
 
@@ -170,15 +167,11 @@ impl<A: Address> Fib<A> {
         let of = kind.hash(halves(key).0);
         for _ in 0..=SPLITS {
             let page = hash.page(of);
-            let cells = self.windows.arena.block(page);
+            let cells = self.lines.block(page);
             let line = line_of(of);
             if let Some(slot) = (0..8).find(|slot| quarter(cells, 4 * line + slot) == 0) {
                 let page = self.own_window_page(hash, of, page)?;
-                set_quarter(
-                    self.windows.arena.block(page),
-                    4 * line + slot,
-                    kind.tag(of),
-                );
+                set_quarter(self.lines.block(page), 4 * line + slot, kind.tag(of));
                 self.set_slot(page, line + slot, window);
                 return Some(());
             }
@@ -194,13 +187,13 @@ impl<A: Address> Fib<A> {
         };
         let of = kind.hash(halves(key).0);
         let page = self.own_window_page(hash, of, place.page)?;
-        set_quarter(self.windows.arena.block(page), tag_at(place.slot), 0);
+        set_quarter(self.lines.block(page), tag_at(place.slot), 0);
         self.drop_lines(place.window.handle, place.window.lines as usize * LINE);
         Some(())
     }
 
     pub(super) fn set_slot(&self, page: u32, slot: usize, window: Window) {
-        let cells = self.windows.arena.block(page);
+        let cells = self.lines.block(page);
         let place = slot % 2 * 32;
         let others = load(cells, HANDLES + slot / 2) & !(0xffff_ffff << place);
         store(
@@ -208,7 +201,7 @@ impl<A: Address> Fib<A> {
             HANDLES + slot / 2,
             others | u64::from(window.handle) << place,
         );
-        let address = address(self.windows.arena.block(window.handle));
+        let address = address(self.lines.block(window.handle));
         let word = address | u64::from(16 - window.lines.ilog2());
         let at = 4 * (slot / 8 * LINE) + 8 + slot % 8 * 3;
         for (at, part) in (at..).zip([word, word >> 16, word >> 32]) {
@@ -218,15 +211,12 @@ impl<A: Address> Fib<A> {
 
     /// The page of `of` in cells that no snapshot reaches.
     pub(super) fn own_window_page(&mut self, hash: &mut Hash, of: u64, page: u32) -> Option<u32> {
-        let cells = self.windows.arena.block(page);
+        let cells = self.lines.block(page);
         if load(cells, HEAD + 1) == self.epoch() {
             return Some(page);
         }
         let copy = self.allocate_lines(PAGE)?;
-        let (from, to) = (
-            self.windows.arena.block(page),
-            self.windows.arena.block(copy),
-        );
+        let (from, to) = (self.lines.block(page), self.lines.block(copy));
         copy_cells(from, to, PAGE);
         store(to, HEAD + 1, self.epoch());
         hash.point(of, page_depth(from), copy, address(to));
@@ -237,7 +227,7 @@ impl<A: Address> Fib<A> {
     /// Parts the windows of the page of `of` by the next bit of their hashes.
     pub(super) fn split_window_page(&mut self, hash: &mut Hash, of: u64) -> Option<()> {
         let old = hash.page(of);
-        let depth = page_depth(self.windows.arena.block(old));
+        let depth = page_depth(self.lines.block(old));
         if depth == hash.depth {
             if hash.depth == MAX_DEPTH {
                 return None;
@@ -254,15 +244,15 @@ impl<A: Address> Fib<A> {
             let Some(window) = self.window_at(old, slot) else {
                 continue;
             };
-            let tag = quarter(self.windows.arena.block(old), tag_at(slot));
-            let high = load(self.windows.arena.block(window.handle), 3);
+            let tag = quarter(self.lines.block(old), tag_at(slot));
+            let high = load(self.lines.block(window.handle), 3);
             let one = kind_of(tag).hash(high) >> bit & 1 == 1;
             let page = if one { ones } else { zeros };
-            set_quarter(self.windows.arena.block(page), tag_at(slot), tag);
+            set_quarter(self.lines.block(page), tag_at(slot), tag);
             self.set_slot(page, slot, window);
         }
         for (side, page) in [(0, zeros), (1, ones)] {
-            let address = address(self.windows.arena.block(page));
+            let address = address(self.lines.block(page));
             hash.point(of & !(1 << bit) | side << bit, depth + 1, page, address);
         }
         self.drop_lines(old, PAGE);
@@ -271,7 +261,7 @@ impl<A: Address> Fib<A> {
 
     pub(super) fn new_window_page(&mut self, depth: u8) -> Option<u32> {
         let page = self.allocate_lines(PAGE)?;
-        let cells = self.windows.arena.block(page);
+        let cells = self.lines.block(page);
         for at in 0..HANDLES {
             store(cells, at, 0);
         }
@@ -281,21 +271,22 @@ impl<A: Address> Fib<A> {
     }
 
     pub(super) fn allocate_lines(&mut self, cells: usize) -> Option<u32> {
-        if !self.windows.arena.has_room() {
+        if !self.lines.has_room() {
             return None;
         }
-        let handle = self.windows.arena.allocate(cells);
-        if address(self.windows.arena.block(handle)) >> 48 != 0 {
-            self.windows.arena.free(handle, cells);
+        let handle = self.lines.allocate(cells);
+        if address(self.lines.block(handle)) >> 48 != 0 {
+            self.lines.free(handle, cells);
             return None;
         }
         self.windows.cells += cells;
+        self.note_fresh(handle, cells);
         Some(handle)
     }
 
     /// Lets a page or a window go: at once when no snapshot can reach it, later otherwise.
     pub(super) fn drop_lines(&mut self, handle: u32, cells: usize) {
-        let block = self.windows.arena.block(handle);
+        let block = self.lines.block(handle);
         let epoch = if cells == PAGE {
             load(block, HEAD + 1)
         } else {

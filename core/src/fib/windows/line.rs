@@ -142,7 +142,7 @@ impl<A: Address> Fib<A> {
     }
 
     pub(super) fn write_line(&self, window: Window, line: u32, content: Line) {
-        let cells = self.windows.arena.block(window.handle);
+        let cells = self.lines.block(window.handle);
         for (at, cell) in (line as usize * LINE..).zip(content.cells(self.epoch())) {
             store(cells, at, cell);
         }
@@ -150,7 +150,7 @@ impl<A: Address> Fib<A> {
 
     /// Whether no range of `window` has a next hop.
     pub(super) fn is_idle(&self, window: Window) -> bool {
-        let cells = self.windows.arena.block(window.handle);
+        let cells = self.lines.block(window.handle);
         let codes = [u64::MAX, u64::MAX, u64::MAX, 0xffff];
         (0..window.lines as usize).all(|line| {
             (line * LINE + 4..)

@@ -42,7 +42,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::address::{Address, prefix_mask};
-use super::arena::{Arena, Segment};
+use super::arena::Segment;
+use super::fresh::Fresh;
 use super::hashed::halves;
 use super::spare::copy_over;
 use super::table::Fib;
@@ -56,9 +57,8 @@ pub(super) use directory::{OF_24, OF_32, OF_40};
 pub(super) use line::{ASK, ENDS};
 
 /// What a table has of windows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Windows {
-    pub(super) arena: Arena,
     on: Option<Box<Hash>>,
     /// The directory of a hash that was given up: pages to be freed, the same one side by side. The next hash begins
     /// when none is left, so that a table that goes to and fro keeps the pages of two at the most.
@@ -94,21 +94,10 @@ pub(super) struct Windowed {
     pub(super) shift: u32,
     /// The /9, a bit each, outside of which no root slot has a child.
     pub(super) busy: [u64; 8],
+    /// The lines that this snapshot has new (`fresh.rs`).
+    pub(super) fresh: Box<[u64]>,
     /// What pages and windows are in.
     _segments: Arc<[Segment]>,
-}
-
-impl Default for Windows {
-    fn default() -> Self {
-        Self {
-            arena: Arena::of_lines(),
-            on: None,
-            left: Vec::new(),
-            wait: 0,
-            long: 0,
-            cells: 0,
-        }
-    }
 }
 
 impl Windows {
@@ -121,8 +110,7 @@ impl Windows {
     /// Octets of everything, `snapshots` directories with it.
     pub(super) fn all_octets(&self, snapshots: usize) -> usize {
         let directory = self.on.as_ref().map_or(0, |hash| hash.directory.capacity());
-        self.arena.octets()
-            + directory * (size_of::<u32>() + (1 + snapshots) * size_of::<u64>())
+        directory * (size_of::<u32>() + (1 + snapshots) * size_of::<u64>())
             + self
                 .on
                 .as_ref()
@@ -131,16 +119,22 @@ impl Windows {
     }
 
     /// What a snapshot gets, made over the directory of an older one.
-    pub(super) fn publish(&self, old: Option<Box<[u64]>>) -> Option<Box<Windowed>> {
+    pub(super) fn publish(
+        &self,
+        old: Option<Box<[u64]>>,
+        lines: &Arc<[Segment]>,
+        fresh: &mut Fresh,
+    ) -> Option<Box<Windowed>> {
         let hash = self.on.as_ref()?;
         if hash.filled != Filled::All {
             return None;
         }
         Some(Box::new(Windowed {
-            pages: copy_over(old, &hash.addresses),
+            pages: copy_over(old, &hash.addresses, Some(fresh)),
             shift: 64 - u32::from(hash.depth),
             busy: hash.busy,
-            _segments: Arc::clone(self.arena.segments()),
+            fresh: Box::default(),
+            _segments: Arc::clone(lines),
         }))
     }
 
@@ -221,7 +215,7 @@ impl<A: Address> Fib<A> {
                 return self.give_windows_up(hash, WAIT);
             };
             hash.directory.push(page);
-            hash.addresses.push(address(self.windows.arena.block(page)));
+            hash.addresses.push(address(self.lines.block(page)));
         }
         self.windows.on = Some(Box::new(hash));
     }
