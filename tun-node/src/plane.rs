@@ -49,7 +49,7 @@ use crate::rib::{
 use crate::snapshot::{KeeperReader, Memory, Remembered};
 use crate::source::{self, Outlet, Own, Source, SourceCommand, SourceError, SourceNotice};
 use alarms::Alarms;
-use claim::Claim;
+use claim::{Claim, Unreceived};
 
 /// What other threads tell and ask the plane.
 #[derive(Clone, Debug)]
@@ -76,7 +76,8 @@ impl PlaneSender {
     ///
     /// # Errors
     ///
-    /// Sentences that say what is wrong with them; nothing is changed then.
+    /// Sentences that say what is wrong with them; nothing is changed then. Or one that says what
+    /// the node cannot receive of what they say; the rest is taken then.
     pub fn reload(&self, dry_run: bool) -> Result<ReloadReport, String> {
         self.ask(|answer| Order::Reload {
             dry_run,
@@ -319,6 +320,8 @@ struct Core {
     parts: Option<PlaneParts>,
     /// Whether the sources have yet to be told of another address of this node.
     has_moved: bool,
+    /// What workers do not receive though they were told to, as long as it is so.
+    unreceived: Option<Unreceived>,
 }
 
 impl Core {
@@ -341,6 +344,7 @@ impl Core {
             undecided: None,
             parts: None,
             has_moved: false,
+            unreceived: None,
             loaded,
         };
         core.take_files();
@@ -439,7 +443,8 @@ impl Core {
     fn poll_timeout(&self) -> Option<Time> {
         let memory = self.memory.as_ref().map(Memory::poll_timeout);
         let due = self.reconciler.poll_timeout();
-        [memory, due].into_iter().flatten().min()
+        let receiving = self.unreceived.as_ref().map(|unreceived| unreceived.again);
+        [memory, due, receiving].into_iter().flatten().min()
     }
 
     /// Shows everybody what changed since this was last called.
@@ -449,7 +454,8 @@ impl Core {
             self.rib.publish_tables();
             self.announce();
         }
-        self.alarms.show(&self.reconciler);
+        let unreceived = self.unreceived.iter().map(Unreceived::sentence);
+        self.alarms.show(&self.reconciler, unreceived);
     }
 
     /// Tells the other threads, when there are any, what follows from what was published.
@@ -522,7 +528,7 @@ impl Core {
             Order::Reload { dry_run, answer } => {
                 let report = self.reload(dry_run);
                 match answer {
-                    Some(answer) => drop(answer.try_send(report)),
+                    Some(answer) => drop(answer.try_send(self.reloaded(report))),
                     None => self.log_reload(report),
                 }
             }
@@ -591,6 +597,7 @@ impl Running {
                     source.tell(SourceCommand::Own(own));
                 }
             }
+            self.core.receive_what_is_due();
             self.core.publish();
             self.core.remember();
         }
