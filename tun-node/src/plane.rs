@@ -246,6 +246,8 @@ impl PlaneInlet {
         let outlet = Outlet { updates, notices };
         let sources = source::start_all(&core.loaded.config, core.own(), &outlet)?;
         core.parts = Some(parts);
+        // Their thread was started with the same configuration.
+        core.probes_ipip = core.effective().receive.ipip;
         core.announce();
         if core.claim.is_some() {
             core.shape();
@@ -322,6 +324,8 @@ struct Core {
     has_moved: bool,
     /// What workers do not receive though they were told to, as long as it is so.
     unreceived: Option<Unreceived>,
+    /// Whether the probes' sockets were opened for IP in IP, too.
+    probes_ipip: bool,
 }
 
 impl Core {
@@ -345,6 +349,7 @@ impl Core {
             parts: None,
             has_moved: false,
             unreceived: None,
+            probes_ipip: false,
             loaded,
         };
         core.take_files();

@@ -223,6 +223,10 @@ impl Core {
         self.is_dirty = true;
         self.receive(Arc::clone(&config));
         if let Some(parts) = &self.parts {
+            if self.probes_ipip != config.receive.ipip {
+                self.probes_ipip = config.receive.ipip;
+                parts.paths.underlay(&config);
+            }
             let device = &config.device;
             match &parts.host {
                 Some(host) => host.set_device(device.addresses.clone(), device.mtu),

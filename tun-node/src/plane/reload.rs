@@ -124,8 +124,10 @@ impl Core {
         let config = &self.loaded.config;
         if moves {
             self.has_moved = true;
+            let effective = self.effective();
             if let Some(parts) = &self.parts {
-                parts.paths.underlay(config);
+                self.probes_ipip = effective.receive.ipip;
+                parts.paths.underlay(&effective);
                 if let Some(host) = &parts.host {
                     host.set_underlay(config.node.underlay_v4, config.node.underlay_v6);
                 }

@@ -358,3 +358,32 @@ fn a_port_in_use_fails_the_reload_is_shown_and_is_received_once_it_is_free() {
     assert!(output.status.success(), "{output:?}");
     node.stop();
 }
+
+#[test]
+fn a_peer_that_a_reload_reaches_by_ip_in_ip_is_probed_and_up() {
+    let Some(lab) = Lab::new() else { return };
+    let nodes = [1, 2].map(|node| lab.start(node, "vxlan", Underlay::V4, ""));
+    for (node, number) in nodes.iter().zip(1_u8..) {
+        let path = lab.directory().join(format!("{number}.toml"));
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace("\"vxlan\"", "\"ipip\"");
+        replace(&path, &text.replace("vtep-mac = \"auto\"", ""));
+        let answer = node.ask(&Request::Reload { dry_run: false });
+        assert!(matches!(answer, Some(Response::Reload(_))), "{answer:?}");
+    }
+    for node in &nodes {
+        let up = wait_until("the peer is up", || {
+            let Some(Response::Peers(peers)) = node.ask(&Request::Peers) else {
+                return None;
+            };
+            let path = peers.first()?.path.as_ref()?;
+            let way = path.ways.first()?;
+            let is_answered = way.state == "up" && way.answered_by == "peer";
+            (way.encapsulation == "ipip" && is_answered).then_some(())
+        });
+        assert!(up.is_some(), "{}", node.log());
+    }
+    for node in nodes {
+        node.stop();
+    }
+}
