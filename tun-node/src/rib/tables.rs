@@ -488,6 +488,7 @@ impl Rib {
                     let known = peers.iter().filter(|peer| self.peers.contains_key(*peer));
                     let known: Vec<IpAddr> = known.copied().collect();
                     match known.as_slice() {
+                        [only] if self.is_direct_peer(prefix, *only) => Target::Direct(Some(*only)),
                         [only] => Target::Peer(*only),
                         _ => Target::Peers(known),
                     }
@@ -598,13 +599,25 @@ impl Rib {
     }
 
     fn is_direct(&self, via: &Via) -> bool {
-        let mode = self.local_peers.get(&via.remote).map(|peer| peer.mode);
-        match mode {
-            Some(PeerMode::Always) => false,
-            Some(PeerMode::CrossSubnet) => self.terms.on_link.contains(&via.remote),
-            Some(PeerMode::Direct) => true,
-            None => via.encapsulation.is_none(),
-        }
+        let by_file = self.is_direct_by_file(via.remote);
+        by_file.unwrap_or_else(|| via.encapsulation.is_none())
+    }
+
+    /// Whether a static route through one peer leads packets to it as they are.
+    fn is_direct_peer(&self, prefix: IpNet, remote: IpAddr) -> bool {
+        let same_family = prefix.addr().is_ipv4() == remote.is_ipv4();
+        same_family && self.is_direct_by_file(remote) == Some(true)
+    }
+
+    /// What the files say of whether a peer gets packets as they are; `None` where they do not
+    /// name it.
+    fn is_direct_by_file(&self, remote: IpAddr) -> Option<bool> {
+        let peer = self.local_peers.get(&remote)?;
+        Some(match peer.mode {
+            PeerMode::Always => false,
+            PeerMode::CrossSubnet => self.terms.on_link.contains(&remote),
+            PeerMode::Direct => true,
+        })
     }
 
     /// Makes or changes a peer of a file.

@@ -228,3 +228,33 @@ fn random_changes_come_to_what_a_fresh_table_has() {
         assert_eq!(shown(&node_), shown(&twin));
     }
 }
+
+/// Where packets to an address go as they are, or the largest inner packet of its tunnel.
+fn way(node: &Node, address: &str) -> (Option<IpAddr>, Option<Mtu>) {
+    let address = address.parse().expect("an address");
+    match node.rib.reader().tables().lookup(address) {
+        Some(NextHop::Direct { gateway: Some(to) }) => (Some(*to), None),
+        Some(NextHop::Tunnel(tunnel)) => (None, Some(tunnel.mtu)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The example with beta's mode, and further text.
+fn with_mode(mode: &str, more: &str) -> Config {
+    let text = example_config().replacen("# mode = \"always\"", &format!("mode = {mode:?}"), 1);
+    let text = text.replace("via = [\"beta\", \"delta\"]", "via = \"beta\"");
+    Config::parse(&(text + more), "example.toml").expect("valid too")
+}
+
+#[test]
+fn a_static_route_by_a_direct_peer_leads_to_it_as_packets_are() {
+    let beta: IpAddr = "192.0.2.2".parse().expect("an address");
+    let v6 = "[[routes]]\nprefix = \"2001:db8:1::/48\"\nvia = \"beta\"\n";
+    let mut node = Node::of(&with_mode("direct", v6));
+    assert_eq!(way(&node, "198.51.100.1"), (Some(beta), None));
+    // The other family has no way over that gateway.
+    let tunnel = (None, Some(Mtu::new(1450)));
+    assert_eq!(way(&node, "2001:db8:1::1"), tunnel);
+    node.load(&with_mode("cross-subnet", ""));
+    assert_eq!(way(&node, "198.51.100.1"), tunnel);
+}
