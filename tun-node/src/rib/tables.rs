@@ -46,6 +46,8 @@ pub struct Rib {
     /// What was routed from memory and is not decided yet.
     recalled: Vec<(IpNet, NextHopId)>,
     recalled_peers: Vec<Via>,
+    /// Peers of which it is another question now whether a router lies between.
+    relinked: HashSet<IpAddr>,
     /// Peers that came, went or changed since the last publication, and whether one went.
     changed: BTreeMap<IpAddr, bool>,
     refused: Vec<String>,
@@ -186,6 +188,7 @@ impl Rib {
             entered: Vec::new(),
             recalled: Vec::new(),
             recalled_peers: Vec::new(),
+            relinked: HashSet::new(),
             changed: BTreeMap::new(),
             refused: Vec::new(),
         }
@@ -208,6 +211,8 @@ impl Rib {
     /// call of [`set_local_routes`](Self::set_local_routes) on.
     pub fn set_terms(&mut self, terms: Terms) {
         let moves = self.terms.underlay != terms.underlay;
+        let relinked = self.terms.on_link.symmetric_difference(&terms.on_link);
+        self.relinked.extend(relinked.copied());
         self.terms = terms;
         if !moves {
             return;
@@ -237,8 +242,10 @@ impl Rib {
             .filter(|peer| before.get(&peer.address) != Some(*peer))
             .cloned()
             .collect();
+        let mut moved = std::mem::take(&mut self.relinked);
         for peer in touched {
             self.put_local_peer(&peer, &mut book);
+            moved.insert(peer.address);
         }
         let mut statics = BTreeMap::new();
         for route in &routes.statics {
@@ -255,14 +262,35 @@ impl Rib {
             // A member may be another peer though the route is the same.
             self.route(prefix, &mut book);
         }
+        let gone = before.keys();
+        moved.extend(gone.filter(|address| !self.local_peers.contains_key(*address)));
+        self.route_again(&moved, &mut book);
         self.enter_all(&mut book);
-        for address in before.keys() {
-            if !self.local_peers.contains_key(address) {
-                if let Some(peer) = self.peers.get_mut(address) {
-                    peer.is_local = false;
-                }
-                self.drop_idle(*address, &mut book);
+        for address in moved {
+            if !self.local_peers.contains_key(&address)
+                && let Some(peer) = self.peers.get_mut(&address)
+            {
+                peer.is_local = false;
             }
+            self.drop_idle(address, &mut book);
+        }
+    }
+
+    /// Routes what leads to these peers as it should be, where the reconciler has nothing to say of
+    /// it: the entry is what it was, and the peer, its mode or its link is another.
+    fn route_again(&mut self, moved: &HashSet<IpAddr>, book: &mut Book) {
+        if moved.is_empty() {
+            return;
+        }
+        let leads = self.live.iter().filter(|(_, route)| {
+            // What a file said of a peer that it does not name any more goes in a moment.
+            let is_of_files = matches!(route.source, SourceKind::Config | SourceKind::File);
+            let via = route.via.filter(|via| moved.contains(&via.remote));
+            via.is_some_and(|via| !is_of_files || self.local_peers.contains_key(&via.remote))
+        });
+        let prefixes: Vec<IpNet> = leads.map(|(prefix, _)| *prefix).collect();
+        for prefix in prefixes {
+            self.route(prefix, book);
         }
     }
 
