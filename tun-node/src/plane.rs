@@ -39,6 +39,7 @@ use warren_core::units::{Family, Time};
 
 use crate::config::{Config, Guard, Loaded};
 use crate::ctl::sources::{EventReport, ReloadReport, SourcesReport, WhyReport};
+use crate::flannel::NetConf;
 use crate::hostroutes::HostSender;
 use crate::node::on_link;
 use crate::paths::PathsSender;
@@ -311,6 +312,8 @@ struct Core {
     reconciler: Reconciler,
     rib: Rib,
     claim: Option<Claim>,
+    /// The network of which it was said what has no effect.
+    told_network: Option<NetConf>,
     /// Whether the tables differ from those that were published.
     is_dirty: bool,
     alarms: Alarms,
@@ -340,6 +343,7 @@ impl Core {
             local: LocalRoutes::default(),
             reloads: 0,
             claim: None,
+            told_network: None,
             is_dirty: true,
             alarms: Alarms::default(),
             start: Instant::now(),

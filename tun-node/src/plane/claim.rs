@@ -134,6 +134,7 @@ const fn family(net: &IpNet) -> Family {
 impl Core {
     /// A source gave this node subnets.
     pub(super) fn claimed(&mut self, claim: Claim) {
+        self.tell_without_effect(&claim);
         if self.claim.as_ref() == Some(&claim) {
             return;
         }
@@ -141,6 +142,22 @@ impl Core {
         info!(source = %claim.source, "this node's subnet is {}", shown.join(", "));
         self.claim = Some(claim);
         self.shape();
+    }
+
+    /// Says once for each network what of its configuration has no effect here.
+    fn tell_without_effect(&mut self, claim: &Claim) {
+        if self.told_network.as_ref() == Some(&claim.network) {
+            return;
+        }
+        let (now, source) = (self.now(), claim.source);
+        for (member, consequence) in claim.network.without_effect() {
+            let text = format!(
+                "{source}: {member} of the network's configuration has no effect on this node: \
+                 {consequence}"
+            );
+            self.alarms.say(now, &text);
+        }
+        self.told_network = Some(claim.network.clone());
     }
 
     /// What this node had before it was started.
