@@ -121,9 +121,11 @@ enum Verb {
     Confirm(ConfirmArgs),
     /// Read the configuration and its route files again
     #[command(
-        after_long_help = "Peers, routes, the node's own prefixes and the guard are taken; what else \
-        differs is named and takes effect at the next start. A mistake in any file changes nothing. \
-        SIGHUP does the same, and so does a change of a file.\n\nExample:\n\n  tun-node reload --dry-run"
+        after_long_help = "Peers, routes, the node's own prefixes, its addresses on the underlay, what it \
+        receives and the guard are taken; what else differs is named and takes effect at the next \
+        start. A mistake in any file changes nothing. Where the node cannot receive what the files \
+        say, a port being in use, the command fails, and the node tries again every 5 s. SIGHUP does \
+        the same, and so does a change of a file.\n\nExample:\n\n  tun-node reload --dry-run"
     )]
     Reload(ReloadArgs),
     /// Make a worker misbehave

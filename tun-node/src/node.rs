@@ -27,6 +27,7 @@
 
 mod device;
 mod directions;
+mod pulse;
 mod state;
 
 use std::ffi::OsString;
@@ -58,6 +59,7 @@ use crate::tun::Tun;
 use crate::udp::share::Share;
 use crate::worker::{Command, Duty, OpenWorker, Placement, WorkerError, WorkerHandle, WorkerParts};
 use device::Undo;
+use pulse::Pulse;
 
 pub use device::DeviceError;
 pub(crate) use device::on_link;
@@ -162,9 +164,9 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         plane: plane.sender(),
         seed: random(),
         inject: Box::new(move |packet| {
-            if let Some(worker) = injector.workers().first() {
-                let _ = worker.command(Command::Inject(packet));
-            }
+            let workers = injector.workers();
+            let first = workers.first();
+            first.is_some_and(|worker| worker.command(Command::Inject(packet)))
         }),
     };
     let paths = inlet.start(parts).map_err(paths_failed)?;
@@ -306,13 +308,10 @@ struct Supervisor<'n> {
     was_ready: bool,
 }
 
-/// A question to a worker that is under way.
+/// A worker that is asked whether it is there.
 struct Heartbeat {
     worker: Arc<WorkerHandle>,
-    pending: Option<Receiver<()>>,
-    /// Ticks for which it has not been answered. Ticks, not time: a process that was stopped and
-    /// goes on again has not waited.
-    unanswered: u32,
+    pulse: Pulse,
 }
 
 impl Supervisor<'_> {
@@ -470,27 +469,15 @@ impl Heartbeat {
     const fn new(worker: Arc<WorkerHandle>) -> Self {
         Self {
             worker,
-            pending: None,
-            unanswered: 0,
+            pulse: Pulse::NEW,
         }
     }
 
-    /// Looks for an answer, asks again if there is one, and returns how many ticks have passed
-    /// without.
+    /// As [`Pulse::beat`].
     fn beat(&mut self) -> u32 {
-        let is_answered = match &self.pending {
-            Some(pending) => pending.try_recv().is_ok(),
-            None => true,
-        };
-        if is_answered {
-            self.unanswered = 0;
-            let (sender, receiver) = crossbeam_channel::bounded(1);
-            self.pending = Some(receiver);
-            let _ = self.worker.command(Command::Ping(sender));
-        } else {
-            self.unanswered += 1;
-        }
-        self.unanswered
+        let worker = &self.worker;
+        self.pulse
+            .beat(|answer| worker.command(Command::Ping(answer)))
     }
 }
 

@@ -39,6 +39,7 @@ use warren_core::units::{Family, Time};
 
 use crate::config::{Config, Guard, Loaded};
 use crate::ctl::sources::{EventReport, ReloadReport, SourcesReport, WhyReport};
+use crate::flannel::NetConf;
 use crate::hostroutes::HostSender;
 use crate::node::on_link;
 use crate::paths::PathsSender;
@@ -49,7 +50,7 @@ use crate::rib::{
 use crate::snapshot::{KeeperReader, Memory, Remembered};
 use crate::source::{self, Outlet, Own, Source, SourceCommand, SourceError, SourceNotice};
 use alarms::Alarms;
-use claim::Claim;
+use claim::{Claim, Unreceived};
 
 /// What other threads tell and ask the plane.
 #[derive(Clone, Debug)]
@@ -76,7 +77,8 @@ impl PlaneSender {
     ///
     /// # Errors
     ///
-    /// Sentences that say what is wrong with them; nothing is changed then.
+    /// Sentences that say what is wrong with them; nothing is changed then. Or one that says what
+    /// the node cannot receive of what they say; the rest is taken then.
     pub fn reload(&self, dry_run: bool) -> Result<ReloadReport, String> {
         self.ask(|answer| Order::Reload {
             dry_run,
@@ -245,6 +247,8 @@ impl PlaneInlet {
         let outlet = Outlet { updates, notices };
         let sources = source::start_all(&core.loaded.config, core.own(), &outlet)?;
         core.parts = Some(parts);
+        // Their thread was started with the same configuration.
+        core.probes_ipip = core.effective().receive.ipip;
         core.announce();
         if core.claim.is_some() {
             core.shape();
@@ -308,6 +312,8 @@ struct Core {
     reconciler: Reconciler,
     rib: Rib,
     claim: Option<Claim>,
+    /// The network of which it was said what has no effect.
+    told_network: Option<NetConf>,
     /// Whether the tables differ from those that were published.
     is_dirty: bool,
     alarms: Alarms,
@@ -319,6 +325,10 @@ struct Core {
     parts: Option<PlaneParts>,
     /// Whether the sources have yet to be told of another address of this node.
     has_moved: bool,
+    /// What workers do not receive though they were told to, as long as it is so.
+    unreceived: Option<Unreceived>,
+    /// Whether the probes' sockets were opened for IP in IP, too.
+    probes_ipip: bool,
 }
 
 impl Core {
@@ -333,6 +343,7 @@ impl Core {
             local: LocalRoutes::default(),
             reloads: 0,
             claim: None,
+            told_network: None,
             is_dirty: true,
             alarms: Alarms::default(),
             start: Instant::now(),
@@ -341,6 +352,8 @@ impl Core {
             undecided: None,
             parts: None,
             has_moved: false,
+            unreceived: None,
+            probes_ipip: false,
             loaded,
         };
         core.take_files();
@@ -439,7 +452,8 @@ impl Core {
     fn poll_timeout(&self) -> Option<Time> {
         let memory = self.memory.as_ref().map(Memory::poll_timeout);
         let due = self.reconciler.poll_timeout();
-        [memory, due].into_iter().flatten().min()
+        let receiving = self.unreceived.as_ref().map(|unreceived| unreceived.again);
+        [memory, due, receiving].into_iter().flatten().min()
     }
 
     /// Shows everybody what changed since this was last called.
@@ -449,7 +463,8 @@ impl Core {
             self.rib.publish_tables();
             self.announce();
         }
-        self.alarms.show(&self.reconciler);
+        let unreceived = self.unreceived.iter().map(Unreceived::sentence);
+        self.alarms.show(&self.reconciler, unreceived);
     }
 
     /// Tells the other threads, when there are any, what follows from what was published.
@@ -522,7 +537,7 @@ impl Core {
             Order::Reload { dry_run, answer } => {
                 let report = self.reload(dry_run);
                 match answer {
-                    Some(answer) => drop(answer.try_send(report)),
+                    Some(answer) => drop(answer.try_send(self.reloaded(report))),
                     None => self.log_reload(report),
                 }
             }
@@ -591,6 +606,7 @@ impl Running {
                     source.tell(SourceCommand::Own(own));
                 }
             }
+            self.core.receive_what_is_due();
             self.core.publish();
             self.core.remember();
         }

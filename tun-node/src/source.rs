@@ -43,6 +43,7 @@ use warren_core::units::MacAddr;
 use crate::flannel::NetConf;
 use crate::rib::{SourceKind, SourceUpdate};
 
+pub(crate) use start::kubernetes_server;
 pub use start::{SourceError, start_all};
 
 /// This node, as sources describe it to other nodes.

@@ -314,7 +314,7 @@ impl Worker {
         }
     }
 
-    /// Opens the sockets that `config` asks for besides those that are open.
+    /// Opens the sockets that `config` asks for besides those that are open, as many as can be.
     fn receive(&mut self, config: &Config) -> Result<(), WorkerError> {
         let mtu = config.device.mtu.octets();
         self.writer = DeviceWriter::new(&self.device, mtu, config.worker.gro);

@@ -44,7 +44,7 @@ impl Config {
             ),
             ("addresses", nets(&self.device.addresses)),
             ("mtu", mtu),
-            ("receives", self.received()),
+            ("receives", self.receives()),
         ];
         for peer in &self.peers {
             rows.push(("peer", peer_line(peer)));
@@ -89,7 +89,17 @@ impl Config {
         format!("{count}, directions {directions}{pin}")
     }
 
-    fn received(&self) -> String {
+    fn receives(&self) -> String {
+        let mut received = self.received();
+        let vnis: Vec<String> = self.receive.vnis.iter().map(Vni::to_string).collect();
+        if !vnis.is_empty() {
+            received.push(format!("VNI {}", vnis.join(", ")));
+        }
+        received.join("; ")
+    }
+
+    /// At which ports what is received, and IP in IP.
+    pub(crate) fn received(&self) -> Vec<String> {
         let receive = &self.receive;
         let ports = [
             ("vxlan", &receive.vxlan),
@@ -104,11 +114,7 @@ impl Config {
         if receive.ipip {
             received.push("ipip".to_owned());
         }
-        if !receive.vnis.is_empty() {
-            let vnis: Vec<String> = receive.vnis.iter().map(Vni::to_string).collect();
-            received.push(format!("VNI {}", vnis.join(", ")));
-        }
-        received.join("; ")
+        received
     }
 }
 

@@ -17,8 +17,8 @@ use super::build::{
 };
 use super::encap::Encap;
 use super::error::{At, Lines, Problems, quoted};
-use super::format::{Draft, PeerDraft};
-use super::{Config, RouteAction, VtepMac};
+use super::format::{Draft, PeerDraft, RouteDraft};
+use super::{Config, PeerMode, RouteAction, VtepMac};
 
 /// Reports every disagreement in `draft`; the result is `Some` at least when there is none.
 pub(super) fn validate(draft: &Draft, lines: &Lines, problems: &mut Problems) -> Option<Config> {
@@ -515,9 +515,31 @@ impl<'d> Check<'_, 'd> {
                 } else if !index_of.contains_key(name) && !names_refused {
                     let sentence = self.unknown_peer(name, &names);
                     self.problems.push(peer.at, sentence);
+                } else if let Some(mode) = self.mode_of_one_of_several(route, index_of.get(name)) {
+                    let prefix = route
+                        .prefix
+                        .map_or_else(String::new, |p| format!(" to {}", p.value));
+                    self.problems.push(
+                        peer.at,
+                        format!(
+                            "peer {name:?} has mode = \"{mode}\", but the route{prefix} has several \
+                             peers, and packets are always encapsulated then; name one peer, or \
+                             give each mode = \"always\""
+                        ),
+                    );
                 }
             }
         }
+    }
+
+    /// The mode of a peer that a route names beside others, where it is not always encapsulated.
+    fn mode_of_one_of_several(
+        &self,
+        route: &RouteDraft,
+        index: Option<&usize>,
+    ) -> Option<PeerMode> {
+        let mode = self.peer(*index?)?.mode?.value;
+        (route.via.len() > 1 && mode != PeerMode::Always).then_some(mode)
     }
 
     fn unknown_peer(&self, name: &str, known: &[&str]) -> String {

@@ -49,7 +49,7 @@ pub enum Backend {
     Vxlan(VxlanBackend),
     /// In IP, protocol 4.
     Ipip {
-        /// Whether nodes on one link do without.
+        /// Whether nodes on one link do without. Not here: [`NetConf::without_effect`].
         direct_routing: bool,
     },
     /// As they are, over a common link.
@@ -68,11 +68,11 @@ pub struct VxlanBackend {
     pub vni: Vni,
     /// The UDP port; what the kernel takes by default when none is written.
     pub port: u16,
-    /// Whether the group policy extension is on.
+    /// Whether the group policy extension is on. Not here: [`NetConf::without_effect`].
     pub gbp: bool,
     /// Whether devices learn.
     pub learning: bool,
-    /// Whether nodes on one link do without.
+    /// Whether nodes on one link do without. Not here: [`NetConf::without_effect`].
     pub direct_routing: bool,
     /// The underlay's MTU, where it is not that of the interface.
     pub mtu: Option<u16>,
@@ -123,7 +123,26 @@ impl NetConf {
             backend: Backend::read(object.object("Backend")?)?,
         })
     }
+
+    /// What it asks for and this node does not do: each member with what that comes to.
+    pub fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let (direct_routing, gbp) = match self.backend {
+            Backend::Vxlan(vxlan) => (vxlan.direct_routing, vxlan.gbp),
+            Backend::Ipip { direct_routing } => (direct_routing, false),
+            Backend::HostGw | Backend::Udp { .. } => (false, false),
+        };
+        [
+            (direct_routing, ("DirectRouting", NO_DIRECT_ROUTING)),
+            (gbp, ("GBP", NO_GBP)),
+        ]
+        .into_iter()
+        .filter_map(|(is_asked_for, what)| is_asked_for.then_some(what))
+    }
 }
+
+const NO_DIRECT_ROUTING: &str = "packets to nodes on the same link are encapsulated, too, and where \
+     the host has strict reverse path filtering, what these send as it is does not arrive";
+const NO_GBP: &str = "no group policy is sent or looked at";
 
 impl Backend {
     /// The name of the type.

@@ -321,6 +321,15 @@ fn network_gets_flannels_defaults() {
         panic!("{all:?}");
     };
     assert!(all.nftables && vxlan.gbp && !vxlan.learning && vxlan.direct_routing);
+    let members = |network: &NetConf| network.without_effect().map(|it| it.0).collect::<Vec<_>>();
+    assert_eq!(members(&all), ["DirectRouting", "GBP"]);
+    let backend = r#"{"Type":"ipip","DirectRouting":true}"#;
+    let ipip = network(&format!(
+        r#"{{"Network":"10.0.0.0/8","Backend":{backend}}}"#
+    ));
+    assert_eq!(members(&ipip), ["DirectRouting"]);
+    let usual = network(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#);
+    assert_eq!(members(&usual), [""; 0]);
     assert_eq!(
         (vxlan.vni.value(), vxlan.port, vxlan.mtu),
         (7, 4789, Some(9000))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -29,8 +30,10 @@ use crate::worker::{Buffers, Command, WorkerHandle};
 /// A running node, as its control socket and its metrics page see it.
 #[derive(Debug)]
 pub struct NodeState {
-    /// With what sources gave this node.
+    /// With what sources gave this node, and what all workers receive of it.
     config: RwLock<Arc<Config>>,
+    /// Whether a worker may receive something else than `config` says.
+    is_unsettled: AtomicBool,
     spread: Spread,
     rootless: bool,
     tables: TablesReader,
@@ -58,6 +61,7 @@ impl NodeState {
     ) -> Self {
         Self {
             config: RwLock::new(Arc::new(config)),
+            is_unsettled: AtomicBool::new(false),
             spread,
             rootless,
             tables,
@@ -99,7 +103,12 @@ impl NodeState {
         self.plane.sources().ok()
     }
 
-    /// Has every worker receive what `config` says.
+    /// Has every worker receive what `config` says. What was received before is shown on where one
+    /// does not, and the next call asks them all again.
+    ///
+    /// The workers of one queue are all asked, but those of the next queues only then: where the
+    /// first cannot have a port, another could take it from whoever shares it
+    /// ([`crate::udp::share`]).
     pub(super) fn receive(&self, config: Arc<Config>) -> Result<(), String> {
         let before = self.config();
         let shape = |config: &Config| {
@@ -107,15 +116,43 @@ impl NodeState {
             (node.underlay_v4, node.underlay_v6, config.device.mtu)
         };
         let is_new = before.receive != config.receive || shape(&before) != shape(&config);
-        *self.config.write() = Arc::clone(&config);
-        if !is_new {
-            return Ok(());
-        }
-        for worker in self.workers() {
-            let config = Arc::clone(&config);
-            let ask = |answer| Command::Receive { config, answer };
-            let done = worker.ask(ask, REPORT_TIMEOUT);
-            done.ok_or_else(|| format!("worker {} does not answer", worker.number()))??;
+        let is_unsettled = self.is_unsettled.load(Ordering::Relaxed);
+        let outcome = if is_new || is_unsettled {
+            self.have_received(&config)
+        } else {
+            Ok(())
+        };
+        self.is_unsettled.store(outcome.is_err(), Ordering::Relaxed);
+        *self.config.write() = match &outcome {
+            Ok(()) => config,
+            Err(_) => Arc::new(Config {
+                receive: before.receive.clone(),
+                ..Config::clone(&config)
+            }),
+        };
+        outcome
+    }
+
+    fn have_received(&self, config: &Arc<Config>) -> Result<(), String> {
+        let per_queue = if self.spread.is_apart { 2 } else { 1 };
+        for of_queue in self.workers().chunks(per_queue) {
+            let mut failed: Vec<String> = Vec::new();
+            for worker in of_queue {
+                let config = Arc::clone(config);
+                let ask = |answer| Command::Receive { config, answer };
+                let done = worker.ask(ask, REPORT_TIMEOUT);
+                let done =
+                    done.ok_or_else(|| format!("worker {} does not answer", worker.number()));
+                // Two directions may say the same of one address.
+                if let Err(why) = done.flatten()
+                    && !failed.contains(&why)
+                {
+                    failed.push(why);
+                }
+            }
+            if !failed.is_empty() {
+                return Err(failed.join("; "));
+            }
         }
         Ok(())
     }

@@ -141,8 +141,8 @@ impl PathsSender {
     }
 }
 
-/// Gives an ICMP message to the local device: a worker does.
-pub type Inject = Box<dyn Fn(Vec<u8>) + Send>;
+/// Gives an ICMP message to the local device: a worker does. Whether one took it.
+pub type Inject = Box<dyn Fn(Vec<u8>) -> bool + Send>;
 
 /// What the thread is made of.
 pub struct PathsParts {
@@ -454,7 +454,6 @@ impl Core {
         self.schedule(index);
     }
 
-    /// Other addresses to probe from: for peers that had none.
     /// Opens the sockets of another configuration in place of those that are open.
     fn open(&mut self, config: &Config) -> io::Result<()> {
         let sockets = Sockets::open(config, self.tokens)?;
@@ -463,6 +462,7 @@ impl Core {
         Ok(())
     }
 
+    /// Other addresses to probe from: for peers that had none.
     fn set_own(&mut self, addresses: Vec<IpAddr>) {
         self.own = addresses;
         for change in std::mem::take(&mut self.waiting).into_values() {
@@ -685,8 +685,7 @@ impl Core {
         if let Some(message) = error.relay(&sent)
             && self.may_relay(now)
         {
-            self.relayed += 1;
-            (self.inject)(message);
+            self.relayed += u64::from((self.inject)(message));
         }
         None
     }

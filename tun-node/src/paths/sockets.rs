@@ -31,10 +31,12 @@ impl Sockets {
             icmp: Vec::new(),
             buffer: vec![0; 2048].into_boxed_slice(),
         };
-        let uses_ipip = config.peers.iter().any(|peer| {
-            let mut all = std::iter::once(&peer.encapsulation).chain(&peer.alternatives);
-            all.any(|way| *way == Encapsulation::Ipip)
-        });
+        // What is received may be sent, too: not only the file names peers.
+        let uses_ipip = config.receive.ipip
+            || config.peers.iter().any(|peer| {
+                let mut all = std::iter::once(&peer.encapsulation).chain(&peer.alternatives);
+                all.any(|way| *way == Encapsulation::Ipip)
+            });
         for family in [Family::V4, Family::V6] {
             let Some(address) = config.node.underlay(family) else {
                 continue;

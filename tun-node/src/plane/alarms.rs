@@ -46,9 +46,9 @@ impl Alarms {
         }
     }
 
-    /// Shows what is so at present.
-    pub(super) fn show(&self, reconciler: &Reconciler) {
-        let mut alarms = Vec::new();
+    /// Shows what is so at present: what `others` say, and how the sources are.
+    pub(super) fn show(&self, reconciler: &Reconciler, others: impl Iterator<Item = String>) {
+        let mut alarms: Vec<String> = others.collect();
         for (kind, status) in reconciler.sources() {
             if let Some(why) = &status.lost {
                 alarms.push(format!(

@@ -8,11 +8,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tracing::info;
 use warren_core::encap::Encapsulation;
-use warren_core::units::{Family, MacAddr, Mtu};
+use warren_core::units::{Family, MacAddr, Mtu, Time};
 
 use super::Core;
 use crate::config::Config;
@@ -133,6 +134,7 @@ const fn family(net: &IpNet) -> Family {
 impl Core {
     /// A source gave this node subnets.
     pub(super) fn claimed(&mut self, claim: Claim) {
+        self.tell_without_effect(&claim);
         if self.claim.as_ref() == Some(&claim) {
             return;
         }
@@ -140,6 +142,22 @@ impl Core {
         info!(source = %claim.source, "this node's subnet is {}", shown.join(", "));
         self.claim = Some(claim);
         self.shape();
+    }
+
+    /// Says once for each network what of its configuration has no effect here.
+    fn tell_without_effect(&mut self, claim: &Claim) {
+        if self.told_network.as_ref() == Some(&claim.network) {
+            return;
+        }
+        let (now, source) = (self.now(), claim.source);
+        for (member, consequence) in claim.network.without_effect() {
+            let text = format!(
+                "{source}: {member} of the network's configuration has no effect on this node: \
+                 {consequence}"
+            );
+            self.alarms.say(now, &text);
+        }
+        self.told_network = Some(claim.network.clone());
     }
 
     /// What this node had before it was started.
@@ -214,14 +232,17 @@ impl Core {
     }
 
     /// Makes the node what configuration and claim say: device, receiving sockets, `subnet.env`.
+    /// What cannot be received is shown, and tried again.
     pub(super) fn shape(&mut self) {
         let config = Arc::new(self.effective());
         let now = self.now();
         self.rib.set_local(config.local());
         self.is_dirty = true;
+        self.receive(Arc::clone(&config));
         if let Some(parts) = &self.parts {
-            if let Err(error) = (parts.receives)(Arc::clone(&config)) {
-                self.alarms.say(now, &format!("receiving: {error}"));
+            if self.probes_ipip != config.receive.ipip {
+                self.probes_ipip = config.receive.ipip;
+                parts.paths.underlay(&config);
             }
             let device = &config.device;
             match &parts.host {
@@ -249,6 +270,43 @@ impl Core {
         }
     }
 
+    /// Has the workers receive what `config` says.
+    fn receive(&mut self, config: Arc<Config>) {
+        let now = self.now();
+        let Some(parts) = &self.parts else {
+            return;
+        };
+        let before = self.unreceived.take();
+        if let Err(why) = (parts.receives)(config) {
+            let unreceived = Unreceived {
+                why,
+                again: now.after(RECEIVE_AGAIN),
+            };
+            if before.is_none_or(|before| before.why != unreceived.why) {
+                self.alarms.say(now, &unreceived.sentence());
+            }
+            self.unreceived = Some(unreceived);
+        } else if before.is_some() {
+            info!("all that is asked for is received");
+        }
+    }
+
+    /// Tries again to receive what could not be received, if it is time: whoever has the port may
+    /// have left it.
+    pub(super) fn receive_what_is_due(&mut self) {
+        let now = self.now();
+        if self.unreceived.as_ref().is_some_and(|it| it.again <= now) {
+            self.receive_again();
+        }
+    }
+
+    /// Tries again to receive what could not be received.
+    pub(super) fn receive_again(&mut self) {
+        if self.unreceived.is_some() {
+            self.receive(Arc::new(self.effective()));
+        }
+    }
+
     /// Inner addresses of this node, for probes: the device's, or else the first of its prefixes.
     pub(super) fn own_addresses(&self, config: &Config) -> Vec<std::net::IpAddr> {
         let device = config.device.addresses.iter().map(IpNet::addr);
@@ -256,6 +314,25 @@ impl Core {
         device.chain(own).collect()
     }
 }
+
+/// What the workers were told to receive and do not.
+#[derive(Debug)]
+pub(super) struct Unreceived {
+    /// What is in the way.
+    pub(super) why: String,
+    /// When it is tried again.
+    pub(super) again: Time,
+}
+
+impl Unreceived {
+    pub(super) fn sentence(&self) -> String {
+        let (why, again) = (&self.why, RECEIVE_AGAIN.as_secs());
+        format!("not everything is received, and tried again every {again} s: {why}")
+    }
+}
+
+/// How often receiving is tried again: flannel and others give their ports back when they end.
+const RECEIVE_AGAIN: Duration = Duration::from_secs(5);
 
 fn enter<T: Ord + Copy>(list: &mut Vec<T>, value: T) {
     if !list.contains(&value) {
@@ -304,4 +381,55 @@ fn write_subnet_env(
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::config::Loaded;
+    use crate::paths::PathsInlet;
+    use crate::plane::PlaneParts;
+
+    #[test]
+    fn what_could_not_be_received_is_shown_and_tried_again_until_it_is() {
+        let text = "[node]\nname = \"alpha\"\nunderlay = [\"192.0.2.1\"]\n";
+        let loaded = Loaded {
+            config: Config::parse(text, "node.toml").expect("valid"),
+            files: Vec::new(),
+        };
+        let mut core = Core::new(loaded, PathBuf::from("node.toml"), true);
+        let in_the_way = Arc::new(Mutex::new(Some("UDP port 8472 is in use".to_owned())));
+        let says = Arc::clone(&in_the_way);
+        core.parts = Some(PlaneParts {
+            paths: PathsInlet::new().expect("a few descriptors").sender(),
+            host: None,
+            receives: Box::new(move |_| says.lock().clone().map_or(Ok(()), Err)),
+        });
+        let shown = core.alarms.shown();
+        core.shape();
+        core.publish();
+        let is_shown = || {
+            shown
+                .read()
+                .iter()
+                .any(|alarm| alarm.contains("UDP port 8472"))
+        };
+        assert!(is_shown());
+        let due = core.poll_timeout().expect("it is tried again");
+        assert!(due <= core.now().after(RECEIVE_AGAIN));
+        // Before it is time, nobody is asked.
+        *in_the_way.lock() = None;
+        core.receive_what_is_due();
+        core.publish();
+        assert!(is_shown());
+        if let Some(unreceived) = &mut core.unreceived {
+            unreceived.again = Time::ZERO;
+        }
+        core.receive_what_is_due();
+        core.publish();
+        assert!(!is_shown());
+        assert_eq!(core.poll_timeout(), None);
+    }
 }

@@ -1,8 +1,8 @@
 //! The files again: when somebody asks, or when they changed.
 //!
 //! What can be taken while the node runs is taken: peers, routes, the node's own prefixes, its
-//! addresses on the underlay, the guard. The rest is named and takes effect at the next start. A file with a mistake anywhere
-//! changes nothing.
+//! addresses on the underlay, what it receives, the guard. The rest is named and takes effect at the
+//! next start. A file with a mistake anywhere changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -61,6 +61,9 @@ impl Core {
                 self.files_are_lost(&why);
                 return Err(why);
             }
+            if !is_changed {
+                self.receive_again();
+            }
             self.files_are_found();
             self.publish();
         }
@@ -93,6 +96,21 @@ impl Core {
         }
     }
 
+    /// The answer to who asked for a reload: that all is as the files say, or what is not.
+    pub(super) fn reloaded(
+        &self,
+        report: Result<ReloadReport, String>,
+    ) -> Result<ReloadReport, String> {
+        let report = report?;
+        match &self.unreceived {
+            Some(unreceived) if !report.dry_run => Err(format!(
+                "the files are taken, but {}",
+                unreceived.sentence()
+            )),
+            Some(_) | None => Ok(report),
+        }
+    }
+
     fn take(&mut self, loaded: Loaded) -> Result<(), String> {
         let moves = underlay(&loaded.config) != underlay(&self.loaded.config);
         if moves {
@@ -106,8 +124,10 @@ impl Core {
         let config = &self.loaded.config;
         if moves {
             self.has_moved = true;
+            let effective = self.effective();
             if let Some(parts) = &self.parts {
-                parts.paths.underlay(config);
+                self.probes_ipip = effective.receive.ipip;
+                parts.paths.underlay(&effective);
                 if let Some(host) = &parts.host {
                     host.set_underlay(config.node.underlay_v4, config.node.underlay_v6);
                 }
@@ -272,7 +292,8 @@ fn differences(old: &Loaded, new: &Loaded) -> Vec<String> {
     lines
 }
 
-/// Peers, routes and own prefixes as lines, by what tells them apart.
+/// Peers, routes, own prefixes, what is received and the device's MTU as lines, by what tells them
+/// apart.
 fn rows(loaded: &Loaded) -> BTreeMap<(u8, String), String> {
     let routes = local_routes(loaded);
     let mut rows = BTreeMap::new();
@@ -299,6 +320,14 @@ fn rows(loaded: &Loaded) -> BTreeMap<(u8, String), String> {
         let row = format!("own prefix {prefix}");
         rows.insert((0, prefix.to_string()), row);
     }
+    let vnis = &loaded.config.receive.vnis;
+    let vnis = vnis.iter().map(|vni| format!("VNI {vni}"));
+    for received in loaded.config.received().into_iter().chain(vnis) {
+        let row = format!("receive {received}");
+        rows.insert((3, received), row);
+    }
+    let mtu = format!("device mtu {}", loaded.config.device.mtu);
+    rows.insert((4, String::new()), mtu);
     rows
 }
 
@@ -380,3 +409,31 @@ fn look(path: &Path, directory: Option<&Path>) -> State {
 
 /// How often the files are looked at. A change is taken at the second look that finds it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(more: &str) -> Loaded {
+        let text = format!("[node]\nname = \"alpha\"\nunderlay = [\"192.0.2.1\"]\n{more}");
+        Loaded {
+            config: Config::parse(&text, "node.toml").expect("valid"),
+            files: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_received_and_the_mtu_that_follows_are_among_the_differences() {
+        let (ipip, vxlan) = (loaded("[ipip]\n"), loaded("[vxlan]\nvni = 7\n"));
+        assert!(differences(&ipip, &ipip.clone()).is_empty());
+        assert_eq!(
+            differences(&ipip, &vxlan),
+            [
+                "- receive ipip",
+                "~ device mtu 1450",
+                "+ receive VNI 7",
+                "+ receive vxlan on UDP 8472",
+            ]
+        );
+    }
+}

@@ -46,6 +46,8 @@ pub struct Rib {
     /// What was routed from memory and is not decided yet.
     recalled: Vec<(IpNet, NextHopId)>,
     recalled_peers: Vec<Via>,
+    /// Peers of which it is another question now whether a router lies between.
+    relinked: HashSet<IpAddr>,
     /// Peers that came, went or changed since the last publication, and whether one went.
     changed: BTreeMap<IpAddr, bool>,
     refused: Vec<String>,
@@ -186,6 +188,7 @@ impl Rib {
             entered: Vec::new(),
             recalled: Vec::new(),
             recalled_peers: Vec::new(),
+            relinked: HashSet::new(),
             changed: BTreeMap::new(),
             refused: Vec::new(),
         }
@@ -208,6 +211,8 @@ impl Rib {
     /// call of [`set_local_routes`](Self::set_local_routes) on.
     pub fn set_terms(&mut self, terms: Terms) {
         let moves = self.terms.underlay != terms.underlay;
+        let relinked = self.terms.on_link.symmetric_difference(&terms.on_link);
+        self.relinked.extend(relinked.copied());
         self.terms = terms;
         if !moves {
             return;
@@ -237,8 +242,10 @@ impl Rib {
             .filter(|peer| before.get(&peer.address) != Some(*peer))
             .cloned()
             .collect();
+        let mut moved = std::mem::take(&mut self.relinked);
         for peer in touched {
             self.put_local_peer(&peer, &mut book);
+            moved.insert(peer.address);
         }
         let mut statics = BTreeMap::new();
         for route in &routes.statics {
@@ -255,14 +262,35 @@ impl Rib {
             // A member may be another peer though the route is the same.
             self.route(prefix, &mut book);
         }
+        let gone = before.keys();
+        moved.extend(gone.filter(|address| !self.local_peers.contains_key(*address)));
+        self.route_again(&moved, &mut book);
         self.enter_all(&mut book);
-        for address in before.keys() {
-            if !self.local_peers.contains_key(address) {
-                if let Some(peer) = self.peers.get_mut(address) {
-                    peer.is_local = false;
-                }
-                self.drop_idle(*address, &mut book);
+        for address in moved {
+            if !self.local_peers.contains_key(&address)
+                && let Some(peer) = self.peers.get_mut(&address)
+            {
+                peer.is_local = false;
             }
+            self.drop_idle(address, &mut book);
+        }
+    }
+
+    /// Routes what leads to these peers as it should be, where the reconciler has nothing to say of
+    /// it: the entry is what it was, and the peer, its mode or its link is another.
+    fn route_again(&mut self, moved: &HashSet<IpAddr>, book: &mut Book) {
+        if moved.is_empty() {
+            return;
+        }
+        let leads = self.live.iter().filter(|(_, route)| {
+            // What a file said of a peer that it does not name any more goes in a moment.
+            let is_of_files = matches!(route.source, SourceKind::Config | SourceKind::File);
+            let via = route.via.filter(|via| moved.contains(&via.remote));
+            via.is_some_and(|via| !is_of_files || self.local_peers.contains_key(&via.remote))
+        });
+        let prefixes: Vec<IpNet> = leads.map(|(prefix, _)| *prefix).collect();
+        for prefix in prefixes {
+            self.route(prefix, book);
         }
     }
 
@@ -488,6 +516,7 @@ impl Rib {
                     let known = peers.iter().filter(|peer| self.peers.contains_key(*peer));
                     let known: Vec<IpAddr> = known.copied().collect();
                     match known.as_slice() {
+                        [only] if self.is_direct_peer(prefix, *only) => Target::Direct(Some(*only)),
                         [only] => Target::Peer(*only),
                         _ => Target::Peers(known),
                     }
@@ -598,13 +627,25 @@ impl Rib {
     }
 
     fn is_direct(&self, via: &Via) -> bool {
-        let mode = self.local_peers.get(&via.remote).map(|peer| peer.mode);
-        match mode {
-            Some(PeerMode::Always) => false,
-            Some(PeerMode::CrossSubnet) => self.terms.on_link.contains(&via.remote),
-            Some(PeerMode::Direct) => true,
-            None => via.encapsulation.is_none(),
-        }
+        let by_file = self.is_direct_by_file(via.remote);
+        by_file.unwrap_or_else(|| via.encapsulation.is_none())
+    }
+
+    /// Whether a static route through one peer leads packets to it as they are.
+    fn is_direct_peer(&self, prefix: IpNet, remote: IpAddr) -> bool {
+        let same_family = prefix.addr().is_ipv4() == remote.is_ipv4();
+        same_family && self.is_direct_by_file(remote) == Some(true)
+    }
+
+    /// What the files say of whether a peer gets packets as they are; `None` where they do not
+    /// name it.
+    fn is_direct_by_file(&self, remote: IpAddr) -> Option<bool> {
+        let peer = self.local_peers.get(&remote)?;
+        Some(match peer.mode {
+            PeerMode::Always => false,
+            PeerMode::CrossSubnet => self.terms.on_link.contains(&remote),
+            PeerMode::Direct => true,
+        })
     }
 
     /// Makes or changes a peer of a file.

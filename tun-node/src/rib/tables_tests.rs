@@ -228,3 +228,98 @@ fn random_changes_come_to_what_a_fresh_table_has() {
         assert_eq!(shown(&node_), shown(&twin));
     }
 }
+
+/// Where packets to an address go as they are, or the largest inner packet of its tunnel.
+fn way(node: &Node, address: &str) -> (Option<IpAddr>, Option<Mtu>) {
+    let address = address.parse().expect("an address");
+    match node.rib.reader().tables().lookup(address) {
+        Some(NextHop::Direct { gateway: Some(to) }) => (Some(*to), None),
+        Some(NextHop::Tunnel(tunnel)) => (None, Some(tunnel.mtu)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The example with beta's mode, and further text.
+fn with_mode(mode: &str, more: &str) -> Config {
+    let text = example_config().replacen("# mode = \"always\"", &format!("mode = {mode:?}"), 1);
+    let text = text.replace("via = [\"beta\", \"delta\"]", "via = \"beta\"");
+    Config::parse(&(text + more), "example.toml").expect("valid too")
+}
+
+#[test]
+fn a_static_route_by_a_direct_peer_leads_to_it_as_packets_are() {
+    let beta: IpAddr = "192.0.2.2".parse().expect("an address");
+    let v6 = "[[routes]]\nprefix = \"2001:db8:1::/48\"\nvia = \"beta\"\n";
+    let mut node = Node::of(&with_mode("direct", v6));
+    assert_eq!(way(&node, "198.51.100.1"), (Some(beta), None));
+    // The other family has no way over that gateway.
+    let tunnel = (None, Some(Mtu::new(1450)));
+    assert_eq!(way(&node, "2001:db8:1::1"), tunnel);
+    node.load(&with_mode("cross-subnet", ""));
+    assert_eq!(way(&node, "198.51.100.1"), tunnel);
+}
+
+#[test]
+fn another_mode_and_another_link_reach_the_routes_that_are_there() {
+    let mut node_ = Node::of(&with_mode("always", ""));
+    let beta: IpAddr = "192.0.2.2".parse().expect("an address");
+    // A source has a route to the same peer.
+    let prefix: IpNet = "10.77.0.0/24".parse().expect("a prefix");
+    let via = Via {
+        remote: beta,
+        encapsulation: Some(with_mode("always", "").peers[0].encapsulation),
+        underlay_mtu: None,
+    };
+    node_.delta(vec![Change::Put(Entry {
+        key: Arc::from("a"),
+        rank: 1,
+        content: Content::Remote(Arc::new(Remote {
+            node: Arc::from("b"),
+            routes: vec![RemoteRoute { prefix, via }],
+        })),
+    })]);
+    let everywhere = ["10.244.2.7", "10.77.0.1", "198.51.100.1"];
+    let terms =
+        |config: &Config, on_link: &[IpAddr]| Terms::of(config, on_link.iter().copied().collect());
+    let (tunnel, direct) = ((None, Some(Mtu::new(1450))), (Some(beta), None));
+    for (mode, on_link, expected) in [
+        ("always", &[beta][..], tunnel),
+        ("cross-subnet", &[beta], direct),
+        ("cross-subnet", &[], tunnel),
+        ("cross-subnet", &[beta], direct),
+        ("always", &[beta], tunnel),
+    ] {
+        let config = with_mode(mode, "");
+        node_.rib.set_terms(terms(&config, on_link));
+        node_.load(&config);
+        for address in everywhere {
+            assert_eq!(way(&node_, address), expected, "{mode} {address}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_of_a_file_that_goes_leaves_the_one_that_a_source_described() {
+    let text = "[node]\nname = \"alpha\"\nunderlay = [\"192.0.2.1\"]\n";
+    let without = Config::parse(text, "node.toml").expect("valid");
+    let peer = "[[peers]]\nname = \"beta\"\naddress = \"198.18.0.5\"\nencap = [\"vxlan\", \"fou\"]\nvtep-mac = \"02:00:01:00:00:05\"\n\
+                prefixes = [\"10.250.0.0/24\"]\nmtu = 1300\nprobe = false\ndscp = \"uniform\"\n";
+    let with = Config::parse(&format!("{text}{peer}"), "node.toml").expect("valid");
+    let mut twin = Node::of(&without);
+    twin.delta(vec![node(5, 1)]);
+    let mut node_ = Node::of(&with);
+    node_.delta(vec![node(5, 1)]);
+    let effects = node_.load(&without);
+    let spec = |node: &Node| {
+        let address: IpAddr = "198.18.0.5".parse().expect("an address");
+        let peer = &node.rib.peers[&address];
+        (peer.spec.clone(), peer.tunnel.dscp, peer.is_local)
+    };
+    assert_eq!(spec(&node_), spec(&twin));
+    assert_eq!(way(&node_, "10.0.5.1"), way(&twin, "10.0.5.1"));
+    let told = effects
+        .peers
+        .iter()
+        .any(|change| matches!(change, PeerChange::Put(told, _) if *told == spec(&twin).0));
+    assert!(told, "{effects:?}");
+}

@@ -537,15 +537,26 @@ fn entry(section: &mut &[u8]) -> Result<Entry, Damage> {
 }
 
 fn recall_wire(recall: &Recall, out: &mut Vec<u8>) {
-    let count = u32::try_from(recall.ways.len());
+    // What would be refused when it is read is left out: it would take the rest along.
+    let would_be_read = |way: &&RecallWay| {
+        let via = way.via.as_ref();
+        via.is_none_or(|via| ViaWire::of(via).read().is_ok())
+    };
+    let mut count = 0;
+    let mut places = Vec::with_capacity(recall.ways.len());
+    for way in &recall.ways {
+        let place = Some(count).filter(|_| would_be_read(&way));
+        count += u32::from(place.is_some());
+        places.push(place);
+    }
     put(
         RecallWire {
             basis: recall.basis,
-            ways: count.expect("a table has fewer next hops"),
+            ways: count,
         },
         out,
     );
-    for way in &recall.ways {
+    for way in recall.ways.iter().filter(would_be_read) {
         put(
             WayWire {
                 source: way.source.name(),
@@ -556,6 +567,13 @@ fn recall_wire(recall: &Recall, out: &mut Vec<u8>) {
         );
     }
     for (prefix, way) in &recall.routes {
+        let index = usize::try_from(*way).ok();
+        let place = match index.and_then(|index| places.get(index)) {
+            Some(Some(place)) => place,
+            Some(None) => continue,
+            // That is no recall, and will not be read as one.
+            None => way,
+        };
         let length = prefix.prefix_len();
         match prefix.addr() {
             IpAddr::V4(address) => {
@@ -567,7 +585,7 @@ fn recall_wire(recall: &Recall, out: &mut Vec<u8>) {
                 out.extend(address.octets());
             }
         }
-        out.extend(way.to_le_bytes());
+        out.extend(place.to_le_bytes());
     }
 }
 

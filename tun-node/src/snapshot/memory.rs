@@ -1,8 +1,9 @@
 //! What the control plane asks of this module: what to begin with, and to remember what there is.
 //!
 //! Only what sources outside of this host say is remembered; the host's own files are read again
-//! at every start. A source is known again by its *scope*: the path in the cluster, and one member
-//! at least by which it was reached before. Entries of another scope are another network's.
+//! at every start. A source is known again by its *scope*: the path in the cluster (of Kubernetes
+//! what the annotations begin with), and one member at least by which it was reached before. Entries
+//! of another scope are another network's.
 
 use std::env;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use super::keeper::{Keeper, KeeperReader, KeeperReport};
 use super::{Generation, Saved, SavedLease, SavedPath, SavedSource};
 use crate::config::{self, Config};
 use crate::rib::{Event, Recall, RecallWay, Reconciler, Settings, SourceKind};
+use crate::source::kubernetes_server;
 
 /// The memory of a running node.
 #[derive(Debug)]
@@ -258,7 +260,17 @@ fn scopes(config: &Config) -> Vec<Scope> {
         name: format!("{}\n{}", etcd.prefix, etcd.endpoints.join("\n")),
         age: None,
     });
-    etcd.collect()
+    let kube = config.sources.kubernetes.iter();
+    let kube = kube.map(|kube| {
+        // Without a server the source does not start, and what it said is of no use.
+        let server = kubernetes_server(kube).unwrap_or_default();
+        Scope {
+            source: SourceKind::Kube,
+            name: format!("{}\n{server}", kube.annotation_prefix),
+            age: None,
+        }
+    });
+    etcd.chain(kube).collect()
 }
 
 /// Where the state is kept: `/var/lib/tun-node/NAME.state` as root, below `$XDG_STATE_HOME` or
@@ -294,6 +306,55 @@ mod tests {
             directory.display()
         );
         Config::parse(&text, "node.toml").expect("valid")
+    }
+
+    #[test]
+    fn what_kubernetes_said_is_remembered_of_the_same_server_and_annotations() {
+        use crate::rib::{Continuity, SourceUpdate, UpdateKind};
+        let directory = tempfile::tempdir().expect("a directory");
+        let config_of = |server: &str, more: &str| {
+            let kubeconfig = directory.path().join("kubeconfig");
+            let text = format!(
+                "current-context: c\ncontexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
+                 clusters: [{{name: k, cluster: {{server: \"{server}\"}}}}]\n\
+                 users: [{{name: u, user: {{}}}}]\n"
+            );
+            std::fs::write(&kubeconfig, text).expect("a directory of ours");
+            let text = format!(
+                "[node]\nname = \"alpha\"\nunderlay = [\"192.0.2.1\"]\n\
+                 [kubernetes]\nnetwork = \"10.5.0.0/16\"\nkubeconfig = \"{}\"\n{more}\n\
+                 [state]\nfile = \"{}/state\"\n",
+                kubeconfig.display(),
+                directory.path().display()
+            );
+            Config::parse(&text, "node.toml").expect("valid")
+        };
+        let config = config_of("http://127.0.0.1:8001", "");
+        let mut memory = Memory::open(&config).0.expect("a directory of ours");
+        let mut before = reconciler();
+        let full = Event::Update(SourceUpdate {
+            source: SourceKind::Kube,
+            kind: UpdateKind::Full {
+                entries: entries(3),
+                position: 7,
+                continuity: Continuity::Same,
+            },
+        });
+        before.handle(full, seconds(10));
+        memory.save(&before, Vec::new(), Vec::new(), seconds(20));
+        drop(memory);
+        let other = "annotation-prefix = \"other.example\"";
+        for (server, more, known) in [
+            ("http://127.0.0.1:8001", "", true),
+            ("http://127.0.0.1:8002", "", false),
+            ("http://127.0.0.1:8001", other, false),
+        ] {
+            let (_memory, remembered) = Memory::open(&config_of(server, more));
+            assert_eq!(!remembered.sources.is_empty(), known, "{server} {more}");
+            let mut after = reconciler();
+            after.handle_all(remembered.events().expect("whole"), Time::ZERO);
+            assert_eq!(after.routes().count(), if known { 3 } else { 0 });
+        }
     }
 
     fn entries(count: u8) -> Vec<crate::rib::Entry> {

@@ -223,10 +223,24 @@ fn refused_entries_and_impossible_ones_are_not_saved() {
         })),
         ..entry(5)
     });
+    let recall = saved.recall.as_mut().expect("it has one");
+    let sound = recall.clone();
+    let nowhere = RecallWay {
+        source: SourceKind::Etcd,
+        node: Arc::from("nowhere"),
+        via: Some(via),
+    };
+    // In the middle, so that those behind it have other places.
+    recall.ways.insert(1, nowhere);
+    for (_, way) in &mut recall.routes {
+        *way += u32::from(*way > 0);
+    }
+    recall.routes.insert(1, (prefix, 1));
     let now = at_boot(1);
     let loaded = decode(&encode(&saved, &now), &now).expect("whole");
     saved.sources[0].entries.remove(1);
     saved.sources[0].entries.truncate(3);
+    saved.recall = Some(sound);
     assert_eq!(loaded, saved);
 }
 

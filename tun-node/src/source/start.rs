@@ -95,11 +95,7 @@ fn kube_settings(
     kubernetes: &config::Kubernetes,
     own: Own,
 ) -> Result<KubeSettings, SourceError> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let access = match &kubernetes.kubeconfig {
-        Some(path) => Access::kubeconfig(path)?,
-        None => Access::in_cluster(variable)?,
-    };
+    let access = kube_access(kubernetes)?;
     let network = match &kubernetes.network {
         KubernetesNetwork::Keys(network) => network.clone(),
         KubernetesNetwork::File(path) => net_conf(path)?,
@@ -111,6 +107,23 @@ fn kube_settings(
     agent.prefix.clone_from(&kubernetes.annotation_prefix);
     agent.allow_loopback = own.v4.is_some_and(|address| address.is_loopback());
     Ok(KubeSettings { access, agent, own })
+}
+
+/// The API server that a node is to ask; `None` where nothing says which.
+pub(crate) fn kubernetes_server(kubernetes: &config::Kubernetes) -> Option<String> {
+    kube_access(kubernetes).ok().map(|access| access.server)
+}
+
+fn kube_access(kubernetes: &config::Kubernetes) -> Result<Access, AccessError> {
+    match &kubernetes.kubeconfig {
+        Some(path) => Access::kubeconfig(path),
+        None => Access::in_cluster(variable),
+    }
+}
+
+/// What a variable of the environment says, if anything.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The network that a file as flannel's describes.

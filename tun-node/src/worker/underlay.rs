@@ -96,12 +96,13 @@ impl Underlay {
     }
 
     /// Opens those sockets that `config` asks for and that are not open. None is closed: what the
-    /// tables do not name is not taken from it.
+    /// tables do not name is not taken from it. Every one is tried, whatever became of the others.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open); those that were opened stay.
+    /// As [`open`](Self::open), of all that failed; those that were opened stay.
     pub(super) fn extend(&mut self, config: &Config, seed: u64) -> Result<(), UnderlayError> {
+        let mut failed = Vec::new();
         for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
             let Some(address) = config.node.underlay(family) else {
                 continue;
@@ -112,8 +113,10 @@ impl Underlay {
                     continue;
                 }
                 let socket = self.share.bind(&udp_config(config, bind));
-                let socket = socket.map_err(UnderlayError::udp(bind))?;
-                self.receivers.push(Receiver::new(Socket::Udp(socket)));
+                match socket.map_err(UnderlayError::udp(bind)) {
+                    Ok(socket) => self.receivers.push(Receiver::new(Socket::Udp(socket))),
+                    Err(error) => failed.push(error),
+                }
             }
             if sends_by_udp(config)
                 && let Some(pool @ None) = self.ways.pools.get_mut(index)
@@ -129,24 +132,37 @@ impl Underlay {
                     TransmitPool::bind_first(&udp_config(config, bind), count, seed, |port| {
                         self.share.receives_from(address, port)
                     });
-                *pool = Some(opened.map_err(UnderlayError::udp(bind))?);
+                match opened.map_err(UnderlayError::udp(bind)) {
+                    Ok(opened) => *pool = Some(opened),
+                    Err(error) => failed.push(error),
+                }
             }
             let has_raw = self.receivers.iter().any(|there| there.is_raw_at(address));
             if uses_ipip(config) && !has_raw {
-                for inner in [Inner::Ipv4, Inner::Ipv6] {
-                    let mut raw = raw_config(config, address, inner);
-                    if !self.receives_raw() {
-                        raw.receive_buffer_octets = 0;
-                    }
-                    let raw = RawIp::open(&raw)?;
-                    if !self.receives_raw() {
-                        raw.receive_nothing()?;
-                    }
-                    self.receivers.push(Receiver::new(Socket::Raw(raw)));
+                match self.open_raw(config, address) {
+                    Ok(raws) => self.receivers.extend(raws),
+                    Err(error) => failed.push(error),
                 }
             }
         }
-        self.ways.open_fragmenting(config, seed)
+        failed.extend(self.ways.open_fragmenting(config, seed).err());
+        UnderlayError::all(failed)
+    }
+
+    /// Opens the raw sockets of an address: both or none.
+    fn open_raw(&self, config: &Config, address: IpAddr) -> Result<[Receiver; 2], UnderlayError> {
+        let open = |inner| {
+            let mut raw = raw_config(config, address, inner);
+            if !self.receives_raw() {
+                raw.receive_buffer_octets = 0;
+            }
+            let raw = RawIp::open(&raw)?;
+            if !self.receives_raw() {
+                raw.receive_nothing()?;
+            }
+            Ok::<_, UnderlayError>(Receiver::new(Socket::Raw(raw)))
+        };
+        Ok([open(Inner::Ipv4)?, open(Inner::Ipv6)?])
     }
 
     /// Lets the kernel cut what leaves in IP, where raw sockets are open, `config` wants it and the

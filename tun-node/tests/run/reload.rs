@@ -310,3 +310,80 @@ fn refused(lab: &Lab, node: &Node, path: &Path, first: &str, second: &str) {
     });
     assert!(told.is_some());
 }
+
+#[test]
+fn a_port_in_use_fails_the_reload_is_shown_and_is_received_once_it_is_free() {
+    let Some(lab) = Lab::new() else { return };
+    let workers = "[worker]\ncount = 2\n";
+    let node = lab.start(1, "vxlan", Underlay::V4, workers);
+    let _peer = lab.start(2, "vxlan", Underlay::V4, "");
+    let there = lab.within(1, || UdpSocket::bind("192.0.2.1:5555").unwrap());
+    let path = lab.directory().join("1.toml");
+    let more = "[fou]\nport = 5555\n[geneve]\nport = 6081\n";
+    replace(&path, &(fs::read_to_string(&path).unwrap() + more));
+    let socket = node.socket().display().to_string();
+    // The second time nothing differs, and still it is not received.
+    for _ in 0..2 {
+        let output = tun_node(&["reload", "--socket", &socket]);
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{output:?}");
+        assert!(
+            why.contains("UDP port 5555 of 192.0.2.1 is in use"),
+            "{why}"
+        );
+    }
+    let receives = |what: &str| {
+        let status = node.status().unwrap();
+        let is_received = status.receives.iter().any(|received| received == what);
+        let mut alarms = status.alarms.iter();
+        (
+            is_received,
+            alarms.any(|alarm| alarm.contains("UDP port 5555")),
+        )
+    };
+    assert_eq!(receives("fou/gue 5555"), (false, true));
+    // What nobody else has is received at once.
+    let ports = lab.exec(1, &["ss", "-Hlun"]).stdout;
+    let ports = String::from_utf8(ports).unwrap();
+    assert!(ports.contains("192.0.2.1:6081"), "{ports}");
+    assert!(ports.contains("[2001:db8:99::1]:5555"), "{ports}");
+    lab.ping(1, "10.244.2.1", 3, 56);
+
+    drop(there);
+    let received = wait_until("the port that is free", || {
+        (receives("fou/gue 5555") == (true, false)).then_some(())
+    });
+    assert!(received.is_some(), "{}", node.log());
+    let output = tun_node(&["reload", "--socket", &socket]);
+    assert!(output.status.success(), "{output:?}");
+    node.stop();
+}
+
+#[test]
+fn a_peer_that_a_reload_reaches_by_ip_in_ip_is_probed_and_up() {
+    let Some(lab) = Lab::new() else { return };
+    let nodes = [1, 2].map(|node| lab.start(node, "vxlan", Underlay::V4, ""));
+    for (node, number) in nodes.iter().zip(1_u8..) {
+        let path = lab.directory().join(format!("{number}.toml"));
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace("\"vxlan\"", "\"ipip\"");
+        replace(&path, &text.replace("vtep-mac = \"auto\"", ""));
+        let answer = node.ask(&Request::Reload { dry_run: false });
+        assert!(matches!(answer, Some(Response::Reload(_))), "{answer:?}");
+    }
+    for node in &nodes {
+        let up = wait_until("the peer is up", || {
+            let Some(Response::Peers(peers)) = node.ask(&Request::Peers) else {
+                return None;
+            };
+            let path = peers.first()?.path.as_ref()?;
+            let way = path.ways.first()?;
+            let is_answered = way.state == "up" && way.answered_by == "peer";
+            (way.encapsulation == "ipip" && is_answered).then_some(())
+        });
+        assert!(up.is_some(), "{}", node.log());
+    }
+    for node in nodes {
+        node.stop();
+    }
+}

@@ -1,6 +1,7 @@
 //! The agent on its own: events in, requests and updates out.
 
 use super::*;
+use crate::flannel::Fault;
 use crate::rib::RemoteRoute;
 use warren_core::encap::Encapsulation;
 use warren_core::units::MacAddr;
@@ -389,6 +390,40 @@ fn calicos_annotations_say_enough_only_where_its_tunnel_is_in_the_pod_cidr() {
     };
     assert_eq!(refusal.name, "calico-blocks");
     assert_eq!(calico("65001", "ASNumber"), None);
+}
+
+#[test]
+fn what_no_calico_node_can_be_at_is_refused_by_its_name() {
+    let refusal = |internal: &str, mac: Option<&str>| {
+        let mut node = bare(2, 60);
+        node.internal = vec![internal.parse().unwrap()];
+        let mut put = |name: &str, value: &str| {
+            let name = format!("projectcalico.org/{name}");
+            node.annotations.insert(name, value.to_owned());
+        };
+        put("IPv4VXLANTunnelAddr", "10.244.2.0");
+        if let Some(mac) = mac {
+            put("VXLANTunnelMACAddr", mac);
+        }
+        let mut agent = synced(vec![node]);
+        let Some(UpdateKind::Full { mut entries, .. }) = updates(&mut agent).pop() else {
+            panic!("the list is told");
+        };
+        match entries.pop().unwrap().content {
+            Content::Refused(refusal) => Some((refusal.name, refusal.detail)),
+            Content::Remote(_) | Content::Own(_) => None,
+        }
+    };
+    assert_eq!(refusal("192.0.2.2", None), None);
+    for unusable in ["0.0.0.0", "224.0.0.1", "127.0.0.1", "169.254.0.1"] {
+        let (name, detail) = refusal(unusable, None).unwrap();
+        assert_eq!(name, Fault::UnusableAddress.name());
+        assert_eq!(detail, format!("InternalIP {unusable}"));
+    }
+    for group in ["01:00:5e:00:00:01", "00:00:00:00:00:00", "?"] {
+        let (name, detail) = refusal("192.0.2.2", Some(group)).unwrap();
+        assert_eq!((name, detail.as_str()), (Fault::BadMac.name(), group));
+    }
 }
 
 /// Whatever order events come in, what was told in steps is what a fresh list would tell.

@@ -164,7 +164,7 @@ impl Node {
             let (tunnel, encapsulation) = match (find(vxlan), ipip) {
                 (Some(tunnel), _) => {
                     let mac = match find(mac) {
-                        Some(text) => text.parse().map_err(|_| Fault::BadMac.with(text))?,
+                        Some(text) => vtep_mac(text)?,
                         None => calico_vtep_mac(&self.name, v6),
                     };
                     (tunnel, calico_vxlan(mac))
@@ -187,7 +187,8 @@ impl Node {
                 None => {
                     let mut internal = self.internal.iter();
                     let found = internal.find(|one| one.is_ipv6() == v6);
-                    *found.ok_or_else(|| Fault::MissingMember.with(address))?
+                    let found = found.ok_or_else(|| Fault::MissingMember.with(address))?;
+                    underlay_address(&found.to_string(), "InternalIP", rules)?
                 }
             };
             routes.push(RemoteRoute {
@@ -292,6 +293,13 @@ impl From<Refused> for Refusal {
 /// Whether an annotation is one of Calico's.
 pub(super) fn is_calico(key: &str) -> bool {
     key.starts_with(CALICO)
+}
+
+/// Reads the MAC address of a VTEP, which is not that of a group.
+fn vtep_mac(text: &str) -> Result<MacAddr, Refused> {
+    let mac: Option<MacAddr> = text.parse().ok();
+    mac.filter(|mac| mac.is_unicast())
+        .ok_or_else(|| Fault::BadMac.with(text))
 }
 
 fn calico_vxlan(mac: MacAddr) -> Encapsulation {

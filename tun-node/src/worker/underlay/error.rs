@@ -1,5 +1,6 @@
 //! Why the underlay cannot be opened, and what to do about it.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::raw::RawError;
@@ -38,9 +39,21 @@ pub enum UnderlayError {
     /// A raw socket could not be made.
     #[error(transparent)]
     Raw(#[from] RawError),
+    /// More than one of these.
+    #[error("{}", sentences(.0))]
+    Several(Vec<Self>),
 }
 
 impl UnderlayError {
+    /// All that failed as one error; none where nothing did.
+    pub(super) fn all(mut failed: Vec<Self>) -> Result<(), Self> {
+        match failed.len() {
+            0 => Ok(()),
+            1 => failed.pop().map_or(Ok(()), Err),
+            _ => Err(Self::Several(failed)),
+        }
+    }
+
     pub(super) fn udp(bind: SocketAddr) -> impl Fn(UdpError) -> Self {
         move |source| {
             if source.is_foreign_address() {
@@ -59,4 +72,12 @@ impl UnderlayError {
             }
         }
     }
+}
+
+/// Each sentence once: a foreign address is one for all its ports.
+fn sentences(errors: &[UnderlayError]) -> String {
+    let mut sentences: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let mut seen = HashSet::new();
+    sentences.retain(|sentence| seen.insert(sentence.clone()));
+    sentences.join("; ")
 }
