@@ -131,7 +131,8 @@ pub struct Agent {
     alarm_at: Time,
     updates: VecDeque<SourceUpdate>,
     notices: VecDeque<Notice>,
-    claimed: Option<SubnetKey>,
+    /// What the node was told that it has.
+    claimed: Option<(SubnetKey, NetConf)>,
     left: bool,
 }
 
@@ -577,19 +578,21 @@ impl Agent {
         }
     }
 
-    /// Tells the RIB and the node what became of the claim.
+    /// Tells the RIB and the node what became of the claim, the subnet or the network it is of.
     fn settle_claim(&mut self) {
-        let subnet = self.own_key.map(|(key, _)| key);
-        if subnet != self.claimed {
-            let before = self.claimed;
-            self.claimed = subnet;
-            let names = [before, subnet].into_iter().flatten();
-            let names = names.map(|key| key.to_string().into_bytes()).collect();
-            self.tell(names);
-            if let (Some(subnet), Some(network)) = (subnet, &self.network) {
-                let network = network.clone();
-                self.notices.push_back(Notice::Claimed { subnet, network });
-            }
+        let own = self.own_key.map(|(subnet, _)| subnet);
+        let own = own.zip(self.network.as_ref());
+        let known = self.claimed.as_ref();
+        if own == known.map(|(subnet, network)| (*subnet, network)) {
+            return;
+        }
+        let claimed = own.map(|(subnet, network)| (subnet, network.clone()));
+        let before = std::mem::replace(&mut self.claimed, claimed.clone());
+        let both = [before.as_ref(), claimed.as_ref()].into_iter().flatten();
+        let names = both.map(|(subnet, _)| subnet.to_string().into_bytes());
+        self.tell(names.collect());
+        if let Some((subnet, network)) = claimed {
+            self.notices.push_back(Notice::Claimed { subnet, network });
         }
     }
 
@@ -789,3 +792,7 @@ const PING_LEAST: Duration = Duration::from_secs(1);
 const PING_SHARE: Duration = Duration::from_millis(5);
 /// The least time between two lines for people.
 const ALARM_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;
