@@ -230,7 +230,7 @@ impl Agent {
         if self.phase == Phase::Stale {
             return Some(self.retry_at);
         }
-        let claim = self.claim.poll_timeout();
+        let claim = self.claim.poll_timeout(self.now);
         let next = claim.map_or(self.ping_at, |at| at.min(self.ping_at));
         Some(next.max(self.retry_at))
     }
@@ -264,9 +264,11 @@ impl Agent {
     }
 
     fn next_request(&mut self, now: Time) -> Option<Request> {
-        let prefix = &self.settings.prefix;
+        let (prefix, copy) = (&self.settings.prefix, &self.copy);
         let network = self.network.as_ref();
-        let write = self.claim.next(network, &self.copy.holdings, prefix, now);
+        let is_named = |address| copy.names(address);
+        let claim = &mut self.claim;
+        let write = claim.next(network, &copy.holdings, is_named, prefix, now);
         if let Some(alarm) = self.claim.poll_alarm() {
             self.alarm(alarm);
         }
@@ -365,18 +367,22 @@ impl Agent {
                 Answer::Written { header, succeeded },
             ) => {
                 if succeeded {
+                    self.claim.written();
                     self.put_by_us(key, condition, value, lease, header);
                 } else {
                     // Someone was faster; the watch will say who, unless it is behind.
+                    self.claim.not_written(now);
                     self.phase = Phase::Stale;
                 }
             }
             (Request::Delete { key, .. }, Answer::Written { header, succeeded }) => {
                 if succeeded {
+                    self.claim.written();
                     let key = key.into_bytes();
                     let revision = header.revision;
                     self.take_own(WatchEvent::Delete { key, revision });
                 } else {
+                    self.claim.not_written(now);
                     self.phase = Phase::Stale;
                 }
             }

@@ -55,6 +55,19 @@ fn list(agent: &mut Agent, revision: u64, kvs: Vec<Kv>, now: Time) {
     agent.handle(Input::Answer(Ok(Answer::Listed { header, kvs })), now);
 }
 
+/// Grants the lease that the agent asks for.
+fn grant(agent: &mut Agent, now: Time) {
+    assert!(matches!(
+        agent.poll_request(now),
+        Some(Request::Grant { .. })
+    ));
+    let granted = Answer::Granted {
+        lease: 9,
+        ttl_s: 86_400,
+    };
+    agent.handle(Input::Answer(Ok(granted)), now);
+}
+
 /// An agent that has 10.5.1.0/24 with lease 9, and nothing left to write.
 fn settled() -> Agent {
     let mut agent = agent();
@@ -65,15 +78,7 @@ fn settled() -> Agent {
         vec![kv("config", NETWORK, 2, 0), own_key],
         at(0),
     );
-    assert!(matches!(
-        agent.poll_request(at(0)),
-        Some(Request::Grant { .. })
-    ));
-    let granted = Answer::Granted {
-        lease: 9,
-        ttl_s: 86_400,
-    };
-    agent.handle(Input::Answer(Ok(granted)), at(0));
+    grant(&mut agent, at(0));
     agent
 }
 
@@ -104,4 +109,141 @@ fn another_configuration_of_the_network_is_claimed_anew() {
     agent.handle(Input::Watched { header, events }, at(10));
     agent.poll_request(at(10));
     assert_eq!(ports(&mut agent), [4789]);
+}
+
+#[test]
+fn a_write_that_never_happens_is_tried_less_and_less() {
+    let mut agent = agent();
+    list(&mut agent, 5, vec![kv("config", NETWORK, 2, 0)], at(0));
+    let (mut now, mut puts, mut lists, mut last) = (0, 0, 0, 0);
+    let mut pauses = Vec::new();
+    while now < 60_000 {
+        let Some(request) = agent.poll_request(at(now)) else {
+            let next = agent.poll_timeout().expect("pings go on");
+            assert!(next > at(now), "turns without end at {now} ms");
+            now = next.since(Time::ZERO).as_millis().try_into().unwrap();
+            continue;
+        };
+        let header = header(5);
+        let answer = match request {
+            Request::List => {
+                lists += 1;
+                let kvs = vec![kv("config", NETWORK, 2, 0)];
+                Answer::Listed { header, kvs }
+            }
+            Request::Count => Answer::Counted { header, count: 1 },
+            Request::Ping { .. } => Answer::Pong {
+                header,
+                mod_revision: Some(2),
+            },
+            Request::Grant { ttl_s } => Answer::Granted { lease: 9, ttl_s },
+            Request::Put { .. } => {
+                puts += 1;
+                pauses.push(now - last);
+                last = now;
+                let succeeded = false;
+                Answer::Written { header, succeeded }
+            }
+            Request::Renew { .. } | Request::Revoke { .. } | Request::Delete { .. } => {
+                panic!("{request:?}")
+            }
+        };
+        agent.handle(Input::Answer(Ok(answer)), at(now));
+    }
+    assert_eq!(pauses[..5], [0, 100, 200, 400, 800]);
+    assert_eq!(*pauses.last().unwrap(), 10_000);
+    assert_eq!(lists, puts);
+}
+
+#[test]
+fn a_write_that_happens_ends_the_pauses() {
+    let mut agent = agent();
+    let now = at(0);
+    list(&mut agent, 5, vec![kv("config", NETWORK, 2, 0)], now);
+    grant(&mut agent, now);
+    let put = agent.poll_request(now);
+    assert!(matches!(put, Some(Request::Put { .. })), "{put:?}");
+    let written = |revision, succeeded| {
+        let header = header(revision);
+        Input::Answer(Ok(Answer::Written { header, succeeded }))
+    };
+    agent.handle(written(5, false), now);
+    list(&mut agent, 6, vec![kv("config", NETWORK, 2, 0)], now);
+    assert_eq!(agent.poll_request(now), None);
+    assert_eq!(agent.poll_timeout(), Some(at(100)));
+    let put = agent.poll_request(at(100));
+    assert!(matches!(put, Some(Request::Put { .. })), "{put:?}");
+    agent.handle(written(7, true), at(100));
+    assert_eq!(agent.poll_request(at(100)), None);
+    assert!(agent.subnet().is_some());
+    // The next one that does not happen is again the first: the node is at another address.
+    let public_ip = [192, 0, 2, 2].into();
+    agent.handle(Input::Own(OwnNode { public_ip, ..own() }), at(1000));
+    let put = agent.poll_request(at(1000));
+    assert!(matches!(put, Some(Request::Put { .. })), "{put:?}");
+    agent.handle(written(8, false), at(1000));
+    assert_eq!(agent.claim.poll_timeout(at(1000)), Some(at(1100)));
+}
+
+/// The subnet that a node asks for in a network where three are handed out.
+fn asked_for(network: &str, keys: &[&str]) -> Option<String> {
+    let mut agent = agent();
+    let mut kvs = vec![kv("config", network, 2, 0)];
+    kvs.extend(keys.iter().map(|key| kv(key, "of somebody", 3, 8)));
+    list(&mut agent, 5, kvs, at(0));
+    grant(&mut agent, at(0));
+    match agent.poll_request(at(0))? {
+        Request::Put { key, .. } => Some(key.rsplit_once('/').unwrap().1.to_owned()),
+        Request::Count | Request::Ping { .. } => None,
+        request => panic!("{request:?}"),
+    }
+}
+
+#[test]
+fn an_address_that_any_key_begins_with_is_not_asked_for() {
+    let single = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.3.0",
+        "Backend":{"Type":"vxlan"}}"#;
+    let strays = ["subnets/10.5.1.0-31", "subnets/10.5.2.0-024"];
+    assert_eq!(asked_for(single, &strays).as_deref(), Some("10.5.3.0-24"));
+    let all = [strays[0], strays[1], "subnets/10.5.3.0-$(reboot)"];
+    assert_eq!(asked_for(single, &all), None);
+    // The nodes of before the network had IPv6 keep their addresses until they are new, too.
+    let dual = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.3.0",
+        "EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}"#;
+    let old = ["subnets/10.5.1.0-24", "subnets/10.5.3.0-24"];
+    let key = asked_for(dual, &old).expect("there is room");
+    assert!(key.starts_with("10.5.2.0-24&fc00:5:"), "{key}");
+}
+
+#[test]
+fn a_second_name_of_a_subnet_is_no_subnet() {
+    let mut agent = settled();
+    let twin = kv("subnets/10.5.99.0-024", &own_lease(NETWORK), 6, 8);
+    let (header, events) = (header(6), vec![WatchEvent::Put(twin)]);
+    agent.handle(Input::Watched { header, events }, at(10));
+    assert_eq!(agent.poll_request(at(10)), None);
+}
+
+#[test]
+fn a_lease_is_renewed_while_nothing_is_written() {
+    let mut agent = settled();
+    let kvs = vec![
+        kv("config", NETWORK, 2, 0),
+        kv("subnets/10.5.1.0-24", &own_lease(NETWORK), 3, 9),
+        kv("subnets/10.5.99.0-24", &own_lease(NETWORK), 6, 8),
+    ];
+    let (header, events) = (header(6), vec![WatchEvent::Put(kvs[2].clone())]);
+    let before = at(3_599_950);
+    agent.handle(Input::Watched { header, events }, before);
+    let deletion = agent.poll_request(before);
+    assert!(matches!(deletion, Some(Request::Delete { .. })));
+    let succeeded = false;
+    agent.handle(
+        Input::Answer(Ok(Answer::Written { header, succeeded })),
+        before,
+    );
+    list(&mut agent, 6, kvs, before);
+    assert_eq!(agent.poll_request(before), None);
+    let due = agent.poll_request(at(3_600_000));
+    assert_eq!(due, Some(Request::Renew { lease: 9 }));
 }

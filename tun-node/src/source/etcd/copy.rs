@@ -1,6 +1,8 @@
 //! The agent's copy of what is below the prefix.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::agent::AgentSettings;
@@ -77,6 +79,16 @@ impl Store {
             Part::Other => None,
         };
         known.map(|kv| kv.mod_revision)
+    }
+
+    /// Whether a key below `subnets/` begins with this address, whatever stands behind it: while
+    /// it does, no subnet of the address can be claimed
+    /// ([`Condition::Absent`](super::store::Condition::Absent)).
+    pub(super) fn names(&self, address: Ipv4Addr) -> bool {
+        let begin = format!("{address}-").into_bytes();
+        let from = (Bound::Included(begin.as_slice()), Bound::Unbounded);
+        let first = self.subnets.range::<[u8], _>(from).next();
+        first.is_some_and(|(name, _)| name.starts_with(&begin))
     }
 
     /// How many keys there are.
