@@ -445,6 +445,9 @@ impl Agent {
         self.copy
             .read_holdings(self.network.as_ref(), &self.settings);
         self.look_at_claim();
+        if self.network.is_none() {
+            return self.heard(header);
+        }
         let continuity = if broken {
             Continuity::Reset
         } else {
@@ -602,8 +605,12 @@ impl Agent {
         }
     }
 
-    /// Tells the RIB everything.
+    /// Tells the RIB everything; nothing before there is a network. Then nobody can say what the
+    /// keys mean, and that they mean nothing would take remembered routes away.
     fn tell_all(&mut self, continuity: Continuity) {
+        if self.network.is_none() {
+            return;
+        }
         let names: Vec<Vec<u8>> = self.copy.subnets.keys().cloned().collect();
         let mut told: BTreeMap<Arc<str>, Entry> = BTreeMap::new();
         for name in &names {

@@ -86,6 +86,39 @@ fn notices(agent: &mut Agent) -> Vec<Notice> {
     std::iter::from_fn(|| agent.poll_notice()).collect()
 }
 
+fn updates(agent: &mut Agent) -> Vec<UpdateKind> {
+    let all = std::iter::from_fn(|| agent.poll_update());
+    all.map(|update| update.kind).collect()
+}
+
+#[test]
+fn without_a_network_there_is_contact_and_nothing_is_withdrawn() {
+    for config in [None, Some("{"), Some(r#"{"Network":"10.5.0.0/33"}"#)] {
+        let mut agent = agent();
+        agent.handle(Input::Own(own()), at(0));
+        assert_eq!(updates(&mut agent), [], "before the first list");
+        let lease = kv("subnets/10.5.7.0-24", &own_lease(NETWORK), 3, 8);
+        let config = config.map(|text| kv("config", text, 2, 0));
+        let kvs: Vec<Kv> = config.into_iter().chain([lease]).collect();
+        list(&mut agent, 5, kvs, at(0));
+        assert_eq!(updates(&mut agent), [UpdateKind::Contact]);
+        agent.handle(Input::Own(own()), at(5));
+        let watch = |agent: &mut Agent, config, revision| {
+            let events = vec![WatchEvent::Put(kv("config", config, revision, 0))];
+            let header = header(revision);
+            agent.handle(Input::Watched { header, events }, at(10));
+        };
+        watch(&mut agent, "[]", 6);
+        assert_eq!(updates(&mut agent), []);
+        watch(&mut agent, NETWORK, 7);
+        let told = updates(&mut agent);
+        let [UpdateKind::Full { entries, .. }] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!(entries.len(), 1);
+    }
+}
+
 #[test]
 fn another_configuration_of_the_network_is_claimed_anew() {
     let mut agent = settled();
