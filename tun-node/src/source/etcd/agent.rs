@@ -31,6 +31,7 @@ use crate::rib::{
     Change, Content, Continuity, Entry, Refusal, Remote, RemoteRoute, SourceKind, SourceUpdate,
     UpdateKind, Via,
 };
+use crate::source::alarms::Alarms;
 
 /// What an agent is told once.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -127,8 +128,7 @@ pub struct Agent {
     /// What had been seen when the count last differed.
     differed: Option<u64>,
     now: Time,
-    alarm: String,
-    alarm_at: Time,
+    alarms: Alarms,
     updates: VecDeque<SourceUpdate>,
     notices: VecDeque<Notice>,
     /// What the node was told that it has.
@@ -165,8 +165,7 @@ impl Agent {
             watch_backoff: BACKOFF_LEAST,
             differed: None,
             now: Time::ZERO,
-            alarm: String::new(),
-            alarm_at: Time::ZERO,
+            alarms: Alarms::new(),
             updates: VecDeque::new(),
             notices: VecDeque::new(),
             claimed: None,
@@ -199,6 +198,8 @@ impl Agent {
     /// The request to make now; its answer or failure must come back as [`Input::Answer`].
     pub fn poll_request(&mut self, now: Time) -> Option<Request> {
         self.now = now;
+        let due = self.alarms.poll(now);
+        self.notices.extend(due.map(Notice::Alarm));
         if self.asked.is_some() || now < self.retry_at {
             return None;
         }
@@ -221,18 +222,22 @@ impl Agent {
         }
     }
 
-    /// When [`Agent::poll_request`] may have something though nothing happened.
+    /// When [`Agent::poll_request`] or [`Agent::poll_notice`] may have something though nothing
+    /// happened.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
         if self.asked.is_some() {
             return None;
         }
-        if self.phase == Phase::Stale {
-            return Some(self.retry_at);
-        }
-        let claim = self.claim.poll_timeout(self.now);
-        let next = claim.map_or(self.ping_at, |at| at.min(self.ping_at));
-        Some(next.max(self.retry_at))
+        let request = if self.phase == Phase::Stale {
+            self.retry_at
+        } else {
+            let claim = self.claim.poll_timeout(self.now);
+            let next = claim.map_or(self.ping_at, |at| at.min(self.ping_at));
+            next.max(self.retry_at)
+        };
+        let alarm = self.alarms.poll_timeout();
+        Some(alarm.map_or(request, |at| at.min(request)))
     }
 
     /// What the RIB should be told next.
@@ -564,7 +569,10 @@ impl Agent {
             Some(_) => Err("the network configuration is too large".to_owned()),
         };
         match read {
-            Ok(network) => self.network = Some(network),
+            Ok(network) => {
+                self.network = Some(network);
+                self.alarms.retract();
+            }
             // The last usable one stays in force.
             Err(why) => self.alarm(why),
         }
@@ -729,13 +737,10 @@ impl Agent {
         }
     }
 
-    /// Says something once, until something else is to be said, and not often.
+    /// Says something to people, when its time has come.
     fn alarm(&mut self, text: String) {
-        if text != self.alarm && self.now >= self.alarm_at {
-            self.alarm.clone_from(&text);
-            self.alarm_at = self.now.after(ALARM_EVERY);
-            self.notices.push_back(Notice::Alarm(text));
-        }
+        let due = self.alarms.say(text, self.now);
+        self.notices.extend(due.map(Notice::Alarm));
     }
 }
 
@@ -803,8 +808,6 @@ const BACKOFF_MOST: Duration = Duration::from_millis(500);
 /// The least time between two pings, and each node's share of the time between them.
 const PING_LEAST: Duration = Duration::from_secs(1);
 const PING_SHARE: Duration = Duration::from_millis(5);
-/// The least time between two lines for people.
-const ALARM_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 #[path = "agent_tests.rs"]

@@ -280,3 +280,33 @@ fn a_lease_is_renewed_while_nothing_is_written() {
     let due = agent.poll_request(at(3_600_000));
     assert_eq!(due, Some(Request::Renew { lease: 9 }));
 }
+
+#[test]
+fn what_is_to_be_said_soon_after_something_else_is_said_later() {
+    let mut agent = agent();
+    assert_eq!(agent.poll_request(at(0)), Some(Request::List));
+    let nobody = Failure::Unreachable("nobody".to_owned());
+    agent.handle(Input::Answer(Err(nobody)), at(0));
+    assert_eq!(notices(&mut agent), [Notice::Alarm("nobody".to_owned())]);
+    list(&mut agent, 5, Vec::new(), at(1000));
+    assert_eq!(notices(&mut agent), []);
+    let mut now = at(1000);
+    while now < at(10_000) {
+        match agent.poll_request(now) {
+            Some(Request::Ping { .. }) => {
+                let (header, mod_revision) = (header(5), None);
+                let pong = Answer::Pong {
+                    header,
+                    mod_revision,
+                };
+                agent.handle(Input::Answer(Ok(pong)), now);
+            }
+            Some(request) => panic!("{request:?}"),
+            None => now = agent.poll_timeout().expect("pings go on"),
+        }
+    }
+    assert_eq!(now, at(10_000));
+    agent.poll_request(now);
+    let text = "there is no network configuration yet".to_owned();
+    assert_eq!(notices(&mut agent), [Notice::Alarm(text)]);
+}
