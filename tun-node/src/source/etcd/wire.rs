@@ -130,7 +130,24 @@ pub(super) struct AuthResponse {
 pub(super) struct ErrorResponse {
     pub(super) error: serde_json::Value,
     pub(super) message: String,
+    code: serde_json::Value,
 }
+
+impl ErrorResponse {
+    /// Whether etcd itself says no, and not something in its place: with a code of gRPC, which
+    /// streamed methods wrap.
+    pub(super) fn is_of_etcd(&self) -> bool {
+        let codes = [
+            &self.code,
+            self.error.get("grpc_code").unwrap_or(&self.code),
+        ];
+        let mut codes = codes.iter().filter_map(|code| code.as_u64());
+        codes.any(|code| (1..=GRPC_CODE_MAX).contains(&code))
+    }
+}
+
+/// The last of gRPC's status codes, UNAUTHENTICATED.
+const GRPC_CODE_MAX: u64 = 16;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
