@@ -428,12 +428,11 @@ mod tests {
         let _server = Server::start(&path, Arc::new(Verbose)).unwrap();
         let mut client = Client::connect(&path).unwrap();
         for _ in 0..2 {
-            match client.ask(&Request::Counters).unwrap_err() {
-                ClientError::Refused(text) => {
-                    assert!(text.starts_with("the answer has 4194"), "{text}");
-                }
-                other => panic!("{other}"),
-            }
+            let error = client.ask(&Request::Counters).unwrap_err();
+            let ClientError::Refused(text) = error else {
+                panic!("{error}");
+            };
+            assert!(text.starts_with("the answer has 4194"), "{text}");
         }
     }
 

@@ -23,7 +23,7 @@ use warren_core::units::{Mtu, Time};
 
 use super::claim::{Claim, OwnNode};
 use super::copy::{Part, Store, part, read_value, shown};
-use super::store::{Answer, Condition, Failure, Header, Kv, Request, Value, WatchEvent};
+use super::store::{Answer, Condition, Failure, Header, KEYS_MAX, Kv, Request, Value, WatchEvent};
 use crate::flannel::{
     Backend, Fault, LEASE_TTL_S, LeaseAttrs, LeaseBackend, LeaseRules, NetConf, Refused, SubnetKey,
 };
@@ -47,6 +47,9 @@ pub struct AgentSettings {
     pub ping_every: Duration,
     /// How often the copy is held against the cluster's count.
     pub count_every: Duration,
+    /// How many keys below the prefix are kept. Of more, which nobody means well by, any may be
+    /// those that are not seen.
+    pub keys_max: usize,
     /// The first of the random numbers.
     pub seed: u64,
     /// The subnet that the node had before.
@@ -61,6 +64,7 @@ impl Default for AgentSettings {
             allow_loopback: false,
             ping_every: Duration::from_secs(5),
             count_every: Duration::from_secs(60),
+            keys_max: KEYS_MAX,
             seed: 0,
             previous: None,
         }
@@ -323,8 +327,10 @@ impl Agent {
                 self.listed(header, kvs);
             }
             (Request::Count, Answer::Counted { header, count }) => {
-                // Events that are under way explain a difference, but not twice.
-                let differs = (count != self.copy.len()).then_some(self.copy.seen);
+                // Events that are under way explain a difference, but not twice; and beyond what is
+                // kept there is nothing to compare.
+                let [there, here] = [count, self.copy.len()].map(|n| n.min(self.settings.keys_max));
+                let differs = (there != here).then_some(self.copy.seen);
                 if self.is_of_before(header) || (differs.is_some() && differs == self.differed) {
                     self.phase = Phase::Stale;
                 }
@@ -432,7 +438,7 @@ impl Agent {
             seen: header.revision,
             ..Store::default()
         };
-        for kv in kvs {
+        for kv in kvs.into_iter().take(self.settings.keys_max) {
             fresh.put(kv, &self.settings.prefix);
         }
         let broken = self.is_of_before(header) || fresh.contradicts(&self.copy);
@@ -450,6 +456,9 @@ impl Agent {
         self.copy
             .read_holdings(self.network.as_ref(), &self.settings);
         self.look_at_claim();
+        if self.is_full() {
+            self.alarm_of_many();
+        }
         if self.network.is_none() {
             return self.heard(header);
         }
@@ -482,6 +491,14 @@ impl Agent {
                 continue;
             }
             self.copy.seen = self.copy.seen.max(revision);
+            if let WatchEvent::Put(kv) = &event
+                && self.is_full()
+                && !self.copy.has(&kv.key, &self.settings.prefix)
+                && self.claim.lease() != Some(kv.lease)
+            {
+                self.alarm_of_many();
+                continue;
+            }
             let key = match &event {
                 WatchEvent::Put(kv) => kv.key.clone(),
                 WatchEvent::Delete { key, .. } => key.clone(),
@@ -549,6 +566,18 @@ impl Agent {
         let seen = self.copy.seen;
         self.take_events([event]);
         self.copy.seen = seen;
+    }
+
+    /// Whether no further key is kept.
+    fn is_full(&self) -> bool {
+        self.copy.len() >= self.settings.keys_max
+    }
+
+    fn alarm_of_many(&mut self) {
+        let (prefix, most) = (&self.settings.prefix, self.settings.keys_max);
+        self.alarm(format!(
+            "there are {most} keys or more below {prefix}; beyond these none is seen"
+        ));
     }
 
     /// Whether the store is not the one of before, or one of an earlier time.

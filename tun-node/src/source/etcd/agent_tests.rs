@@ -1,5 +1,6 @@
 //! The agent on its own: answers and events in, requests, updates and notices out.
 
+use super::super::store::kept;
 use super::*;
 use warren_core::units::MacAddr;
 
@@ -28,9 +29,10 @@ fn header(revision: u64) -> Header {
 
 /// A key below the prefix, made and last changed by one revision.
 fn kv(name: &str, value: &str, revision: u64, lease: i64) -> Kv {
+    let key = kept(format!("{PREFIX}/{name}").into_bytes());
     Kv {
-        key: format!("{PREFIX}/{name}").into_bytes(),
-        value: Value::of(value.as_bytes().to_vec()),
+        value: Value::of(&key, value.as_bytes().to_vec()),
+        key,
         create_revision: revision,
         mod_revision: revision,
         lease,
@@ -225,11 +227,10 @@ fn asked_for(network: &str, keys: &[&str]) -> Option<String> {
     kvs.extend(keys.iter().map(|key| kv(key, "of somebody", 3, 8)));
     list(&mut agent, 5, kvs, at(0));
     grant(&mut agent, at(0));
-    match agent.poll_request(at(0))? {
-        Request::Put { key, .. } => Some(key.rsplit_once('/').unwrap().1.to_owned()),
-        Request::Count | Request::Ping { .. } => None,
-        request => panic!("{request:?}"),
-    }
+    let Some(Request::Put { key, .. }) = agent.poll_request(at(0)) else {
+        return None;
+    };
+    Some(key.rsplit_once('/')?.1.to_owned())
 }
 
 #[test]
@@ -309,4 +310,98 @@ fn what_is_to_be_said_soon_after_something_else_is_said_later() {
     agent.poll_request(now);
     let text = "there is no network configuration yet".to_owned();
     assert_eq!(notices(&mut agent), [Notice::Alarm(text)]);
+}
+
+#[test]
+fn of_what_is_refused_little_is_kept_and_all_is_named() {
+    let mut agent = agent();
+    let padded = |spaces| format!("{}{}", own_lease(NETWORK), " ".repeat(spaces));
+    let long = "x".repeat(1 << 20);
+    let kvs = vec![
+        kv("config", &format!("{NETWORK}{}", " ".repeat(8 << 10)), 2, 0),
+        kv("subnets/10.5.7.0-24", &padded(3 << 10), 3, 8),
+        kv("subnets/10.5.8.0-24", &padded(4 << 10), 3, 8),
+        kv("subnets/odd", &padded(0), 3, 8),
+        kv(&format!("subnets/{long}1"), &padded(0), 3, 8),
+        kv(&format!("subnets/{long}2"), &padded(0), 3, 8),
+    ];
+    let octets = |agent: &Agent| -> usize {
+        let subnets = agent.copy.subnets.iter();
+        let octets = subnets.map(|(name, kv)| {
+            let value = match &kv.value {
+                Value::Octets(octets) => octets.len(),
+                Value::TooLarge => 0,
+            };
+            name.len() + kv.key.len() + value
+        });
+        octets.sum()
+    };
+    list(&mut agent, 5, kvs, at(0));
+    let all = octets(&agent);
+    assert!(all < (4 << 10) + 3 * 512, "{all}");
+    let told = updates(&mut agent);
+    let [UpdateKind::Full { entries, .. }] = &told[..] else {
+        panic!("{told:?}");
+    };
+    let mut faults: Vec<&str> = entries
+        .iter()
+        .filter_map(|entry| match &entry.content {
+            Content::Refused(refusal) => Some(refusal.name),
+            Content::Remote(_) | Content::Own(_) => None,
+        })
+        .collect();
+    faults.sort_unstable();
+    assert_eq!(entries.len(), 5);
+    let syntax = "key-syntax";
+    assert_eq!(faults, [syntax, syntax, syntax, "too-large"]);
+    let key = kv(&format!("subnets/{long}1"), "", 6, 0).key;
+    let (header, events) = (header(6), vec![WatchEvent::Delete { key, revision: 6 }]);
+    agent.handle(Input::Watched { header, events }, at(10));
+    assert_eq!(agent.copy.len(), 5);
+}
+
+#[test]
+fn beyond_what_is_kept_nothing_is_compared_but_everything_is_when_there_is_room() {
+    let keys_max = 4;
+    let settings = AgentSettings {
+        keys_max,
+        ..AgentSettings::default()
+    };
+    let mut agent = Agent::new(settings, own());
+    let strange = |n: u64| kv(&format!("subnets/10.5.{n}.0-24"), "of somebody", n, 0);
+    list(&mut agent, 9, (2..10).map(strange).collect(), at(0));
+    let put = strange(10);
+    let (now, events) = (at(10), vec![WatchEvent::Put(put)]);
+    let watched = |revision, events| {
+        let header = header(revision);
+        Input::Watched { header, events }
+    };
+    agent.handle(watched(10, events), now);
+    assert_eq!(agent.copy.len(), keys_max);
+    // What is asked besides pings, when there are so many keys.
+    let asked = |agent: &mut Agent, count, revision, now| loop {
+        let header = header(revision);
+        let mod_revision = None;
+        let answer = match agent.poll_request(now) {
+            Some(Request::Count) => Answer::Counted { header, count },
+            Some(Request::Ping { .. }) => Answer::Pong {
+                header,
+                mod_revision,
+            },
+            other => break other,
+        };
+        agent.handle(Input::Answer(Ok(answer)), now);
+    };
+    for minute in 1..10 {
+        assert_eq!(asked(&mut agent, 9, 10, at(minute * 61_000)), None);
+    }
+    let text = format!("there are 4 keys or more below {PREFIX}; beyond these none is seen");
+    assert!(notices(&mut agent).contains(&Notice::Alarm(text)));
+    // One that was kept is gone: there is room for one that was not.
+    let (key, revision) = (strange(2).key, 11);
+    let events = vec![WatchEvent::Delete { key, revision }];
+    agent.handle(watched(11, events), at(610_000));
+    assert_eq!(agent.copy.len(), 3);
+    assert_eq!(asked(&mut agent, 8, 11, at(620_000)), None);
+    assert_eq!(asked(&mut agent, 8, 11, at(630_000)), Some(Request::List));
 }

@@ -18,10 +18,10 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig};
 
-use super::store::{Answer, Condition, Failure, Header, Kv, Request, Value};
+use super::store::{Answer, Condition, Failure, Header, KEYS_MAX, Kv, Request, Value};
 use super::wire::{
     AuthResponse, ErrorResponse, LeaseResponse, RangeRequest, RangeResponse, Streamed, TxnResponse,
-    WatchResponse, WireHeader, base64, range_end,
+    WatchResponse, WireHeader, WireKv, base64, range_end,
 };
 use crate::flannel::printable;
 use crate::source::http::{Timeouts, configs};
@@ -319,6 +319,7 @@ impl Gateway {
             let (left_out, more) = (range.keys_only, answer.more);
             let this = self.header(member, "kv/range", answer.header)?;
             let known = *header.get_or_insert(this);
+            let last = answer.kvs.last().and_then(WireKv::whole_key);
             for kv in answer.kvs {
                 let Some(mut kv) = kv.read() else {
                     return Err(self.not_understood(member, "kv/range", "a key is not base64"));
@@ -328,10 +329,9 @@ impl Gateway {
                 }
                 kvs.push(kv);
             }
-            let Some(last) = kvs.last().filter(|_| more && kvs.len() < KEYS_MAX) else {
+            let Some(mut next) = last.filter(|_| more && kvs.len() < KEYS_MAX) else {
                 return Ok(Answer::Listed { header: known, kvs });
             };
-            let mut next = last.key.clone();
             next.push(0);
             range.key = base64(&next);
             range.revision = known.revision.to_string();
@@ -726,8 +726,6 @@ const PROBES: Probes = Probes {
 };
 /// Keys asked for at once, where their values are small.
 const PAGE_KEYS: usize = 1000;
-/// Keys that are read at most; as many as the table takes.
-const KEYS_MAX: usize = 262_144;
 /// Octets of an answer that are read.
 const ANSWER_OCTETS_MAX: u64 = 8 << 20;
 /// Octets of a message of a watch.

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::store::{Header, Kv, Value, WatchEvent};
+use super::store::{Header, Kv, Value, WatchEvent, kept};
 
 /// Octets as base64.
 pub(super) fn base64(octets: &[u8]) -> String {
@@ -83,11 +83,17 @@ impl WireKv {
         self.mod_revision.unsigned()
     }
 
-    /// The key with its value; `None` when it is not base64.
+    /// The key as it is in the store, however long; `None` when it is not base64.
+    pub(super) fn whole_key(&self) -> Option<Vec<u8>> {
+        STANDARD.decode(&self.key).ok()
+    }
+
+    /// The key with its value, as they are kept; `None` when it is not base64.
     pub(super) fn read(self) -> Option<Kv> {
+        let key = kept(self.whole_key()?);
         Some(Kv {
-            key: STANDARD.decode(&self.key).ok()?,
-            value: Value::of(STANDARD.decode(&self.value).ok()?),
+            value: Value::of(&key, STANDARD.decode(&self.value).ok()?),
+            key,
             create_revision: self.create_revision.unsigned(),
             mod_revision: self.mod_revision.unsigned(),
             lease: self.lease.0,
