@@ -491,9 +491,11 @@ impl Agent {
                 continue;
             }
             self.copy.seen = self.copy.seen.max(revision);
+            // What the node cannot do without has room always: the configuration, what is its own.
             if let WatchEvent::Put(kv) = &event
                 && self.is_full()
                 && !self.copy.has(&kv.key, &self.settings.prefix)
+                && !matches!(part(&kv.key, &self.settings.prefix), Part::Config)
                 && self.claim.lease() != Some(kv.lease)
             {
                 self.alarm_of_many();

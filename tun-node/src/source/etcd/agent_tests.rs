@@ -404,4 +404,15 @@ fn beyond_what_is_kept_nothing_is_compared_but_everything_is_when_there_is_room(
     assert_eq!(agent.copy.len(), 3);
     assert_eq!(asked(&mut agent, 8, 11, at(620_000)), None);
     assert_eq!(asked(&mut agent, 8, 11, at(630_000)), Some(Request::List));
+    let header = header(11);
+    let kvs = (3..12).map(strange).collect();
+    agent.handle(
+        Input::Answer(Ok(Answer::Listed { header, kvs })),
+        at(630_000),
+    );
+    assert_eq!(agent.copy.len(), keys_max);
+    // The configuration has room always.
+    let config = vec![WatchEvent::Put(kv("config", NETWORK, 12, 0))];
+    agent.handle(watched(12, config), at(640_000));
+    assert!(agent.network().is_some());
 }
