@@ -13,7 +13,7 @@
 //! [`WorkerReport::balance`] is that sum. Packets that the engine makes itself (ICMP errors) and
 //! probes are counted apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use bincode::{Decode, Encode};
@@ -472,6 +472,8 @@ impl WorkerReport {
     #[must_use]
     pub fn total(workers: &[Self]) -> Self {
         let mut total = Self::default();
+        // Where each peer stands in the sum: there may be tens of thousands.
+        let mut places: HashMap<&str, usize> = HashMap::new();
         for worker in workers {
             // What all of them work with: a worker without packets looks a little later.
             total.epoch = match total.epoch {
@@ -490,7 +492,9 @@ impl WorkerReport {
                 }
             }
             for peer in &worker.peers {
-                match total.peers.iter_mut().find(|p| p.peer == peer.peer) {
+                let next = total.peers.len();
+                let place = *places.entry(&peer.peer).or_insert(next);
+                match total.peers.get_mut(place) {
                     Some(known) => known.add(peer),
                     None => total.peers.push(peer.clone()),
                 }
@@ -581,12 +585,21 @@ mod tests {
             send_drops: BTreeMap::from([("buffer_full".to_owned(), packets)]),
             ..SocketReport::default()
         };
-        let worker = |packets| WorkerReport {
+        let peer = |name: &str, refused| PeerTallyReport {
+            refused,
+            ..PeerTallyReport::new(name, &PeerCounters::default())
+        };
+        let worker = |packets, peers| WorkerReport {
             sockets: vec![socket(packets)],
+            peers,
             ..WorkerReport::default()
         };
-        let total = WorkerReport::total(&[worker(2), worker(3)]);
+        let total = WorkerReport::total(&[
+            worker(2, vec![peer("a", 1), peer("b", 2)]),
+            worker(3, vec![peer("c", 4), peer("a", 8)]),
+        ]);
         assert_eq!(total.sockets, [socket(5)]);
+        assert_eq!(total.peers, [peer("a", 9), peer("b", 2), peer("c", 4)]);
         let balance = total.balance();
         assert_eq!((balance.received, balance.left, balance.dropped), (0, 5, 5));
     }

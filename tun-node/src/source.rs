@@ -26,6 +26,7 @@
 //! configuration's own peers and route files are no threads but read by the plane
 //! ([`crate::plane`]) when they change.
 
+mod alarms;
 mod driver;
 pub mod etcd;
 mod http;

@@ -268,7 +268,7 @@ fn serve(mut stream: UnixStream, handler: &dyn Handler) -> Result<(), FrameError
 /// Answers every question that `stream` brings, one after the other, until it ends.
 ///
 /// The first frame that is no question is answered by a [`Response::Error`], and nothing behind it
-/// is read.
+/// is read. So is an answer replaced that is longer than a frame may be, and questions go on.
 ///
 /// # Errors
 ///
@@ -288,7 +288,15 @@ pub fn converse(
                 return Err(error);
             }
         };
-        frame::write::<_, RESPONSE_OCTETS_MAX>(stream, &response)?;
+        match frame::write::<_, RESPONSE_OCTETS_MAX>(stream, &response) {
+            // Nothing of it was written, and who asked should know why.
+            Err(FrameError::TooLong { octets, max }) => {
+                let text =
+                    format!("the answer has {octets} octets, more than the {max} of a frame");
+                frame::write::<_, RESPONSE_OCTETS_MAX>(stream, &Response::Error(text))?;
+            }
+            written => written?,
+        }
     }
 }
 
@@ -405,6 +413,27 @@ mod tests {
         stream.read_to_end(&mut answer).unwrap();
         let response = frame::read::<Response, RESPONSE_OCTETS_MAX>(&mut answer.as_slice());
         assert!(matches!(response, Ok(Some(Response::Error(_)))));
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_replaced_by_a_sentence_and_questions_go_on() {
+        struct Verbose;
+        impl Handler for Verbose {
+            fn answer(&self, _: Request) -> Response {
+                Response::Error("x".repeat(RESPONSE_OCTETS_MAX))
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("n.sock");
+        let _server = Server::start(&path, Arc::new(Verbose)).unwrap();
+        let mut client = Client::connect(&path).unwrap();
+        for _ in 0..2 {
+            let error = client.ask(&Request::Counters).unwrap_err();
+            let ClientError::Refused(text) = error else {
+                panic!("{error}");
+            };
+            assert!(text.starts_with("the answer has 4194"), "{text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,8 @@ pub enum Fault {
     OutsideNetwork,
     /// The key has a subnet of a family that the network does not have, or lacks one.
     OtherFamily,
-    /// The value has more than [`VALUE_OCTETS_MAX`](super::VALUE_OCTETS_MAX) octets.
+    /// The value has more than [`VALUE_OCTETS_MAX`](super::VALUE_OCTETS_MAX) octets, or a lease in
+    /// etcd more than [`LEASE_OCTETS_MAX`](super::LEASE_OCTETS_MAX).
     TooLarge,
     /// The octets are not UTF-8.
     NotUtf8,

@@ -29,6 +29,9 @@ pub struct SubnetKey {
 impl SubnetKey {
     /// Reads the last part of a key, what stands behind `<prefix>/subnets/`.
     ///
+    /// Only as [`fmt::Display`] writes it, which is as flannel does: a key has one name, so that
+    /// what is known of a subnet is known of one key.
+    ///
     /// # Errors
     ///
     /// [`Fault::KeySyntax`], [`Fault::HostBits`]; [`Fault::SubnetLength`] beyond 32 or 128 bits.
@@ -45,18 +48,21 @@ impl SubnetKey {
         let (address, len) = split::<Ipv4Addr>(v4).ok_or_else(syntax)?;
         let v4 = subnet(IpAddr::V4(address), len)?;
         let v6 = match v6 {
-            // flannel's own parser knows lower-case digits only.
-            Some(v6) if v6.bytes().any(|octet| octet.is_ascii_uppercase()) => return Err(syntax()),
             Some(v6) => {
                 let (address, len) = split::<Ipv6Addr>(v6).ok_or_else(syntax)?;
                 Some(subnet(IpAddr::V6(address), len)?)
             }
             None => None,
         };
-        match (v4, v6) {
-            (IpNet::V4(v4), None) => Ok(Self { v4, v6: None }),
-            (IpNet::V4(v4), Some(IpNet::V6(v6))) => Ok(Self { v4, v6: Some(v6) }),
-            (IpNet::V4(_) | IpNet::V6(_), _) => Err(syntax()),
+        let key = match (v4, v6) {
+            (IpNet::V4(v4), None) => Self { v4, v6: None },
+            (IpNet::V4(v4), Some(IpNet::V6(v6))) => Self { v4, v6: Some(v6) },
+            (IpNet::V4(_) | IpNet::V6(_), _) => return Err(syntax()),
+        };
+        if key.to_string() == text {
+            Ok(key)
+        } else {
+            Err(syntax())
         }
     }
 

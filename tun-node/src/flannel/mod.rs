@@ -42,6 +42,9 @@ pub const LEASE_TTL_S: i64 = 86_400;
 /// The largest value that is looked into; a lease has about 200 octets.
 pub const VALUE_OCTETS_MAX: usize = 64 << 10;
 
+/// The largest value of a lease that is kept where there may be very many.
+pub const LEASE_OCTETS_MAX: usize = 4 << 10;
+
 /// The largest key that is looked into.
 pub const KEY_OCTETS_MAX: usize = 512;
 

@@ -238,6 +238,10 @@ fn key_that_is_no_subnet_is_refused_by_name() {
         (b"extra/10.5.52.0-24", Fault::KeySyntax),
         (b"fc00:5:52::-64", Fault::KeySyntax),
         (b"10.5.52.0-24&", Fault::KeySyntax),
+        (b"10.5.52.0-024", Fault::KeySyntax),
+        (b"10.5.52.0-24&fc00:5:52::-064", Fault::KeySyntax),
+        (b"10.5.52.0-24&fc00:05:52::-64", Fault::KeySyntax),
+        (b"10.5.52.0-24&fc00:5:52:0::-64", Fault::KeySyntax),
         (b"10.5.52.0-24&10.5.53.0-24", Fault::KeySyntax),
         (b"10.5.52.0-24&FC00:5:52::-64", Fault::KeySyntax),
         (

@@ -107,7 +107,21 @@ impl World {
             }
             // A flannel node.
             4 => (key, lease(own(1000 + n as u16, 0), self.dual)),
-            _ => (format!("{PREFIX}/subnets/nonsense"), "{}".to_owned()),
+            // What no node writes but can stand in the way of one that does.
+            _ => match n % 4 {
+                // Of before the network's subnets were longer, or had IPv6.
+                0 => (
+                    format!("{PREFIX}/subnets/10.244.{n}.0-25"),
+                    lease(own(902, 0), false),
+                ),
+                1 => (net, lease(own(1000 + n as u16, 0), false)),
+                // A second name for what one of the nodes may have.
+                2 => (
+                    format!("{PREFIX}/subnets/10.244.{n}.0-024{six}"),
+                    lease(other, self.dual),
+                ),
+                _ => (format!("{PREFIX}/subnets/nonsense"), "{}".to_owned()),
+            },
         };
         if !self.etcd.kvs.contains_key(&key) {
             let taken = key.split_once('&').map_or(&*key, |(v4, _)| v4);

@@ -60,7 +60,7 @@ impl Model {
             .map_or(self.revision, |kv| kv.create_revision);
         let kv = Kv {
             key: key.as_bytes().to_vec(),
-            value: Value::of(value.as_bytes().to_vec()),
+            value: Value::of(key.as_bytes(), value.as_bytes().to_vec()),
             create_revision,
             mod_revision: self.revision,
             lease,

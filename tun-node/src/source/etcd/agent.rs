@@ -23,7 +23,7 @@ use warren_core::units::{Mtu, Time};
 
 use super::claim::{Claim, OwnNode};
 use super::copy::{Part, Store, part, read_value, shown};
-use super::store::{Answer, Condition, Failure, Header, Kv, Request, Value, WatchEvent};
+use super::store::{Answer, Condition, Failure, Header, KEYS_MAX, Kv, Request, Value, WatchEvent};
 use crate::flannel::{
     Backend, Fault, LEASE_TTL_S, LeaseAttrs, LeaseBackend, LeaseRules, NetConf, Refused, SubnetKey,
 };
@@ -31,6 +31,7 @@ use crate::rib::{
     Change, Content, Continuity, Entry, Refusal, Remote, RemoteRoute, SourceKind, SourceUpdate,
     UpdateKind, Via,
 };
+use crate::source::alarms::Alarms;
 
 /// What an agent is told once.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,6 +47,9 @@ pub struct AgentSettings {
     pub ping_every: Duration,
     /// How often the copy is held against the cluster's count.
     pub count_every: Duration,
+    /// How many keys below the prefix are kept. Of more, which nobody means well by, any may be
+    /// those that are not seen.
+    pub keys_max: usize,
     /// The first of the random numbers.
     pub seed: u64,
     /// The subnet that the node had before.
@@ -60,6 +64,7 @@ impl Default for AgentSettings {
             allow_loopback: false,
             ping_every: Duration::from_secs(5),
             count_every: Duration::from_secs(60),
+            keys_max: KEYS_MAX,
             seed: 0,
             previous: None,
         }
@@ -127,11 +132,11 @@ pub struct Agent {
     /// What had been seen when the count last differed.
     differed: Option<u64>,
     now: Time,
-    alarm: String,
-    alarm_at: Time,
+    alarms: Alarms,
     updates: VecDeque<SourceUpdate>,
     notices: VecDeque<Notice>,
-    claimed: Option<SubnetKey>,
+    /// What the node was told that it has.
+    claimed: Option<(SubnetKey, NetConf)>,
     left: bool,
 }
 
@@ -164,8 +169,7 @@ impl Agent {
             watch_backoff: BACKOFF_LEAST,
             differed: None,
             now: Time::ZERO,
-            alarm: String::new(),
-            alarm_at: Time::ZERO,
+            alarms: Alarms::new(),
             updates: VecDeque::new(),
             notices: VecDeque::new(),
             claimed: None,
@@ -198,6 +202,8 @@ impl Agent {
     /// The request to make now; its answer or failure must come back as [`Input::Answer`].
     pub fn poll_request(&mut self, now: Time) -> Option<Request> {
         self.now = now;
+        let due = self.alarms.poll(now);
+        self.notices.extend(due.map(Notice::Alarm));
         if self.asked.is_some() || now < self.retry_at {
             return None;
         }
@@ -220,18 +226,22 @@ impl Agent {
         }
     }
 
-    /// When [`Agent::poll_request`] may have something though nothing happened.
+    /// When [`Agent::poll_request`] or [`Agent::poll_notice`] may have something though nothing
+    /// happened.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
         if self.asked.is_some() {
             return None;
         }
-        if self.phase == Phase::Stale {
-            return Some(self.retry_at);
-        }
-        let claim = self.claim.poll_timeout();
-        let next = claim.map_or(self.ping_at, |at| at.min(self.ping_at));
-        Some(next.max(self.retry_at))
+        let request = if self.phase == Phase::Stale {
+            self.retry_at
+        } else {
+            let claim = self.claim.poll_timeout(self.now);
+            let next = claim.map_or(self.ping_at, |at| at.min(self.ping_at));
+            next.max(self.retry_at)
+        };
+        let alarm = self.alarms.poll_timeout();
+        Some(alarm.map_or(request, |at| at.min(request)))
     }
 
     /// What the RIB should be told next.
@@ -263,9 +273,11 @@ impl Agent {
     }
 
     fn next_request(&mut self, now: Time) -> Option<Request> {
-        let prefix = &self.settings.prefix;
+        let (prefix, copy) = (&self.settings.prefix, &self.copy);
         let network = self.network.as_ref();
-        let write = self.claim.next(network, &self.copy.holdings, prefix, now);
+        let is_named = |address| copy.names(address);
+        let claim = &mut self.claim;
+        let write = claim.next(network, &copy.holdings, is_named, prefix, now);
         if let Some(alarm) = self.claim.poll_alarm() {
             self.alarm(alarm);
         }
@@ -315,8 +327,10 @@ impl Agent {
                 self.listed(header, kvs);
             }
             (Request::Count, Answer::Counted { header, count }) => {
-                // Events that are under way explain a difference, but not twice.
-                let differs = (count != self.copy.len()).then_some(self.copy.seen);
+                // Events that are under way explain a difference, but not twice; and beyond what is
+                // kept there is nothing to compare.
+                let [there, here] = [count, self.copy.len()].map(|n| n.min(self.settings.keys_max));
+                let differs = (there != here).then_some(self.copy.seen);
                 if self.is_of_before(header) || (differs.is_some() && differs == self.differed) {
                     self.phase = Phase::Stale;
                 }
@@ -364,18 +378,22 @@ impl Agent {
                 Answer::Written { header, succeeded },
             ) => {
                 if succeeded {
+                    self.claim.written();
                     self.put_by_us(key, condition, value, lease, header);
                 } else {
                     // Someone was faster; the watch will say who, unless it is behind.
+                    self.claim.not_written(now);
                     self.phase = Phase::Stale;
                 }
             }
             (Request::Delete { key, .. }, Answer::Written { header, succeeded }) => {
                 if succeeded {
+                    self.claim.written();
                     let key = key.into_bytes();
                     let revision = header.revision;
                     self.take_own(WatchEvent::Delete { key, revision });
                 } else {
+                    self.claim.not_written(now);
                     self.phase = Phase::Stale;
                 }
             }
@@ -420,7 +438,7 @@ impl Agent {
             seen: header.revision,
             ..Store::default()
         };
-        for kv in kvs {
+        for kv in kvs.into_iter().take(self.settings.keys_max) {
             fresh.put(kv, &self.settings.prefix);
         }
         let broken = self.is_of_before(header) || fresh.contradicts(&self.copy);
@@ -438,6 +456,12 @@ impl Agent {
         self.copy
             .read_holdings(self.network.as_ref(), &self.settings);
         self.look_at_claim();
+        if self.is_full() {
+            self.alarm_of_many();
+        }
+        if self.network.is_none() {
+            return self.heard(header);
+        }
         let continuity = if broken {
             Continuity::Reset
         } else {
@@ -467,6 +491,16 @@ impl Agent {
                 continue;
             }
             self.copy.seen = self.copy.seen.max(revision);
+            // What the node cannot do without has room always: the configuration, what is its own.
+            if let WatchEvent::Put(kv) = &event
+                && self.is_full()
+                && !self.copy.has(&kv.key, &self.settings.prefix)
+                && !matches!(part(&kv.key, &self.settings.prefix), Part::Config)
+                && self.claim.lease() != Some(kv.lease)
+            {
+                self.alarm_of_many();
+                continue;
+            }
             let key = match &event {
                 WatchEvent::Put(kv) => kv.key.clone(),
                 WatchEvent::Delete { key, .. } => key.clone(),
@@ -536,6 +570,18 @@ impl Agent {
         self.copy.seen = seen;
     }
 
+    /// Whether no further key is kept.
+    fn is_full(&self) -> bool {
+        self.copy.len() >= self.settings.keys_max
+    }
+
+    fn alarm_of_many(&mut self) {
+        let (prefix, most) = (&self.settings.prefix, self.settings.keys_max);
+        self.alarm(format!(
+            "there are {most} keys or more below {prefix}; beyond these none is seen"
+        ));
+    }
+
     /// Whether the store is not the one of before, or one of an earlier time.
     fn is_of_before(&self, header: Header) -> bool {
         let known = self.copy.header;
@@ -554,7 +600,10 @@ impl Agent {
             Some(_) => Err("the network configuration is too large".to_owned()),
         };
         match read {
-            Ok(network) => self.network = Some(network),
+            Ok(network) => {
+                self.network = Some(network);
+                self.alarms.retract();
+            }
             // The last usable one stays in force.
             Err(why) => self.alarm(why),
         }
@@ -577,24 +626,30 @@ impl Agent {
         }
     }
 
-    /// Tells the RIB and the node what became of the claim.
+    /// Tells the RIB and the node what became of the claim, the subnet or the network it is of.
     fn settle_claim(&mut self) {
-        let subnet = self.own_key.map(|(key, _)| key);
-        if subnet != self.claimed {
-            let before = self.claimed;
-            self.claimed = subnet;
-            let names = [before, subnet].into_iter().flatten();
-            let names = names.map(|key| key.to_string().into_bytes()).collect();
-            self.tell(names);
-            if let (Some(subnet), Some(network)) = (subnet, &self.network) {
-                let network = network.clone();
-                self.notices.push_back(Notice::Claimed { subnet, network });
-            }
+        let own = self.own_key.map(|(subnet, _)| subnet);
+        let own = own.zip(self.network.as_ref());
+        let known = self.claimed.as_ref();
+        if own == known.map(|(subnet, network)| (*subnet, network)) {
+            return;
+        }
+        let claimed = own.map(|(subnet, network)| (subnet, network.clone()));
+        let before = std::mem::replace(&mut self.claimed, claimed.clone());
+        let both = [before.as_ref(), claimed.as_ref()].into_iter().flatten();
+        let names = both.map(|(subnet, _)| subnet.to_string().into_bytes());
+        self.tell(names.collect());
+        if let Some((subnet, network)) = claimed {
+            self.notices.push_back(Notice::Claimed { subnet, network });
         }
     }
 
-    /// Tells the RIB everything.
+    /// Tells the RIB everything; nothing before there is a network. Then nobody can say what the
+    /// keys mean, and that they mean nothing would take remembered routes away.
     fn tell_all(&mut self, continuity: Continuity) {
+        if self.network.is_none() {
+            return;
+        }
         let names: Vec<Vec<u8>> = self.copy.subnets.keys().cloned().collect();
         let mut told: BTreeMap<Arc<str>, Entry> = BTreeMap::new();
         for name in &names {
@@ -713,13 +768,10 @@ impl Agent {
         }
     }
 
-    /// Says something once, until something else is to be said, and not often.
+    /// Says something to people, when its time has come.
     fn alarm(&mut self, text: String) {
-        if text != self.alarm && self.now >= self.alarm_at {
-            self.alarm.clone_from(&text);
-            self.alarm_at = self.now.after(ALARM_EVERY);
-            self.notices.push_back(Notice::Alarm(text));
-        }
+        let due = self.alarms.say(text, self.now);
+        self.notices.extend(due.map(Notice::Alarm));
     }
 }
 
@@ -787,5 +839,7 @@ const BACKOFF_MOST: Duration = Duration::from_millis(500);
 /// The least time between two pings, and each node's share of the time between them.
 const PING_LEAST: Duration = Duration::from_secs(1);
 const PING_SHARE: Duration = Duration::from_millis(5);
-/// The least time between two lines for people.
-const ALARM_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

@@ -5,7 +5,8 @@
 //! before, so a lost answer, a crash or a restored backup is repaired by looking again.
 //!
 //! A lease belongs to the node whose underlay address stands in its `PublicIP`, as with flannel.
-//! Every write is a compare-and-swap. A reservation (a key without lease) of this node's address
+//! Every write is a compare-and-swap. One that did not happen is followed by a pause, in which
+//! leases are renewed and nothing is written. A reservation (a key without lease) of this node's address
 //! is used and stays without lease; one of another address is simply taken.
 
 use std::collections::BTreeMap;
@@ -88,6 +89,10 @@ pub(super) struct Claim {
     /// No value is corrected before this, however wrong it is.
     not_before: Time,
     patience: Duration,
+    /// Nothing is written before this.
+    write_at: Time,
+    /// The pause after the next write that does not happen.
+    write_pause: Duration,
     leaving: bool,
     alarm: Option<String>,
 }
@@ -110,6 +115,8 @@ impl Claim {
             rewrites: Vec::new(),
             not_before: Time::ZERO,
             patience: PATIENCE_LEAST,
+            write_at: Time::ZERO,
+            write_pause: WRITE_PAUSE_LEAST,
             leaving: false,
             alarm: None,
         }
@@ -138,6 +145,18 @@ impl Claim {
     /// The store knows nothing of the lease.
     pub(super) fn lease_lost(&mut self) {
         self.lease = None;
+    }
+
+    /// A write happened.
+    pub(super) fn written(&mut self) {
+        self.write_pause = WRITE_PAUSE_LEAST;
+    }
+
+    /// The condition of a write did not hold. As a rule somebody was faster; but whatever the
+    /// reason is, and however long it lasts, writes that come to nothing become few.
+    pub(super) fn not_written(&mut self, now: Time) {
+        self.write_at = now.after(self.write_pause);
+        self.write_pause = (self.write_pause * 2).min(WRITE_PAUSE_MOST);
     }
 
     pub(super) fn lease(&self) -> Option<i64> {
@@ -170,24 +189,29 @@ impl Claim {
         self.alarm.take()
     }
 
-    /// When [`Self::next`] may have something to do though the store did not change.
-    pub(super) fn poll_timeout(&self) -> Option<Time> {
+    /// When [`Self::next`] may have something to do though the store did not change; `now` is
+    /// when it last had nothing.
+    pub(super) fn poll_timeout(&self, now: Time) -> Option<Time> {
         let renew = self.lease.map(|lease| lease.renew_at);
         let rewrite = self.rewrites.first().copied();
-        let patience = (self.not_before > Time::ZERO).then_some(self.not_before);
-        [renew, rewrite, patience].into_iter().flatten().min()
+        let times = [renew, rewrite, Some(self.not_before), Some(self.write_at)];
+        // What was due and not done waits for something else.
+        times.into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// The write that brings the store closer to what it should be; `None` when it is that.
+    /// `is_named` says of an address whether any key begins with it.
     pub(super) fn next(
         &mut self,
         network: Option<&NetConf>,
         store: &Holdings,
+        is_named: impl Fn(Ipv4Addr) -> bool,
         prefix: &str,
         now: Time,
     ) -> Option<Request> {
+        let may_write = now >= self.write_at;
         if self.leaving {
-            return self.give_back(store, prefix);
+            return self.give_back(store, prefix, may_write);
         }
         let network = network.filter(|network| network.v4.is_some())?;
         if network.v6.is_some() && self.own.public_ipv6.is_none() {
@@ -196,7 +220,7 @@ impl Claim {
             return None;
         }
         self.look(network, store);
-        if let Some(extra) = self.extra(store, prefix) {
+        if may_write && let Some(extra) = self.extra(store, prefix) {
             return Some(extra);
         }
         let attrs = self.own.attrs(network);
@@ -205,7 +229,10 @@ impl Claim {
                 Some(lease) => lease.number,
                 None => return Some(Request::Grant { ttl_s: self.ttl_s }),
             };
-            let Some(key) = self.choose(network, store) else {
+            if !may_write {
+                return None;
+            }
+            let Some(key) = self.choose(network, store, is_named) else {
                 self.alarm = Some("every subnet of the network is taken".to_owned());
                 return None;
             };
@@ -228,7 +255,7 @@ impl Claim {
             Some(lease) => lease.number,
             None => return Some(Request::Grant { ttl_s: self.ttl_s }),
         };
-        if !self.is_to_be_written(holding, &attrs, lease, now) {
+        if !may_write || !self.is_to_be_written(holding, &attrs, lease, now) {
             return None;
         }
         Some(Request::Put {
@@ -336,7 +363,7 @@ impl Claim {
         })
     }
 
-    fn give_back(&mut self, store: &Holdings, prefix: &str) -> Option<Request> {
+    fn give_back(&mut self, store: &Holdings, prefix: &str, may_write: bool) -> Option<Request> {
         if let Some(lease) = self.lease {
             return Some(Request::Revoke {
                 lease: lease.number,
@@ -344,7 +371,7 @@ impl Claim {
         }
         let key = self.held?;
         let holding = store.get(&key)?;
-        (holding.lease != 0 && self.is_mine(holding)).then(|| Request::Delete {
+        (may_write && holding.lease != 0 && self.is_mine(holding)).then(|| Request::Delete {
             key: key.under(prefix),
             unchanged: holding.mod_revision,
         })
@@ -354,24 +381,36 @@ impl Claim {
     ///
     /// A key that no configuration could have made takes nothing away, so that nobody can shut
     /// the network with one key; and one that this configuration would not make (of before it
-    /// was changed, or of malice) is respected as long as there is room elsewhere.
-    fn choose(&mut self, network: &NetConf, store: &Holdings) -> Option<SubnetKey> {
+    /// was changed, or of malice) is respected as long as there is room elsewhere. But an address
+    /// that any key begins with is taken: the claim of another one of it would not be written.
+    fn choose(
+        &mut self,
+        network: &NetConf,
+        store: &Holdings,
+        is_named: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<SubnetKey> {
         let conforming = Occupied::of(store, |key| key.conforms(network));
         if let Some(wanted) = self.wanted
             && wanted.conforms(network)
             && conforming.has_room_for(&wanted)
+            && !is_named(wanted.v4.addr())
         {
             return Some(wanted);
         }
         let fitting = Occupied::of(store, |key| key.fits(network).is_ok());
-        self.choose_besides(network, &fitting)
-            .or_else(|| self.choose_besides(network, &conforming))
+        self.choose_besides(network, &fitting, &is_named)
+            .or_else(|| self.choose_besides(network, &conforming, &is_named))
     }
 
-    fn choose_besides(&mut self, network: &NetConf, occupied: &Occupied) -> Option<SubnetKey> {
+    fn choose_besides(
+        &mut self,
+        network: &NetConf,
+        occupied: &Occupied,
+        is_named: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<SubnetKey> {
         let stack = network.v4.as_ref()?;
         let free: Vec<(u64, Ipv4Net)> = subnets(stack, 0)
-            .filter(|(_, subnet)| occupied.v4.has_room_for(*subnet))
+            .filter(|(_, subnet)| occupied.v4.has_room_for(*subnet) && !is_named(subnet.addr()))
             .take(CHOICES)
             .collect();
         let choices = u64::try_from(free.len()).ok().filter(|count| *count > 0)?;
@@ -478,6 +517,9 @@ const REWRITES_AFTER: [Duration; 3] = [
 /// How long a value is left alone after it was written, wrong or not.
 const PATIENCE_LEAST: Duration = Duration::from_millis(250);
 const PATIENCE_MOST: Duration = Duration::from_secs(600);
+/// How long nothing is written after a write that did not happen, doubled from one to the next.
+const WRITE_PAUSE_LEAST: Duration = Duration::from_millis(100);
+const WRITE_PAUSE_MOST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 #[path = "claim_tests.rs"]

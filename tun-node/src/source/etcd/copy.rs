@@ -1,13 +1,15 @@
 //! The agent's copy of what is below the prefix.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::agent::AgentSettings;
 use super::claim::{Holding, Holdings};
-use super::store::{Header, Kv, Value, WatchEvent};
+use super::store::{Header, Kv, Value, WatchEvent, hash};
 use crate::flannel::{
-    Fault, LeaseAttrs, LeaseRules, NetConf, Refused, SubnetKey, VALUE_OCTETS_MAX,
+    Fault, LEASE_OCTETS_MAX, LeaseAttrs, LeaseRules, NetConf, Refused, SubnetKey,
 };
 
 /// The copy of what is below the prefix.
@@ -17,7 +19,8 @@ pub(super) struct Store {
     /// The newest event that was seen.
     pub(super) seen: u64,
     pub(super) config: Option<Kv>,
-    /// What lies below `subnets/`, by what stands behind the slash.
+    /// What lies below `subnets/`, by what stands behind the slash: each without its key, and
+    /// without its value where the name is no subnet's.
     pub(super) subnets: BTreeMap<Vec<u8>, Kv>,
     /// The other keys, which only count.
     pub(super) others: BTreeSet<Vec<u8>>,
@@ -45,11 +48,16 @@ pub(super) fn part<'a>(key: &'a [u8], prefix: &str) -> Part<'a> {
 }
 
 impl Store {
-    pub(super) fn put(&mut self, kv: Kv, prefix: &str) {
+    pub(super) fn put(&mut self, mut kv: Kv, prefix: &str) {
         match part(&kv.key, prefix) {
             Part::Config => self.config = Some(kv),
             Part::Subnet(name) => {
-                self.subnets.insert(name.to_vec(), kv);
+                let name = name.to_vec();
+                kv.key = Vec::new();
+                if SubnetKey::parse(&name).is_err() {
+                    kv.value = Value::Octets(Vec::new());
+                }
+                self.subnets.insert(name, kv);
             }
             Part::Other => {
                 self.others.insert(kv.key);
@@ -69,6 +77,15 @@ impl Store {
         }
     }
 
+    /// Whether there is a key.
+    pub(super) fn has(&self, key: &[u8], prefix: &str) -> bool {
+        match part(key, prefix) {
+            Part::Config => self.config.is_some(),
+            Part::Subnet(name) => self.subnets.contains_key(name),
+            Part::Other => self.others.contains(key),
+        }
+    }
+
     /// The revision that last changed a key, if there is the key.
     pub(super) fn mod_revision(&self, key: &[u8], prefix: &str) -> Option<u64> {
         let known = match part(key, prefix) {
@@ -77,6 +94,16 @@ impl Store {
             Part::Other => None,
         };
         known.map(|kv| kv.mod_revision)
+    }
+
+    /// Whether a key below `subnets/` begins with this address, whatever stands behind it: while
+    /// it does, no subnet of the address can be claimed
+    /// ([`Condition::Absent`](super::store::Condition::Absent)).
+    pub(super) fn names(&self, address: Ipv4Addr) -> bool {
+        let begin = format!("{address}-").into_bytes();
+        let from = (Bound::Included(begin.as_slice()), Bound::Unbounded);
+        let first = self.subnets.range::<[u8], _>(from).next();
+        first.is_some_and(|(name, _)| name.starts_with(&begin))
     }
 
     /// How many keys there are.
@@ -151,7 +178,7 @@ pub(super) fn read_value(value: &Value, rules: &LeaseRules) -> Result<LeaseAttrs
     match value {
         Value::Octets(octets) => LeaseAttrs::parse(octets, rules),
         Value::TooLarge => {
-            Err(Fault::TooLarge.with(format!("more than {VALUE_OCTETS_MAX} octets")))
+            Err(Fault::TooLarge.with(format!("more than {LEASE_OCTETS_MAX} octets")))
         }
     }
 }
@@ -162,11 +189,7 @@ pub(super) fn shown(name: &[u8]) -> Arc<str> {
     let head = name.get(..OCTETS_MAX).unwrap_or(name);
     let mut text = head.escape_ascii().to_string();
     if head.len() < name.len() {
-        // FNV-1a: not against malice, which gains nothing but to hide one of its own keys.
-        let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
-            (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
-        });
-        text.push_str(&format!("...{}:{hash:016x}", name.len()));
+        text.push_str(&format!("...{}:{:016x}", name.len(), hash(name)));
     }
     Arc::from(text)
 }

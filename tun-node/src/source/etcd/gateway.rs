@@ -1,7 +1,8 @@
 //! A client of etcd's JSON gateway: HTTP/1.1 over blocking sockets, with a limit for everything.
 //!
 //! Every request has a time limit and every answer a size limit. A member that does not answer in
-//! time is left for the next of the list. What only reads is tried at every member before it
+//! time, or in whose place something else answers (a proxy's page, an etcd without the gateway), is
+//! left for the next of the list. What only reads is tried at every member before it
 //! fails; what writes fails at once, because it may have been done, and the agent looks again.
 //!
 //! Certificates and keys are read again before each request: who renews them need not tell anybody.
@@ -17,10 +18,10 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig};
 
-use super::store::{Answer, Condition, Failure, Header, Kv, Request, Value};
+use super::store::{Answer, Condition, Failure, Header, KEYS_MAX, Kv, Request, Value};
 use super::wire::{
     AuthResponse, ErrorResponse, LeaseResponse, RangeRequest, RangeResponse, Streamed, TxnResponse,
-    WatchResponse, base64, range_end,
+    WatchResponse, WireHeader, WireKv, base64, range_end,
 };
 use crate::flannel::printable;
 use crate::source::http::{Timeouts, configs};
@@ -92,6 +93,13 @@ pub struct Gateway {
     user: Option<(String, PathBuf)>,
     token: Mutex<Option<String>>,
     prefix: String,
+}
+
+/// A member that is asked something.
+#[derive(Clone, Copy, Debug)]
+struct Member<'g> {
+    number: usize,
+    endpoint: &'g str,
 }
 
 /// The connections: those of requests, and those of watches.
@@ -174,9 +182,9 @@ impl Gateway {
                     count_only: true,
                     ..gateway.everything()
                 };
-                let answer: RangeResponse = gateway.ask("kv/range", &range)?;
+                let (member, answer) = gateway.ask::<RangeResponse>("kv/range", &range)?;
                 Ok(Answer::Counted {
-                    header: answer.header.into(),
+                    header: gateway.header(member, "kv/range", answer.header)?,
                     count: usize::try_from(answer.count.0).unwrap_or(usize::MAX),
                 })
             }),
@@ -186,15 +194,15 @@ impl Gateway {
                     keys_only: true,
                     ..RangeRequest::default()
                 };
-                let answer: RangeResponse = gateway.ask("kv/range", &range)?;
+                let (member, answer) = gateway.ask::<RangeResponse>("kv/range", &range)?;
                 Ok(Answer::Pong {
                     mod_revision: answer.kvs.first().map(|kv| kv.mod_revision()),
-                    header: answer.header.into(),
+                    header: gateway.header(member, "kv/range", answer.header)?,
                 })
             }),
             Request::Grant { ttl_s } => {
                 let body = json!({ "TTL": ttl_s.to_string() });
-                let lease: LeaseResponse = self.ask("lease/grant", &body)?;
+                let (_, lease) = self.ask::<LeaseResponse>("lease/grant", &body)?;
                 Ok(Answer::Granted {
                     lease: lease.id.0,
                     ttl_s: lease.ttl.0,
@@ -202,13 +210,13 @@ impl Gateway {
             }
             Request::Renew { lease } => {
                 let body = json!({ "ID": lease.to_string() });
-                let answer: Streamed<LeaseResponse> = self.ask("lease/keepalive", &body)?;
+                let (_, answer) = self.ask::<Streamed<LeaseResponse>>("lease/keepalive", &body)?;
                 let lease = answer.result.unwrap_or_default();
                 Ok(Answer::Renewed { ttl_s: lease.ttl.0 })
             }
             Request::Revoke { lease } => {
                 let body = json!({ "ID": lease.to_string() });
-                let _: serde_json::Value = self.ask("lease/revoke", &body)?;
+                self.ask::<serde_json::Value>("lease/revoke", &body)?;
                 Ok(Answer::Done)
             }
             Request::Put {
@@ -268,9 +276,9 @@ impl Gateway {
             "progress_notify": true,
             "fragment": true,
         }});
-        let response = self.send(&self.agents().stream, "watch", &body)?;
+        let (member, response) = self.send(&self.agents().stream, "watch", &body)?;
         if response.status() != 200 {
-            return Err(self.refused(response));
+            return Err(self.refused(member, response));
         }
         let reader = response.into_body().into_with_config().limit(u64::MAX);
         Ok(WatchStream {
@@ -279,7 +287,8 @@ impl Gateway {
         })
     }
 
-    /// The number of the member that is asked; another one after each that did not answer.
+    /// The number of the member that is asked; another one after each that did not answer as a
+    /// member does.
     #[must_use]
     pub fn member(&self) -> usize {
         self.at.load(Ordering::Relaxed)
@@ -293,35 +302,36 @@ impl Gateway {
         let mut header: Option<Header> = None;
         loop {
             range.limit = page.to_string();
-            let answer: RangeResponse = match self.ask_within("kv/range", &range) {
-                Ok(Some(answer)) => answer,
+            let (member, answer) = self.ask_within::<RangeResponse>("kv/range", &range)?;
+            let answer = match answer {
+                Some(answer) => answer,
                 // More than is read at once: half as many, down to one whose value is left out.
-                Ok(None) if page > 1 => {
+                None if page > 1 => {
                     page = (page / 8).max(1);
                     continue;
                 }
-                Ok(None) if !range.keys_only => {
+                None if !range.keys_only => {
                     range.keys_only = true;
                     continue;
                 }
-                Ok(None) => return Err(Failure::Refused("etcd: a key is too large".to_owned())),
-                Err(failure) => return Err(failure),
+                None => return Err(Failure::Refused("etcd: a key is too large".to_owned())),
             };
             let (left_out, more) = (range.keys_only, answer.more);
-            let known = *header.get_or_insert_with(|| answer.header.into());
+            let this = self.header(member, "kv/range", answer.header)?;
+            let known = *header.get_or_insert(this);
+            let last = answer.kvs.last().and_then(WireKv::whole_key);
             for kv in answer.kvs {
                 let Some(mut kv) = kv.read() else {
-                    return Err(not_understood("kv/range", "a key is not base64"));
+                    return Err(self.not_understood(member, "kv/range", "a key is not base64"));
                 };
                 if left_out {
                     kv.value = Value::TooLarge;
                 }
                 kvs.push(kv);
             }
-            let Some(last) = kvs.last().filter(|_| more && kvs.len() < KEYS_MAX) else {
+            let Some(mut next) = last.filter(|_| more && kvs.len() < KEYS_MAX) else {
                 return Ok(Answer::Listed { header: known, kvs });
             };
-            let mut next = last.key.clone();
             next.push(0);
             range.key = base64(&next);
             range.revision = known.revision.to_string();
@@ -348,9 +358,9 @@ impl Gateway {
         success: serde_json::Value,
     ) -> Result<Answer, Failure> {
         let body = json!({ "compare": [compare], "success": [success] });
-        let answer: TxnResponse = self.ask("kv/txn", &body)?;
+        let (member, answer) = self.ask::<TxnResponse>("kv/txn", &body)?;
         Ok(Answer::Written {
-            header: answer.header.into(),
+            header: self.header(member, "kv/txn", answer.header)?,
             succeeded: answer.succeeded,
         })
     }
@@ -367,13 +377,16 @@ impl Gateway {
         Err(last.unwrap_or_else(|| Failure::Unreachable("no endpoint".to_owned())))
     }
 
+    /// Asks; what a member answered, and which.
     fn ask<T: DeserializeOwned>(
         &self,
         method: &str,
         body: &impl serde::Serialize,
-    ) -> Result<T, Failure> {
-        let too_large = || not_understood(method, "the answer is too large");
-        self.ask_within(method, body)?.ok_or_else(too_large)
+    ) -> Result<(Member<'_>, T), Failure> {
+        match self.ask_within(method, body)? {
+            (member, Some(answer)) => Ok((member, answer)),
+            (member, None) => Err(self.not_understood(member, method, "it is too large")),
+        }
     }
 
     /// Asks; `None` when the answer is larger than is read.
@@ -381,30 +394,44 @@ impl Gateway {
         &self,
         method: &str,
         body: &impl serde::Serialize,
-    ) -> Result<Option<T>, Failure> {
+    ) -> Result<(Member<'_>, Option<T>), Failure> {
         let agents = self.agents();
-        let mut response = self.send(&agents.http, method, body)?;
+        let (mut member, mut response) = self.send(&agents.http, method, body)?;
         if response.status() != 200 {
-            let failure = self.refused(response);
+            let failure = self.refused(member, response);
             // A token has an end; a new one is asked for, once.
             if self.user.is_none() || self.token.lock().is_some() {
                 return Err(failure);
             }
-            response = self.send(&agents.http, method, body)?;
+            (member, response) = self.send(&agents.http, method, body)?;
             if response.status() != 200 {
-                return Err(self.refused(response));
+                return Err(self.refused(member, response));
             }
         }
         let octets = response.body_mut().with_config().limit(ANSWER_OCTETS_MAX);
         let octets = match octets.read_to_vec() {
             Ok(octets) => octets,
-            Err(ureq::Error::BodyExceedsLimit(_)) => return Ok(None),
-            Err(error) => return Err(self.unreachable(method, &error)),
+            Err(ureq::Error::BodyExceedsLimit(_)) => return Ok((member, None)),
+            Err(error) => return Err(self.unreachable(member, method, &error)),
         };
         match serde_json::from_slice(&octets) {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) => Err(not_understood(method, &error.to_string())),
+            Ok(answer) => Ok((member, Some(answer))),
+            Err(error) => Err(self.not_understood(member, method, &error.to_string())),
         }
+    }
+
+    /// Where the store is, which every answer says that is etcd's: a store begins with revision 1.
+    fn header(
+        &self,
+        member: Member<'_>,
+        method: &str,
+        header: WireHeader,
+    ) -> Result<Header, Failure> {
+        let header = Header::from(header);
+        if header.revision == 0 {
+            return Err(self.not_understood(member, method, "it has no revision"));
+        }
+        Ok(header)
     }
 
     fn send(
@@ -412,11 +439,12 @@ impl Gateway {
         agent: &ureq::Agent,
         method: &str,
         body: &impl serde::Serialize,
-    ) -> Result<ureq::http::Response<ureq::Body>, Failure> {
-        let body =
-            serde_json::to_vec(body).map_err(|error| not_understood(method, &error.to_string()))?;
-        let token = self.token()?;
-        let mut request = agent.post(format!("{}/v3/{method}", self.endpoint()));
+    ) -> Result<(Member<'_>, ureq::http::Response<ureq::Body>), Failure> {
+        let member = self.asked();
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::Refused(format!("{method}: {error}")))?;
+        let token = self.token(member)?;
+        let mut request = agent.post(format!("{}/v3/{method}", member.endpoint));
         request = request.header("Content-Type", "application/json");
         if method == "watch" {
             // A member that lost the others ends the watch.
@@ -425,12 +453,12 @@ impl Gateway {
         if let Some(token) = token {
             request = request.header("Authorization", token);
         }
-        request
-            .send(&body)
-            .map_err(|error| self.unreachable(method, &error))
+        let response = request.send(&body);
+        let response = response.map_err(|error| self.unreachable(member, method, &error))?;
+        Ok((member, response))
     }
 
-    fn token(&self) -> Result<Option<String>, Failure> {
+    fn token(&self, member: Member<'_>) -> Result<Option<String>, Failure> {
         let Some((name, path)) = &self.user else {
             return Ok(None);
         };
@@ -439,25 +467,25 @@ impl Gateway {
         }
         let password = password(path).map_err(|error| Failure::Refused(error.to_string()))?;
         let body = json!({ "name": name, "password": password }).to_string();
-        let url = format!("{}/v3/auth/authenticate", self.endpoint());
+        let url = format!("{}/v3/auth/authenticate", member.endpoint);
         let agents = self.agents();
         let request = agents
             .http
             .post(url)
             .header("Content-Type", "application/json");
         let sent = request.send(body.as_bytes());
-        let mut response = sent.map_err(|error| self.unreachable("auth", &error))?;
+        let mut response = sent.map_err(|error| self.unreachable(member, "auth", &error))?;
         if response.status() != 200 {
-            return Err(self.refused(response));
+            return Err(self.refused(member, response));
         }
         let read = response
             .body_mut()
             .with_config()
             .limit(64 << 10)
             .read_to_vec();
-        let read = read.map_err(|error| self.unreachable("auth", &error))?;
+        let read = read.map_err(|error| self.unreachable(member, "auth", &error))?;
         let answer: AuthResponse = serde_json::from_slice(&read)
-            .map_err(|error| not_understood("auth", &error.to_string()))?;
+            .map_err(|error| self.not_understood(member, "auth", &error.to_string()))?;
         *self.token.lock() = Some(answer.token.clone());
         Ok(Some(answer.token))
     }
@@ -468,28 +496,49 @@ impl Gateway {
         self.agents.current("etcd", read, Agents::new)
     }
 
-    fn endpoint(&self) -> &str {
-        let at = self.at.load(Ordering::Relaxed) % self.endpoints.len().max(1);
-        self.endpoints.get(at).map_or("", String::as_str)
+    /// The member to ask next.
+    fn asked(&self) -> Member<'_> {
+        let number = self.member();
+        let at = number % self.endpoints.len().max(1);
+        let endpoint = self.endpoints.get(at).map_or("", String::as_str);
+        Member { number, endpoint }
     }
 
-    fn unreachable(&self, method: &str, error: &ureq::Error) -> Failure {
-        let failure = Failure::Unreachable(format!("{} {method}: {error}", self.endpoint()));
-        // The one member of a short list is asked again, but its watch is opened anew.
-        self.next_endpoint();
-        failure
+    fn unreachable(&self, member: Member<'_>, method: &str, error: &ureq::Error) -> Failure {
+        self.leave(member);
+        Failure::Unreachable(format!("{} {method}: {error}", member.endpoint))
     }
 
-    fn next_endpoint(&self) {
-        self.at.fetch_add(1, Ordering::Relaxed);
+    /// What answered speaks otherwise than a member does.
+    fn not_understood(&self, member: Member<'_>, method: &str, why: &str) -> Failure {
+        self.leave(member);
+        let endpoint = member.endpoint;
+        Failure::Unreachable(format!(
+            "{endpoint} {method}: the answer is not understood: {why}"
+        ))
+    }
+
+    /// Asks the next member from here on. The one member of a short list is asked again, but its
+    /// watch is opened anew.
+    fn leave(&self, member: Member<'_>) {
+        // Once, though the thread that asks and the one that watches may both find a reason.
+        let (from, to) = (member.number, member.number.wrapping_add(1));
+        let order = Ordering::Relaxed;
+        let _ = self.at.compare_exchange(from, to, order, order);
     }
 
     /// What an answer other than 200 means.
-    fn refused(&self, mut response: ureq::http::Response<ureq::Body>) -> Failure {
+    fn refused(
+        &self,
+        member: Member<'_>,
+        mut response: ureq::http::Response<ureq::Body>,
+    ) -> Failure {
+        let endpoint = member.endpoint;
         let status = response.status();
         let body = response.body_mut().with_config().limit(64 << 10);
         let body = body.read_to_vec().unwrap_or_default();
         let error: ErrorResponse = serde_json::from_slice(&body).unwrap_or_default();
+        let is_of_etcd = error.is_of_etcd();
         let message = match error.error.as_str() {
             _ if !error.message.is_empty() => error.message,
             Some(text) => text.to_owned(),
@@ -506,12 +555,12 @@ impl Gateway {
         ];
         if token.iter().any(|reason| message.contains(reason)) {
             *self.token.lock() = None;
-            return Failure::Refused(format!("{}: {message}", self.endpoint()));
+            return Failure::Refused(format!("{endpoint}: {message}"));
         }
-        let why = format!("{}: {status}: {message}", self.endpoint());
-        // No leader, or a member that is not ready: another one may be.
-        if status.as_u16() >= 500 || status == 408 || status == 429 {
-            self.next_endpoint();
+        let why = format!("{endpoint}: {status}: {message}");
+        // No leader, a member that is not ready, or no member at all: another one may be.
+        if status.as_u16() >= 500 || status == 408 || status == 429 || !is_of_etcd {
+            self.leave(member);
             Failure::Unreachable(why)
         } else {
             Failure::Refused(why)
@@ -586,10 +635,6 @@ fn password(path: &Path) -> Result<String, ClusterError> {
         source,
     })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-fn not_understood(method: &str, why: &str) -> Failure {
-    Failure::Unreachable(format!("{method}: the answer is not understood: {why}"))
 }
 
 impl Agents {
@@ -681,9 +726,11 @@ const PROBES: Probes = Probes {
 };
 /// Keys asked for at once, where their values are small.
 const PAGE_KEYS: usize = 1000;
-/// Keys that are read at most; as many as the table takes.
-const KEYS_MAX: usize = 262_144;
 /// Octets of an answer that are read.
 const ANSWER_OCTETS_MAX: u64 = 8 << 20;
 /// Octets of a message of a watch.
 const LINE_OCTETS_MAX: u64 = 32 << 20;
+
+#[cfg(test)]
+#[path = "gateway_tests.rs"]
+mod tests;

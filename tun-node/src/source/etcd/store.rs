@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crate::flannel::VALUE_OCTETS_MAX;
+use crate::flannel::{KEY_OCTETS_MAX, LEASE_OCTETS_MAX, VALUE_OCTETS_MAX};
 
 /// A key with its value.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Kv {
-    /// The whole key.
+    /// The whole key, as [`kept`].
     pub key: Vec<u8>,
     /// The value.
     pub value: Value,
@@ -29,15 +29,40 @@ pub enum Value {
 }
 
 impl Value {
-    /// Keeps `octets` if they are few enough.
+    /// Keeps the value of `key` if its octets are few enough: for a lease, of which there may be
+    /// very many, or for a network's configuration.
     #[must_use]
-    pub fn of(octets: Vec<u8>) -> Self {
-        if octets.len() > VALUE_OCTETS_MAX {
+    pub fn of(key: &[u8], octets: Vec<u8>) -> Self {
+        let most = if key.ends_with(b"/config") {
+            VALUE_OCTETS_MAX
+        } else {
+            LEASE_OCTETS_MAX
+        };
+        if octets.len() > most {
             Self::TooLarge
         } else {
             Self::Octets(octets)
         }
     }
+}
+
+/// A key as it is kept: one that is longer than any that is looked into by its beginning, its
+/// length and a hash, so that it can be counted and named.
+#[must_use]
+pub fn kept(mut key: Vec<u8>) -> Vec<u8> {
+    if key.len() > KEY_OCTETS_MAX {
+        let end = format!("...{}:{:016x}", key.len(), hash(&key));
+        key.truncate(KEY_OCTETS_MAX - KEPT_END_OCTETS_MAX);
+        key.extend_from_slice(end.as_bytes());
+    }
+    key
+}
+
+/// FNV-1a: not against malice, which gains nothing but to hide one of its own keys.
+pub(super) fn hash(octets: &[u8]) -> u64 {
+    octets.iter().fold(0xcbf2_9ce4_8422_2325, |hash, octet| {
+        (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// What every answer says of the store.
@@ -196,3 +221,8 @@ impl fmt::Display for Failure {
         }
     }
 }
+
+/// Keys that are read and kept at most; as many as the table takes.
+pub(super) const KEYS_MAX: usize = 262_144;
+/// Dots, the digits of any length, a colon and those of a hash.
+const KEPT_END_OCTETS_MAX: usize = 3 + 20 + 1 + 16;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::store::{Header, Kv, Value, WatchEvent};
+use super::store::{Header, Kv, Value, WatchEvent, kept};
 
 /// Octets as base64.
 pub(super) fn base64(octets: &[u8]) -> String {
@@ -83,11 +83,17 @@ impl WireKv {
         self.mod_revision.unsigned()
     }
 
-    /// The key with its value; `None` when it is not base64.
+    /// The key as it is in the store, however long; `None` when it is not base64.
+    pub(super) fn whole_key(&self) -> Option<Vec<u8>> {
+        STANDARD.decode(&self.key).ok()
+    }
+
+    /// The key with its value, as they are kept; `None` when it is not base64.
     pub(super) fn read(self) -> Option<Kv> {
+        let key = kept(self.whole_key()?);
         Some(Kv {
-            key: STANDARD.decode(&self.key).ok()?,
-            value: Value::of(STANDARD.decode(&self.value).ok()?),
+            value: Value::of(&key, STANDARD.decode(&self.value).ok()?),
+            key,
             create_revision: self.create_revision.unsigned(),
             mod_revision: self.mod_revision.unsigned(),
             lease: self.lease.0,
@@ -130,7 +136,24 @@ pub(super) struct AuthResponse {
 pub(super) struct ErrorResponse {
     pub(super) error: serde_json::Value,
     pub(super) message: String,
+    code: serde_json::Value,
 }
+
+impl ErrorResponse {
+    /// Whether etcd itself says no, and not something in its place: with a code of gRPC, which
+    /// streamed methods wrap.
+    pub(super) fn is_of_etcd(&self) -> bool {
+        let codes = [
+            &self.code,
+            self.error.get("grpc_code").unwrap_or(&self.code),
+        ];
+        let mut codes = codes.iter().filter_map(|code| code.as_u64());
+        codes.any(|code| (1..=GRPC_CODE_MAX).contains(&code))
+    }
+}
+
+/// The last of gRPC's status codes, UNAUTHENTICATED.
+const GRPC_CODE_MAX: u64 = 16;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

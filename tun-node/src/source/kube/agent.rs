@@ -39,6 +39,7 @@ use crate::flannel::{
 };
 use crate::rib::{Change, Content, Continuity, Entry, SourceKind, SourceUpdate, UpdateKind};
 use crate::source::Own;
+use crate::source::alarms::Alarms;
 
 /// What an agent is told once.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -190,8 +191,7 @@ pub struct Agent {
     /// When the last writes were.
     writes: VecDeque<Time>,
     now: Time,
-    alarm: String,
-    alarm_at: Time,
+    alarms: Alarms,
     updates: VecDeque<SourceUpdate>,
     notices: VecDeque<Notice>,
     leaving: bool,
@@ -230,8 +230,7 @@ impl Agent {
             write_pause: WRITE_PAUSE_LEAST,
             writes: VecDeque::new(),
             now: Time::ZERO,
-            alarm: String::new(),
-            alarm_at: Time::ZERO,
+            alarms: Alarms::new(),
             updates: VecDeque::new(),
             notices: VecDeque::new(),
             leaving: false,
@@ -274,6 +273,8 @@ impl Agent {
     /// The request to make now; its answer or failure must come back as [`Input::Answer`].
     pub fn poll_request(&mut self, now: Time) -> Option<Request> {
         self.now = now;
+        let due = self.alarms.poll(now);
+        self.notices.extend(due.map(Notice::Alarm));
         if self.asked.is_some() || now < self.retry_at {
             return None;
         }
@@ -295,20 +296,24 @@ impl Agent {
         }
     }
 
-    /// When [`Agent::poll_request`] may have something though nothing happened.
+    /// When [`Agent::poll_request`] or [`Agent::poll_notice`] may have something though nothing
+    /// happened.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
         if self.asked.is_some() {
             return None;
         }
-        if !matches!(self.phase, Phase::Synced(_)) {
-            return Some(self.retry_at);
-        }
-        let next = match self.write() {
-            Some(_) => self.ping_at.min(self.write_at),
-            None => self.ping_at,
+        let request = if matches!(self.phase, Phase::Synced(_)) {
+            let next = match self.write() {
+                Some(_) => self.ping_at.min(self.write_at),
+                None => self.ping_at,
+            };
+            next.max(self.retry_at)
+        } else {
+            self.retry_at
         };
-        Some(next.max(self.retry_at))
+        let alarm = self.alarms.poll_timeout();
+        Some(alarm.map_or(request, |at| at.min(request)))
     }
 
     /// What the RIB should be told next.
@@ -599,8 +604,9 @@ impl Agent {
             self.subnets.clone_from(&subnets);
             self.notices.push_back(Notice::Claimed(subnets));
         }
-        if let Some(text) = stranger {
-            self.alarm(text);
+        match stranger {
+            Some(text) => self.alarm(text),
+            None => self.alarms.retract(),
         }
     }
 
@@ -689,13 +695,10 @@ impl Agent {
         self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
     }
 
-    /// Says something once, until something else is to be said, and not often.
+    /// Says something to people, when its time has come.
     fn alarm(&mut self, text: String) {
-        if text != self.alarm && self.now >= self.alarm_at {
-            self.alarm.clone_from(&text);
-            self.alarm_at = self.now.after(ALARM_EVERY);
-            self.notices.push_back(Notice::Alarm(text));
-        }
+        let due = self.alarms.say(text, self.now);
+        self.notices.extend(due.map(Notice::Alarm));
     }
 }
 
@@ -730,8 +733,6 @@ const WRITES_TIME: Duration = Duration::from_secs(60);
 /// How long to wait after a write that was refused, doubled from one to the next.
 const WRITE_PAUSE_LEAST: Duration = Duration::from_secs(1);
 const WRITE_PAUSE_MOST: Duration = Duration::from_secs(60);
-/// The least time between two lines for people.
-const ALARM_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 #[path = "agent_tests.rs"]

@@ -484,3 +484,25 @@ fn steps_come_to_the_same_as_a_list() {
         assert_eq!(told.into_values().collect::<Vec<_>>(), entries);
     }
 }
+
+#[test]
+fn what_is_to_be_said_soon_after_something_else_is_said_later() {
+    let mut agent = agent(NETWORK);
+    let said = |agent: &mut Agent| -> Vec<String> {
+        let notices = std::iter::from_fn(|| agent.poll_notice());
+        let texts = notices.filter_map(|notice| match notice {
+            Notice::Alarm(text) => Some(text),
+            Notice::Claimed(_) | Notice::Left => None,
+        });
+        texts.collect()
+    };
+    assert_eq!(agent.poll_request(at(0)), Some(Request::List));
+    agent.handle(unreachable(), at(0));
+    assert_eq!(said(&mut agent), ["nobody"]);
+    assert_eq!(agent.poll_request(at(4000)), Some(Request::List));
+    agent.handle(listed(100, Vec::new()), at(4000));
+    assert_eq!(said(&mut agent), Vec::<String>::new());
+    assert_eq!(agent.poll_timeout(), Some(at(10_000)));
+    agent.poll_request(at(10_000));
+    assert_eq!(said(&mut agent), ["there is no Node called n1"]);
+}
