@@ -542,9 +542,6 @@ impl Core {
             carrier,
             sent: now,
         };
-        if !is_search {
-            peer.sent(way, token, now);
-        }
         let Some(encapsulation) = peer.encapsulation(way) else {
             return;
         };
@@ -564,6 +561,12 @@ impl Core {
                         .send(&inner, &wrapped, encapsulation, peer.remote),
                 )
             });
+        let has_no_room = matches!(&sent, Some(Err(error)) if is_full(error));
+        match (is_search, has_no_room) {
+            (true, _) => {}
+            (false, true) => peer.unsent(way, token, now),
+            (false, false) => peer.sent(way, token, now),
+        }
         match sent {
             Some(Ok(())) => drop(self.questions.insert(token, question)),
             Some(Err(error)) => peer.last_error = Some(error.to_string()),
@@ -734,6 +737,12 @@ impl Core {
             ignored: self.ignored,
         }
     }
+}
+
+/// Whether a datagram did not leave because this host has no room for it at the moment, which says
+/// nothing about the way.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
 /// What this node sends to a peer, by its tables.

@@ -229,6 +229,13 @@ impl PeerPaths {
         }
     }
 
+    /// A small probe finds no room in this host.
+    pub(super) fn unsent(&mut self, way: usize, token: u64, now: Time) {
+        if let Some(way) = self.ways.get_mut(way) {
+            way.live.unsent(token, now);
+        }
+    }
+
     pub(super) fn answered(&mut self, token: u64, question: &Question, now: Time) {
         let Some(way) = self.ways.get_mut(question.way) else {
             return;
