@@ -287,6 +287,11 @@ impl Page {
             "Peers, of whatever source.",
             i64::from(status.peers),
         )?;
+        lines.gauge(
+            "peers_down",
+            "Peers that are probed and answer in no encapsulation.",
+            i64::try_from(status.peers_down.len()).unwrap_or(i64::MAX),
+        )?;
         let epoch = i64::try_from(status.epoch).unwrap_or(i64::MAX);
         lines.gauge("tables_epoch", "Generation of the tables.", epoch)?;
         let workers = &self.counters.workers;
@@ -742,6 +747,7 @@ mod tests {
             epoch: 0,
             routes: 0,
             peers: 0,
+            peers_down: Vec::new(),
             workers: 1,
             directions: String::new(),
             directions_because: String::new(),

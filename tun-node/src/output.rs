@@ -18,6 +18,7 @@ use crate::counters::{
 use crate::ctl::message::{
     CountersReport, ExplainReport, PathReport, PeerReport, RouteReport, StatusReport, TunnelReport,
 };
+use crate::paths::some_of;
 pub use sources::{events, reload, sources, why};
 use table::{Align, Table};
 
@@ -69,7 +70,12 @@ pub fn status(report: &StatusReport) -> String {
     for alarm in &report.alarms {
         row("ALARM", alarm.clone());
     }
-    row("peers", report.peers.to_string());
+    let down = report.peers_down.len();
+    let down = some_of(&report.peers_down).map(|names| format!(" ({down} down: {names})"));
+    row(
+        "peers",
+        format!("{}{}", report.peers, down.unwrap_or_default()),
+    );
     row(
         "routes",
         format!("{} (generation {})", report.routes, report.epoch),

@@ -151,6 +151,8 @@ pub struct StatusReport {
     pub routes: u32,
     /// Peers.
     pub peers: u32,
+    /// Those of them that answer in no encapsulation, though they are probed.
+    pub peers_down: Vec<String>,
     /// Worker threads.
     pub workers: u32,
     /// Whether each carries both directions, `together`, or one, `apart`.
@@ -268,6 +270,14 @@ pub struct PathReport {
     pub last_error: Option<String>,
     /// Each encapsulation, the preferred first.
     pub ways: Vec<WayReport>,
+}
+
+impl PathReport {
+    /// Whether no encapsulation is answered; `false` where it is not known.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        !self.ways.is_empty() && self.ways.iter().all(|way| way.state == "down")
+    }
 }
 
 /// One encapsulation of a peer.

@@ -217,6 +217,8 @@ impl NodeState {
             octets.min().and_then(|octets| u64::try_from(octets).ok())
         };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let paths = self.paths.report().unwrap_or_default();
+        let down = paths.peers.into_iter().filter(PathReport::is_down);
         StatusReport {
             node: config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -243,6 +245,7 @@ impl NodeState {
             epoch: self.tables.tables().epoch().0,
             routes: count(routes),
             peers: count(peers),
+            peers_down: down.map(|path| path.peer).collect(),
             workers: count(workers.len()),
             directions: self.spread.name().to_owned(),
             directions_because: self.spread.because.clone(),
@@ -344,7 +347,13 @@ impl NodeState {
             REPORT_TIMEOUT,
         );
         let found = found.ok_or("the worker does not answer")?;
-        let report = explain::report(flow, &found, &self.tables);
+        let mut report = explain::report(flow, &found, &self.tables);
+        if let Some(peer) = &report.peer {
+            let paths = self.paths.report().unwrap_or_default().peers;
+            if let Some(path) = paths.iter().find(|path| path.peer == *peer) {
+                explain::doubt(&mut report, path);
+            }
+        }
         Ok(Response::Explain(Box::new(report)))
     }
 

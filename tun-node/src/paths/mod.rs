@@ -27,6 +27,7 @@
 //! less often each: five hundred probes a second are the most that leave.
 
 mod icmp;
+mod notice;
 mod packet;
 mod peer;
 mod sockets;
@@ -58,6 +59,8 @@ use crate::ctl::message::PathsReport;
 use crate::plane::PlaneSender;
 use crate::rib::{PeerChange, TablesReader, Way};
 use icmp::IcmpError;
+use notice::Notices;
+pub(crate) use notice::some_of;
 use packet::Carrier;
 use peer::{Decision, PeerPaths};
 use sockets::Sockets;
@@ -309,6 +312,7 @@ struct Core {
     relayed_at: Time,
     relayed: u64,
     ignored: u64,
+    notices: Notices,
 }
 
 impl Core {
@@ -347,6 +351,7 @@ impl Core {
             relayed_at: Time::ZERO,
             relayed: 0,
             ignored: 0,
+            notices: Notices::default(),
         })
     }
 
@@ -722,7 +727,13 @@ impl Core {
                 peer.published(now);
                 ways.push((peer.remote, to));
             }
+            match peer.turned() {
+                Some(true) => self.notices.gone(&peer.name),
+                Some(false) => self.notices.back(&peer.name),
+                None => {}
+            }
         }
+        self.notices.say(now);
         if !ways.is_empty() {
             self.plane.ways(ways);
         }

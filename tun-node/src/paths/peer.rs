@@ -37,6 +37,8 @@ pub(super) struct PeerPaths {
     is_probed: bool,
     ways: Vec<OneWay>,
     in_use: usize,
+    /// Whether no way is answered, as it was last asked.
+    is_down: bool,
     /// What the tables have.
     told: Way,
     configured_mtu: Mtu,
@@ -96,6 +98,7 @@ impl PeerPaths {
             is_probed: probing.enabled && spec.probe,
             ways: ways.collect(),
             in_use: 0,
+            is_down: false,
             told: Way {
                 encapsulation: first,
                 mtu: spec.mtu,
@@ -313,6 +316,14 @@ impl PeerPaths {
         self.in_use = chosen;
         self.told = to;
         Some(Decision { from, to, why })
+    }
+
+    /// Whether the peer is down, no way to it being answered, if that is news.
+    pub(super) fn turned(&mut self) -> Option<bool> {
+        let was_down = self.is_down;
+        let mut ways = self.ways.iter();
+        self.is_down = ways.all(|way| way.live.state() == State::Down);
+        (self.is_down != was_down).then_some(self.is_down)
     }
 
     /// The decision took effect.
