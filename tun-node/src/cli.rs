@@ -335,7 +335,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
         Verb::Events(args) => events(&args)?,
         Verb::Confirm(args) => {
             let source = args.source;
-            ask(&args.node, &Request::Confirm { source })?;
+            order(&args.node, &Request::Confirm { source })?;
         }
         Verb::Reload(args) => {
             let dry_run = args.dry_run;
@@ -370,7 +370,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
                 peer: args.peer,
                 encapsulation: Some(encapsulation).filter(|name| name != "configured"),
             };
-            ask(&args.node, &request)?;
+            order(&args.node, &request)?;
         }
         #[cfg(any(debug_assertions, feature = "fault-injection"))]
         Verb::Fault(args) => {
@@ -533,6 +533,16 @@ fn only_node() -> Result<PathBuf, CliError> {
 
 fn ask(node: &NodeArgs, request: &Request) -> Result<Response, CliError> {
     Ok(connect(node)?.ask(request)?)
+}
+
+/// Has something done, and prints what the node remarks on it.
+fn order(node: &NodeArgs, request: &Request) -> Result<(), CliError> {
+    if let Response::Remarks(remarks) = ask(node, request)? {
+        for remark in remarks {
+            output::print(&format!("{remark}\n"))?;
+        }
+    }
+    Ok(())
 }
 
 fn routes(args: RoutesArgs) -> Result<(), CliError> {

@@ -208,6 +208,9 @@ fn path(path: &PathReport, tally: &PeerTallyReport) -> String {
     if let Some(change) = &path.last_change {
         let _ = write!(text, "; now {change}");
     }
+    if let Some(asked) = &path.asked_for {
+        let _ = write!(text, "; asked for: {asked}");
+    }
     if let Some(error) = &path.last_error {
         let _ = write!(text, "; last error: {error}");
     }

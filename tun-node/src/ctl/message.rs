@@ -28,7 +28,7 @@ pub enum Request {
     /// What would happen to a packet: [`Response::Explain`].
     Explain(Flow),
     /// Sends to a peer, or to all, in the encapsulation of this name as long as it passes, or
-    /// again by the configured preference: [`Response::Done`].
+    /// again by the configured preference: [`Response::Done`] or [`Response::Remarks`].
     Prefer {
         /// The peer; none for all.
         peer: Option<String>,
@@ -94,6 +94,20 @@ pub enum Response {
     Events(Vec<EventReport>),
     /// To [`Request::Reload`].
     Reload(Box<ReloadReport>),
+    /// Done, and a sentence for each thing that somebody should know.
+    Remarks(Vec<String>),
+}
+
+impl Response {
+    /// Done; with what somebody should know, if there is something.
+    #[must_use]
+    pub fn remarks(remarks: Vec<String>) -> Self {
+        if remarks.is_empty() {
+            Self::Done
+        } else {
+            Self::Remarks(remarks)
+        }
+    }
 }
 
 /// A fault to inject.
@@ -268,6 +282,8 @@ pub struct PathReport {
     pub last_change: Option<String>,
     /// What the network last said.
     pub last_error: Option<String>,
+    /// The encapsulation that `tun-node prefer` asked for, whether or not it is in use.
+    pub asked_for: Option<String>,
     /// Each encapsulation, the preferred first.
     pub ways: Vec<WayReport>,
 }

@@ -388,7 +388,7 @@ impl Handler for NodeState {
             } => self
                 .paths
                 .prefer(peer, encapsulation)
-                .map(|()| Response::Done),
+                .map(Response::remarks),
             Request::Fault(fault) => self.fault(fault),
             Request::Sources => {
                 let report = self.plane.sources();

@@ -87,12 +87,12 @@ impl PathsSender {
     }
 
     /// Prefers an encapsulation, by its name, to one peer or to all, from here on; `None` for the
-    /// configured order. The answer says what went wrong.
+    /// configured order. The answer says what went wrong, or for which peers it does not pass.
     pub(crate) fn prefer(
         &self,
         peer: Option<String>,
         encapsulation: Option<String>,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<String>, String> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         self.send(Input::Prefer {
             peer,
@@ -248,7 +248,7 @@ enum Input {
     Prefer {
         peer: Option<String>,
         encapsulation: Option<String>,
-        answer: Sender<Result<(), String>>,
+        answer: Sender<Result<Vec<String>, String>>,
     },
     Report(Sender<PathsReport>),
 }
@@ -392,7 +392,12 @@ impl Core {
                         answer,
                     } => {
                         let chosen = self.prefer(peer.as_deref(), encapsulation.as_deref());
-                        drop(answer.try_send(chosen.map(|chosen| touched.extend(chosen))));
+                        let remarks = chosen.map(|chosen| {
+                            let remarks = self.remarks(&chosen);
+                            touched.extend(chosen);
+                            remarks
+                        });
+                        drop(answer.try_send(remarks));
                     }
                     Input::Report(answer) => drop(answer.try_send(self.report())),
                 }
@@ -413,7 +418,7 @@ impl Core {
         };
         self.waiting.remove(&address);
         let known = self.by_address.get(&address).copied();
-        let made = match &change {
+        let mut made = match &change {
             PeerChange::Gone(_) => None,
             PeerChange::Put(spec, prefixes) => {
                 if let Some(peer) = known.and_then(|index| self.peers.get_mut(index)?.as_mut())
@@ -428,6 +433,12 @@ impl Core {
                 made
             }
         };
+        if let (Some(peer), Some(Some(before))) =
+            (&mut made, known.and_then(|index| self.peers.get(index)))
+            && let Err(asked) = peer.take_preference(before)
+        {
+            warn!(peer = %peer.name, "{asked} was asked for and is not in its `encap` any more: the configured order holds");
+        }
         if let Some(index) = known {
             self.questions.retain(|_, question| question.peer != index);
         }
@@ -655,6 +666,20 @@ impl Core {
         Ok(chosen.into_iter().map(|(index, _)| index).collect())
     }
 
+    /// For which of these peers what was asked for does not pass, a sentence each.
+    fn remarks(&self, chosen: &[usize]) -> Vec<String> {
+        let peers = chosen
+            .iter()
+            .filter_map(|index| self.peers.get(*index)?.as_ref());
+        let mut remarks: Vec<String> = peers.filter_map(PeerPaths::remark).collect();
+        let rest = remarks.len().saturating_sub(REMARKS_MAX);
+        if rest > 0 {
+            remarks.truncate(REMARKS_MAX);
+            remarks.push(format!("and {rest} more"));
+        }
+        remarks
+    }
+
     /// An ICMP error about something that was sent: by the probes' own sockets or by the data
     /// path. Names the peer that it told something about.
     fn network_error(&mut self, error: &IcmpError) -> Option<usize> {
@@ -811,6 +836,8 @@ const INPUTS_MAX: usize = 1024;
 const HEAD_OCTETS: usize = 128;
 /// How long an answer is waited for.
 const QUESTION_LIFE: Duration = Duration::from_secs(5);
+/// Peers that an answer names.
+const REMARKS_MAX: usize = 100;
 /// ICMP errors relayed to inner senders, at most.
 const RELAYS_PER_SECOND: f64 = 100.0;
 /// Probes of small packets leave this far apart, less the jitter, or further: three quarters of it

@@ -288,17 +288,7 @@ impl PeerPaths {
     pub(super) fn decide(&mut self) -> Option<Decision> {
         let states: Vec<State> = self.ways.iter().map(|way| way.live.state()).collect();
         let chosen = way::choose(&states, self.forced);
-        let why = if self.forced == Some(chosen) {
-            "asked for".to_owned()
-        } else if chosen > 0 {
-            format!(
-                "{} does not answer",
-                self.encapsulation(0)
-                    .map_or("the first", Encapsulation::name)
-            )
-        } else {
-            "it is preferred and answers".to_owned()
-        };
+        let why = self.why(&states, chosen);
         let encapsulation = self.encapsulation(chosen)?;
         let path = encapsulation.inner_mtu(self.underlay_family(), self.search.current());
         let to = Way {
@@ -316,6 +306,57 @@ impl PeerPaths {
         self.in_use = chosen;
         self.told = to;
         Some(Decision { from, to, why })
+    }
+
+    /// Why the chosen way is in use.
+    fn why(&self, states: &[State], chosen: usize) -> String {
+        let name = |way| self.encapsulation(way).map_or("none", Encapsulation::name);
+        match self.forced {
+            Some(forced) if forced == chosen => "asked for".to_owned(),
+            Some(forced) => format!("{} is asked for and does not answer", name(forced)),
+            None if chosen > 0 => format!("{} does not answer", name(0)),
+            None => match states.first() {
+                Some(State::Up) => "it is preferred and answers",
+                Some(State::Unknown) | None => "it is preferred",
+                Some(State::Down) => "it is preferred, and none answers",
+            }
+            .to_owned(),
+        }
+    }
+
+    /// The encapsulation that somebody asked for.
+    pub(super) fn asked_for(&self) -> Option<&'static str> {
+        Some(self.encapsulation(self.forced?)?.name())
+    }
+
+    /// What somebody should know who asked for an encapsulation.
+    pub(super) fn remark(&self) -> Option<String> {
+        let forced = self.forced?;
+        let states: Vec<State> = self.ways.iter().map(|way| way.live.state()).collect();
+        if *states.get(forced)? != State::Down {
+            return None;
+        }
+        let (peer, asked) = (&self.name, self.asked_for()?);
+        let chosen = way::choose(&states, self.forced);
+        let used = self.encapsulation(chosen)?.name();
+        Some(if chosen == forced {
+            format!("{peer}: {asked} does not answer, nor does any other; it is used")
+        } else {
+            format!("{peer}: {asked} does not answer; {used} stays in use")
+        })
+    }
+
+    /// Goes on with what was asked for of the peer in whose place this one comes.
+    ///
+    /// # Errors
+    ///
+    /// The encapsulation that this peer does not have.
+    pub(super) fn take_preference(&mut self, before: &Self) -> Result<(), &'static str> {
+        let Some(name) = before.asked_for() else {
+            return Ok(());
+        };
+        self.forced = self.way_named(name);
+        self.forced.map(drop).ok_or(name)
     }
 
     /// Whether the peer is down, no way to it being answered, if that is news.
@@ -354,6 +395,7 @@ impl PeerPaths {
                 .as_ref()
                 .map(|(at, why)| format!("{why}, {:.1} s ago", now.since(*at).as_secs_f64())),
             last_error: self.last_error.clone(),
+            asked_for: self.asked_for().map(str::to_owned),
             ways: (0..)
                 .zip(&self.ways)
                 .map(|(index, way)| WayReport {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::row::Row;
+use crate::row::{Plan, Row};
 
 /// Has the router drop what `rule` matches on its way from one node to the other.
 fn eat(row: &Row, rule: &str) {
@@ -41,5 +41,42 @@ fn a_peer_that_goes_is_named_in_status_log_and_explain() {
         let at = |text: &str| log.find(text);
         let down = at("WARN down, no encapsulation is answered: n2");
         down.is_some() && down < at("WARN up again: n2")
+    });
+}
+
+#[test]
+fn what_was_asked_for_is_shown_and_blamed_when_it_does_not_pass() {
+    let Some(mut row) = Row::new() else { return };
+    row.start(&[1, 2], r#"["vxlan", "ipip", "fou"]"#);
+    assert_eq!(row.command(1, "prefer fou"), "");
+    row.await_true("fou", Duration::from_secs(5), || row.in_use(1) == "fou");
+    assert_eq!(row.path(1).asked_for.as_deref(), Some("fou"));
+    let shown = row.command(1, "peers");
+    assert!(shown.contains("; asked for: fou"), "{shown}");
+    eat(&row, "udp dport 5555");
+    row.await_true("vxlan", Duration::from_secs(10), || {
+        row.in_use(1) == "vxlan"
+    });
+    let why = row.path(1).last_change.expect("a change");
+    let said = "vxlan: fou is asked for and does not answer";
+    assert!(why.starts_with(said), "{why}");
+    let remark = "n2: fou does not answer; vxlan stays in use\n";
+    assert_eq!(row.command(1, "prefer fou"), remark);
+
+    // A peer that is configured anew keeps what it has, and the loss of the rest is told.
+    for (encap, kept) in [(r#"["ipip", "fou"]"#, Some("fou")), (r#""ipip""#, None)] {
+        let plan = Plan {
+            encap,
+            ..Plan::default()
+        };
+        row.config(1, &plan);
+        row.command(1, "reload");
+        row.await_true("it is taken", Duration::from_secs(5), || {
+            row.path(1).asked_for.as_deref() == kept
+        });
+    }
+    row.await_true("it is told", Duration::from_secs(5), || {
+        let log = fs::read_to_string(row.directory.path().join("1.log")).unwrap();
+        log.contains("fou was asked for and is not in its `encap` any more")
     });
 }
