@@ -585,7 +585,7 @@ impl Core {
         }
         match sent {
             Some(Ok(())) => drop(self.questions.insert(token, question)),
-            Some(Err(error)) => peer.last_error = Some(error.to_string()),
+            Some(Err(error)) => peer.failed(error.to_string(), now),
             None => {}
         }
     }
@@ -706,7 +706,7 @@ impl Core {
             self.ignored += u64::from(error.mtu.is_none());
             return None;
         }
-        peer.last_error = Some(error.to_string());
+        peer.failed(error.to_string(), now);
         if let Some(mtu) = error.mtu {
             peer.too_big(mtu, question.as_ref(), now);
             self.schedule(index);

@@ -32,7 +32,8 @@ pub(super) struct PeerPaths {
     pub(super) target: IpAddr,
     /// The way that somebody asked for.
     pub(super) forced: Option<usize>,
-    pub(super) last_error: Option<String>,
+    /// What the network or this host last said against a packet, and when.
+    last_error: Option<(Time, String)>,
     /// Whether anything is sent to find out.
     is_probed: bool,
     ways: Vec<OneWay>,
@@ -376,6 +377,22 @@ impl PeerPaths {
         }
     }
 
+    /// The network or this host said something against a packet.
+    pub(super) fn failed(&mut self, error: String, now: Time) {
+        self.last_error = Some((now, error));
+    }
+
+    /// The last error and its age; `None` when the way in use has been well for long after it.
+    fn shown_error(&self, now: Time) -> Option<String> {
+        let (at, error) = self.last_error.as_ref()?;
+        let age = now.since(*at);
+        let in_use = self.ways.get(self.in_use);
+        if age >= ERROR_LIFE && in_use.is_some_and(|way| way.live.is_heard(now)) {
+            return None;
+        }
+        Some(format!("{error}, {} s ago", age.as_secs()))
+    }
+
     pub(super) fn report(&self, now: Time) -> PathReport {
         let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
         PathReport {
@@ -394,7 +411,7 @@ impl PeerPaths {
                 .last_change
                 .as_ref()
                 .map(|(at, why)| format!("{why}, {:.1} s ago", now.since(*at).as_secs_f64())),
-            last_error: self.last_error.clone(),
+            last_error: self.shown_error(now),
             asked_for: self.asked_for().map(str::to_owned),
             ways: (0..)
                 .zip(&self.ways)
@@ -439,6 +456,70 @@ fn inner_addresses(
     })
 }
 
+/// How long the last error is shown at least.
+const ERROR_LIFE: Duration = Duration::from_secs(60);
 /// Where probes leave further apart than this there are so many peers that the searches for the
 /// path MTU wait too.
 const SEARCH_PACE: Duration = Duration::from_millis(2000);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Time {
+        Time::ZERO.after(Duration::from_millis(n))
+    }
+
+    fn peer() -> PeerPaths {
+        let spec = PeerSpec {
+            name: "beta".to_owned(),
+            address: [192, 0, 2, 2].into(),
+            ways: vec![
+                Encapsulation::Fou { port: 5555 },
+                Encapsulation::Gue { port: 5555 },
+            ],
+            mtu: Mtu::ETHERNET,
+            underlay_mtu: Mtu::ETHERNET,
+            probe_address: None,
+            probe: true,
+        };
+        let prefixes = ["10.244.2.0/24".parse().expect("a prefix")];
+        let own = [[10, 244, 1, 1].into()];
+        PeerPaths::new(&spec, &prefixes, &own, &Probing::default()).expect("it can be probed")
+    }
+
+    /// Probes all ways; those in `answered` answer.
+    fn probe(peer: &mut PeerPaths, now: Time, answered: &[usize]) {
+        for way in 0..2 {
+            let token = now.as_nanos() + u64::try_from(way).expect("small");
+            peer.sent(way, token, now);
+            let question = Question {
+                peer: 0,
+                way,
+                octets: 100,
+                is_search: false,
+                carrier: Carrier::Message,
+                sent: now,
+            };
+            if answered.contains(&way) {
+                peer.answered(token, &question, now);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_error_has_an_age_and_goes_after_a_minute_of_health() {
+        let mut peer = peer();
+        assert_eq!(peer.report(ms(0)).last_error, None);
+        peer.failed("host unreachable".to_owned(), ms(1000));
+        let shown = |peer: &PeerPaths, now: u64| peer.report(ms(now)).last_error;
+        let said = |age: u64| Some(format!("host unreachable, {age} s ago"));
+        assert_eq!(shown(&peer, 42_000), said(41));
+        // Nobody answers: it may still be the reason.
+        assert_eq!(shown(&peer, 90_000), said(89));
+        probe(&mut peer, ms(90_000), &[0]);
+        assert_eq!(shown(&peer, 90_100), None);
+        peer.failed("host unreachable".to_owned(), ms(90_200));
+        assert_eq!(shown(&peer, 90_300), said(0));
+    }
+}
