@@ -5,7 +5,8 @@
 //! never the packet path.
 //!
 //! `/healthz` says that the process lives and its workers answer; `/readyz` that, besides, a probe
-//! packet has passed the data path lately ([`NodeState::readiness`]). The text is OpenMetrics 1.0,
+//! packet has passed the data path lately and the node has a subnet, where a source is to give it one
+//! ([`NodeState::readiness`]). The text is OpenMetrics 1.0,
 //! which Prometheus reads; each counter of the engine, the workers and the sockets is there with
 //! its help and, where it has one, its unit.
 
@@ -278,7 +279,8 @@ impl Page {
         let status = &self.status;
         lines.gauge(
             "ready",
-            "Whether the data path works: workers answer and a probe has passed lately.",
+            "Whether the node can carry packets: workers answer, a probe has passed lately, and it has the \
+             subnet that a source is to give it.",
             i64::from(status.ready),
         )?;
         lines.gauge("routes", "Routes in the tables.", i64::from(status.routes))?;

@@ -28,6 +28,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,7 @@ impl fmt::Debug for PlaneParts {
 #[derive(Clone, Debug)]
 pub struct AlarmsReader {
     shown: Arc<RwLock<Vec<String>>>,
+    lacks_subnet: Arc<AtomicBool>,
     memory: Option<KeeperReader>,
 }
 
@@ -177,6 +179,13 @@ impl AlarmsReader {
         let mut alarms = self.shown.read().clone();
         alarms.extend(self.memory.as_ref().and_then(KeeperReader::alarm));
         alarms
+    }
+
+    /// Whether a source is to give this node a subnet, and it neither has nor remembers one: it
+    /// has no place in the overlay.
+    #[must_use]
+    pub fn lacks_subnet(&self) -> bool {
+        self.lacks_subnet.load(Ordering::Relaxed)
     }
 }
 
@@ -219,6 +228,7 @@ impl PlaneInlet {
     pub fn alarms(&self) -> AlarmsReader {
         AlarmsReader {
             shown: self.core.alarms.shown(),
+            lacks_subnet: self.core.alarms.lacks_subnet(),
             memory: self.core.memory.as_ref().map(Memory::reader),
         }
     }
@@ -449,7 +459,8 @@ impl Core {
             self.rib.publish_tables();
             self.announce();
         }
-        self.alarms.show(&self.reconciler);
+        let lacks_subnet = self.loaded.config.sources.may_claim() && self.claim.is_none();
+        self.alarms.show(&self.reconciler, lacks_subnet);
     }
 
     /// Tells the other threads, when there are any, what follows from what was published.
@@ -497,7 +508,9 @@ impl Core {
             }),
             SourceNotice::Alarm { source, text } => {
                 let now = self.now();
-                self.alarms.say(now, &format!("{source}: {text}"));
+                let text = format!("{source}: {text}");
+                self.alarms.say(now, &text);
+                self.alarms.without_subnet(text);
             }
             SourceNotice::Left { source } => info!(%source, "gave the node's subnet back"),
         }

@@ -147,7 +147,8 @@ pub struct StatusReport {
     pub pid: u32,
     /// Milliseconds since it started.
     pub uptime_ms: u64,
-    /// Whether the data path works: the workers answer and a probe has passed lately.
+    /// Whether the node can carry packets: the workers answer, a probe has passed lately, and it has
+    /// a subnet where a source is to give it one.
     pub ready: bool,
     /// Why it is not ready; empty when it is.
     pub not_ready_because: String,

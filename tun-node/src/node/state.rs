@@ -120,11 +120,12 @@ impl NodeState {
         Ok(())
     }
 
-    /// Whether the data path works at this moment.
+    /// Whether the node can carry packets at this moment.
     ///
     /// # Errors
     ///
-    /// A sentence that says why not: a worker does not answer, or no probe has passed lately.
+    /// A sentence that says why not: a worker does not answer, no probe has passed the data path
+    /// lately, or the node has no subnet yet from the source that is to give it one.
     pub fn readiness(&self) -> Result<(), String> {
         let workers = self.workers();
         if workers.is_empty() {
@@ -150,6 +151,9 @@ impl NodeState {
                     ago.as_secs()
                 ));
             }
+        }
+        if self.plane_alarms.lacks_subnet() {
+            return Err("no subnet claimed yet".to_owned());
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! with the next line.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -16,6 +17,9 @@ use crate::rib::Reconciler;
 #[derive(Debug)]
 pub(super) struct Alarms {
     shown: Arc<RwLock<Vec<String>>>,
+    lacks_subnet: Arc<AtomicBool>,
+    /// What a source last complained of: why there is no subnet, while there is none.
+    complaint: Option<String>,
     /// Lines that may be written, in thousandths.
     credit: u64,
     at: Time,
@@ -26,6 +30,8 @@ impl Default for Alarms {
     fn default() -> Self {
         Self {
             shown: Arc::default(),
+            lacks_subnet: Arc::default(),
+            complaint: None,
             credit: LINES_PER_MINUTE * LINE,
             at: Time::ZERO,
             left_out: 0,
@@ -46,9 +52,21 @@ impl Alarms {
         }
     }
 
-    /// Shows what is so at present.
-    pub(super) fn show(&self, reconciler: &Reconciler) {
+    /// A source complains; shown while this node lacks a subnet.
+    pub(super) fn without_subnet(&mut self, complaint: String) {
+        self.complaint = Some(complaint);
+    }
+
+    /// Shows what is so at present. `lacks_subnet`: a source is to give this node one and has not.
+    pub(super) fn show(&mut self, reconciler: &Reconciler, lacks_subnet: bool) {
+        self.lacks_subnet.store(lacks_subnet, Ordering::Relaxed);
         let mut alarms = Vec::new();
+        if lacks_subnet {
+            let why = self.complaint.iter().map(|why| format!(": {why}"));
+            alarms.push(format!("no subnet claimed yet{}", why.collect::<String>()));
+        } else {
+            self.complaint = None;
+        }
         for (kind, status) in reconciler.sources() {
             if let Some(why) = &status.lost {
                 alarms.push(format!(
@@ -71,6 +89,11 @@ impl Alarms {
         if *self.shown.read() != alarms {
             *self.shown.write() = alarms;
         }
+    }
+
+    /// Where it is shown that this node lacks a subnet.
+    pub(super) fn lacks_subnet(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lacks_subnet)
     }
 
     /// Where the alarms are shown.

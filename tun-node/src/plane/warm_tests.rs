@@ -183,3 +183,15 @@ fn what_was_routed_but_does_not_follow_any_more_is_set_right() {
     assert_eq!(table(&tables(&after)), table(&tables(&twin)));
     assert_eq!(after.rib.reader().counts(), twin.rib.reader().counts());
 }
+
+#[test]
+fn a_node_lacks_a_subnet_until_it_has_or_remembers_one_where_a_source_gives_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let inlet = |loaded: Loaded| PlaneInlet::new(loaded, directory.path().join("node.toml"), true);
+    let waiting = inlet(loaded(directory.path(), ""));
+    assert!(waiting.alarms().lacks_subnet());
+    assert_eq!(waiting.alarms().alarms(), ["no subnet claimed yet"]);
+    let mut alone = loaded(directory.path(), "");
+    alone.config.sources.etcd = None;
+    assert!(!inlet(alone).alarms().lacks_subnet());
+}
