@@ -25,6 +25,7 @@ use crate::demo;
 use crate::node::{DeviceError, NodeError, RunOptions, Spread, run};
 use crate::output;
 use crate::rootless::RootlessError;
+use crate::source::{self, SourceError};
 
 /// One process per host: an overlay of IPv4 and IPv6 over VXLAN, Geneve, IP in IP, FOU or GUE.
 #[derive(Debug, Parser)]
@@ -81,6 +82,10 @@ enum Verb {
     )]
     Demo(demo::Options),
     /// Say what is wrong with a configuration file, or what it means
+    #[command(
+        after_long_help = "The files that it names are read, too: certificates, keys, passwords, a \
+        kubeconfig, route files. Nothing is asked over the network."
+    )]
     Check(ConfigArgs),
     /// Print a commented configuration file that is valid as it stands
     ExampleConfig,
@@ -396,6 +401,9 @@ pub enum CliError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// A file that a source is started with.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The node did not come up.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -418,7 +426,7 @@ impl CliError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => EXIT_USAGE,
+            Self::Config(_) | Self::Source(_) => EXIT_USAGE,
             Self::Node(NodeError::Device(DeviceError::Rootless(RootlessError::Command {
                 exit_code,
                 ..
@@ -479,6 +487,7 @@ const fn configured(level: LogLevel) -> LevelFilter {
 /// Prints what a configuration means, and what a node would find out about this host.
 fn check(path: &Path) -> Result<(), CliError> {
     let config = Loaded::read(path)?.config;
+    source::check_all(&config)?;
     let mut text = config.summary();
     if config.worker.directions == Directions::Auto {
         let spread = Spread::of(&config);

@@ -483,12 +483,7 @@ impl Core {
 
     /// This node, as sources describe it.
     fn own(&self) -> Own {
-        let node = &self.loaded.config.node;
-        Own {
-            v4: node.underlay_v4,
-            v6: node.underlay_v6,
-            vtep_mac: node.vtep_mac,
-        }
+        Own::of(&self.loaded.config)
     }
 
     fn now(&self) -> Time {

@@ -384,3 +384,27 @@ fn parse_metrics(page: &str) -> BTreeMap<(String, String), u64> {
     }
     samples
 }
+
+#[test]
+fn check_refuses_what_run_refuses_for_a_file_that_a_source_needs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.toml");
+    let node = "[node]\nname = \"a\"\nunderlay = [\"192.0.2.1\"]\n";
+    let etcd = "[etcd]\nendpoints = [\"https://192.0.2.9:2379\"]\nca = \"/nope.pem\"\n";
+    let kubeconfig = "[kubernetes]\nkubeconfig = \"/nope\"\nnetwork = \"10.0.0.0/8\"\n";
+    for (sources, said) in [
+        (etcd, "/nope.pem"),
+        (kubeconfig, "kubernetes: /nope"),
+        (
+            "[kubernetes]\n",
+            "no kubeconfig is given and this is no Pod",
+        ),
+    ] {
+        fs::write(&path, format!("{node}{sources}")).unwrap();
+        let output = tun_node(&["check", "--config", &path.display().to_string()]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(said), "{text}");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(output.stdout.is_empty());
+    }
+}
