@@ -20,7 +20,7 @@ use crate::ctl::client::{Client, ClientError};
 #[cfg(any(debug_assertions, feature = "fault-injection"))]
 use crate::ctl::message::Fault;
 use crate::ctl::message::{Flow, Request, Response};
-use crate::ctl::path::{default_path, known_sockets};
+use crate::ctl::path::{default_path, known_sockets, named_by_environment};
 use crate::demo;
 use crate::node::{DeviceError, NodeError, RunOptions, Spread, run};
 use crate::output;
@@ -188,13 +188,14 @@ struct AskArgs {
     json: bool,
 }
 
-/// Which node is asked. The only one that runs, if none is named.
+/// Which node is asked: if none is named, that of `TUN_NODE_SOCKET`, or the only one that runs.
 #[derive(Debug, Args)]
 struct NodeArgs {
     /// The node's name [default: the only node that runs]
     #[arg(long, value_name = "NAME", conflicts_with = "socket")]
     name: Option<String>,
-    /// The node's control socket
+    /// The node's control socket [default: TUN_NODE_SOCKET of the environment, which COMMAND of a
+    /// rootless node has]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
@@ -511,7 +512,10 @@ fn connect(node: &NodeArgs) -> Result<Client, CliError> {
     let path = match (&node.socket, &node.name) {
         (Some(socket), _) => socket.clone(),
         (None, Some(name)) => default_path(name),
-        (None, None) => only_node()?,
+        (None, None) => match named_by_environment() {
+            Some(socket) => socket,
+            None => only_node()?,
+        },
     };
     Ok(Client::connect(&path)?)
 }

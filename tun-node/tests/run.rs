@@ -329,7 +329,11 @@ fn two_rootless_nodes_reach_each_other_and_end_with_their_command() {
         eprintln!("skipped: {said}");
         return;
     }
-    let script = "ping -n -c 3 -i 0.1 -W 2 10.77.1.1 && exit 7";
+    // COMMAND asks its own node without being told where it is.
+    let script = format!(
+        "ping -n -c 3 -i 0.1 -W 2 10.77.1.1 && {} status | grep -w r2 && exit 7",
+        common::PROGRAM
+    );
     let output = tun_node(&[
         "run",
         "--rootless",
@@ -338,7 +342,7 @@ fn two_rootless_nodes_reach_each_other_and_end_with_their_command() {
         "--",
         "sh",
         "-c",
-        script,
+        &script,
     ]);
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     let output = tun_node(&["run", "--rootless", "--config", &config(2), "/nonexistent"]);
