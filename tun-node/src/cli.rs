@@ -417,6 +417,14 @@ pub enum CliError {
     /// An answer could not be written as JSON.
     #[error("writing JSON")]
     Json(#[from] serde_json::Error),
+    /// The manual could not be written.
+    #[error("writing the manual into {}", directory.display())]
+    Manual {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An answer could not be printed.
     #[error("standard output")]
     Output(#[from] io::Error),
@@ -436,6 +444,7 @@ impl CliError {
             | Self::Client(_)
             | Self::WhichNode(_)
             | Self::Json(_)
+            | Self::Manual { .. }
             | Self::Output(_) => EXIT_FAILED,
         }
     }
@@ -609,7 +618,11 @@ fn print<R: Serialize + ?Sized>(
 
 fn manual(directory: Option<&Path>) -> Result<(), CliError> {
     if let Some(directory) = directory {
-        clap_mangen::generate_to(Cli::command(), directory)?;
+        let written = clap_mangen::generate_to(Cli::command(), directory);
+        written.map_err(|source| CliError::Manual {
+            directory: directory.to_owned(),
+            source,
+        })?;
         return Ok(());
     }
     let mut page = Vec::new();

@@ -274,7 +274,7 @@ fn what_keeps_a_node_from_starting_is_said_in_one_sentence() {
     );
     let config = lab.config(1, "vxlan", Underlay::V4, "");
     lab.ip(1, "route add 10.244.2.0/24 dev wire");
-    refused(&lab, &config, "route to 10.244.2.0/24 already");
+    refused(&lab, &config, "route to 10.244.2.0/24 already (dev wire)");
     lab.ip(1, "route del 10.244.2.0/24 dev wire");
     let running = lab.spawn(1, &config);
     running.wait_ready();

@@ -49,7 +49,10 @@ pub fn sources(report: &SourcesReport) -> String {
     // Writing to a String cannot fail.
     for source in &report.sources {
         if let Some(why) = &source.why {
-            let _ = writeln!(text, "{} does not answer: {why}", source.source);
+            let _ = match source.source.as_str() {
+                "config" | "file" => writeln!(text, "files not taken: {why}"),
+                name => writeln!(text, "{name} does not answer: {why}"),
+            };
         }
         if let Some(left) = source.hold_left_ms {
             let left = duration(left);

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use tracing::warn;
 use warren_core::units::Time;
 
-use crate::rib::Reconciler;
+use crate::rib::{Reconciler, SourceKind};
 
 /// The alarms of the control plane.
 #[derive(Debug)]
@@ -69,9 +69,14 @@ impl Alarms {
         }
         for (kind, status) in reconciler.sources() {
             if let Some(why) = &status.lost {
-                alarms.push(format!(
-                    "{kind} does not answer; routes stay as they are: {why}"
-                ));
+                alarms.push(match kind {
+                    SourceKind::Config | SourceKind::File => {
+                        format!("files not taken; what was taken before holds: {why}")
+                    }
+                    SourceKind::Etcd | SourceKind::Kube | SourceKind::Bgp => {
+                        format!("{kind} does not answer; routes stay as they are: {why}")
+                    }
+                });
             }
             if status.held > 0 {
                 alarms.push(format!(
