@@ -128,7 +128,9 @@ enum Verb {
     #[command(
         after_long_help = "Peers, routes, the node's own prefixes and the guard are taken; what else \
         differs is named and takes effect at the next start. A mistake in any file changes nothing. \
-        SIGHUP does the same, and so does a change of a file.\n\nExample:\n\n  tun-node reload --dry-run"
+        SIGHUP does the same, and so does a change of a file, within a second: a dry run can show only \
+        what was not taken yet, such as a mistake, or what waits for the next start. To see what a \
+        change means before it is made, write it beside the file and `tun-node check` it.\n\nExample:\n\n  tun-node reload --dry-run"
     )]
     Reload(ReloadArgs),
     /// Make a worker misbehave
@@ -263,7 +265,7 @@ struct ConfirmArgs {
 struct ReloadArgs {
     #[command(flatten)]
     ask: AskArgs,
-    /// Only say what would change
+    /// Only say what would change, where the node has not taken it by itself yet
     #[arg(long)]
     dry_run: bool,
 }
