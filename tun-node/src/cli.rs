@@ -255,7 +255,7 @@ struct EventsArgs {
 
 #[derive(Debug, Args)]
 struct ConfirmArgs {
-    /// The source: etcd, kube or bgp [default: all]
+    /// The source: etcd or kube [default: all]
     source: Option<String>,
     #[command(flatten)]
     node: NodeArgs,

@@ -112,12 +112,12 @@ impl PlaneSender {
         self.ask(|answer| Order::Events(after, answer))
     }
 
-    /// Withdraws what is held.
+    /// Withdraws what is held, and says how many entries that were.
     ///
     /// # Errors
     ///
     /// As [`sources`](Self::sources).
-    pub fn confirm(&self, source: Option<SourceKind>) -> Result<(), String> {
+    pub fn confirm(&self, source: Option<SourceKind>) -> Result<usize, String> {
         self.ask(|answer| Order::Confirm(source, answer))
     }
 
@@ -136,7 +136,7 @@ enum Order {
     Sources(Sender<SourcesReport>),
     Why(IpNet, Sender<Vec<WhyReport>>),
     Events(u64, Sender<Vec<EventReport>>),
-    Confirm(Option<SourceKind>, Sender<()>),
+    Confirm(Option<SourceKind>, Sender<usize>),
     Reload {
         dry_run: bool,
         /// `None`: nobody waits, and the log tells.
@@ -170,6 +170,7 @@ pub struct AlarmsReader {
     shown: Arc<RwLock<Vec<String>>>,
     lacks_subnet: Arc<AtomicBool>,
     memory: Option<KeeperReader>,
+    forgets: Option<String>,
 }
 
 impl AlarmsReader {
@@ -178,6 +179,7 @@ impl AlarmsReader {
     pub fn alarms(&self) -> Vec<String> {
         let mut alarms = self.shown.read().clone();
         alarms.extend(self.memory.as_ref().and_then(KeeperReader::alarm));
+        alarms.extend(self.forgets.clone());
         alarms
     }
 
@@ -230,6 +232,7 @@ impl PlaneInlet {
             shown: self.core.alarms.shown(),
             lacks_subnet: self.core.alarms.lacks_subnet(),
             memory: self.core.memory.as_ref().map(Memory::reader),
+            forgets: self.core.forgets.clone(),
         }
     }
 
@@ -324,6 +327,8 @@ struct Core {
     start: Instant,
     is_rootless: bool,
     memory: Option<Memory>,
+    /// Why there is no memory though there should be.
+    forgets: Option<String>,
     /// What is remembered and routed, but not decided again yet.
     undecided: Option<Remembered>,
     parts: Option<PlaneParts>,
@@ -336,6 +341,10 @@ impl Core {
         let config = &loaded.config;
         let terms = Terms::of(config, on_link(config, is_rootless));
         let (memory, remembered) = Memory::open(config);
+        let (memory, forgets) = match memory {
+            Ok(memory) => (memory, None),
+            Err(alarm) => (None, Some(alarm)),
+        };
         let mut core = Self {
             reconciler: Reconciler::new(settings(config.sources.guard), identity(config)),
             rib: Rib::new(config.local(), terms),
@@ -348,6 +357,7 @@ impl Core {
             start: Instant::now(),
             is_rootless,
             memory,
+            forgets,
             undecided: None,
             parts: None,
             has_moved: false,
@@ -523,9 +533,12 @@ impl Core {
             Order::Why(prefix, answer) => drop(answer.try_send(self.why_report(prefix))),
             Order::Events(after, answer) => drop(answer.try_send(self.events_report(after))),
             Order::Confirm(source, answer) => {
+                let mut sources = self.reconciler.sources().collect::<Vec<_>>();
+                sources.retain(|(kind, _)| source.is_none_or(|source| source == *kind));
+                let held = sources.iter().map(|(_, status)| status.held).sum();
                 self.handle(vec![Event::Confirm(source)]);
                 self.publish();
-                let _ = answer.try_send(());
+                let _ = answer.try_send(held);
             }
             Order::Reload { dry_run, answer } => {
                 let report = self.reload(dry_run);

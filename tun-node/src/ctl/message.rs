@@ -50,7 +50,8 @@ pub enum Request {
         /// The last one known.
         after: u64,
     },
-    /// Withdraws what is held, of one source or of all: [`Response::Done`].
+    /// Withdraws what is held, of one source or of all: [`Response::Done`], or [`Response::Remarks`]
+    /// where nothing is.
     Confirm {
         /// The source.
         source: Option<String>,

@@ -323,15 +323,16 @@ impl NodeState {
     }
 
     fn confirm(&self, source: Option<String>) -> Result<Response, String> {
-        let source = match source {
+        let source = match source.as_deref() {
             None => None,
-            Some(name) => {
-                let mut kinds = SourceKind::ALL.into_iter();
-                let kind = kinds.find(|kind| kind.name() == name);
-                Some(kind.ok_or("there is no such source")?)
-            }
+            Some("etcd") => Some(SourceKind::Etcd),
+            // As `tun-node sources` and the configuration call it.
+            Some("kube" | "kubernetes") => Some(SourceKind::Kube),
+            Some(_) => return Err("there is no such source: it is etcd or kube".to_owned()),
         };
-        self.plane.confirm(source).map(|()| Response::Done)
+        let held = self.plane.confirm(source)?;
+        let nothing = (held == 0).then(|| "nothing is held".to_owned());
+        Ok(Response::remarks(nothing.into_iter().collect()))
     }
 
     fn explain(&self, flow: Flow) -> Result<Response, String> {
