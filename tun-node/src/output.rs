@@ -202,6 +202,9 @@ fn path(path: &PathReport, tally: &PeerTallyReport) -> String {
         "{}: path MTU {} (by {})",
         path.peer, path.path_mtu, path.path_mtu_by
     );
+    // Those heard are among the accepted packets, and would look like traffic of one direction.
+    let (sent, heard) = (path.probes_sent, path.probes_heard);
+    let _ = write!(text, ", probes {sent} sent and {heard} accepted");
     if path.forged > 0 {
         let _ = write!(text, ", {} ICMP errors not believed", path.forged);
     }

@@ -286,6 +286,10 @@ pub struct PathReport {
     pub last_error: Option<String>,
     /// The encapsulation that `tun-node prefer` asked for, whether or not it is in use.
     pub asked_for: Option<String>,
+    /// Probes and answers that left for the peer by sockets of their own: they are in no tally.
+    pub probes_sent: u64,
+    /// Probes and answers that came from it; in the tally they are accepted packets.
+    pub probes_heard: u64,
     /// Each encapsulation, the preferred first.
     pub ways: Vec<WayReport>,
 }

@@ -584,7 +584,10 @@ impl Core {
             (false, false) => peer.sent(way, token, now),
         }
         match sent {
-            Some(Ok(())) => drop(self.questions.insert(token, question)),
+            Some(Ok(())) => {
+                peer.probes_sent += 1;
+                self.questions.insert(token, question);
+            }
             Some(Err(error)) => peer.failed(error.to_string(), now),
             None => {}
         }
@@ -595,6 +598,9 @@ impl Core {
         let (message, source, destination) = packet::read(inner)?;
         let index = *self.by_address.get(&remote)?;
         let now = self.now();
+        if let Some(Some(peer)) = self.peers.get_mut(index) {
+            peer.probes_heard += 1;
+        }
         // An echo comes back as it was sent: as the question that only we could have asked.
         let question = self.questions.get(&message.token).copied();
         if let Some(question) = question.filter(|question| question.peer == index) {
@@ -613,7 +619,7 @@ impl Core {
     /// Answers a question of a peer, in the encapsulation in which it came where that is one of
     /// the peer's ways.
     fn answer(&mut self, index: usize, question: Message, asker: IpAddr, asked: IpAddr) {
-        let Some(Some(peer)) = self.peers.get(index) else {
+        let Some(Some(peer)) = self.peers.get_mut(index) else {
             return;
         };
         let Some(encapsulation) = peer.encapsulation_of_kind(question.encapsulation) else {
@@ -624,12 +630,13 @@ impl Core {
             ..question
         };
         // An answer that does not leave is as good as lost.
-        let _ = packet::inner(asked, asker, Carrier::Message, answer, 0).and_then(|inner| {
+        let sent = packet::inner(asked, asker, Carrier::Message, answer, 0).and_then(|inner| {
             let wrapped = packet::wrapped(&inner, encapsulation, self.vtep_mac)?;
             self.sockets
                 .send(&inner, &wrapped, encapsulation, peer.remote)
                 .ok()
         });
+        peer.probes_sent += u64::from(sent.is_some());
     }
 
     fn prefer(

@@ -34,6 +34,9 @@ pub(super) struct PeerPaths {
     pub(super) forced: Option<usize>,
     /// What the network or this host last said against a packet, and when.
     last_error: Option<(Time, String)>,
+    /// Probes and answers that left for the peer, and those that came from it.
+    pub(super) probes_sent: u64,
+    pub(super) probes_heard: u64,
     /// Whether anything is sent to find out.
     is_probed: bool,
     ways: Vec<OneWay>,
@@ -96,6 +99,8 @@ impl PeerPaths {
             target,
             forced: None,
             last_error: None,
+            probes_sent: 0,
+            probes_heard: 0,
             is_probed: probing.enabled && spec.probe,
             ways: ways.collect(),
             in_use: 0,
@@ -412,6 +417,8 @@ impl PeerPaths {
                 .as_ref()
                 .map(|(at, why)| format!("{why}, {:.1} s ago", now.since(*at).as_secs_f64())),
             last_error: self.shown_error(now),
+            probes_sent: self.probes_sent,
+            probes_heard: self.probes_heard,
             asked_for: self.asked_for().map(str::to_owned),
             ways: (0..)
                 .zip(&self.ways)
