@@ -109,7 +109,7 @@ enum Verb {
     #[command(
         after_long_help = "The peer's `encap` in the configuration lists those it has; every one of \
         them is received all the time, so nothing is lost by the change. While the one asked for \
-        does not pass, another is used.\n\nExample:\n\n  tun-node prefer ipip --peer beta\n  tun-node prefer \
+        does not pass, another is used; for which peers that is so is printed.\n\nExample:\n\n  tun-node prefer ipip --peer beta\n  tun-node prefer \
         configured"
     )]
     Prefer(PreferArgs),
