@@ -435,7 +435,7 @@ impl Core {
         };
         if let (Some(peer), Some(Some(before))) =
             (&mut made, known.and_then(|index| self.peers.get(index)))
-            && let Err(asked) = peer.take_preference(before)
+            && let Err(asked) = peer.succeed(before)
         {
             warn!(peer = %peer.name, "{asked} was asked for and is not in its `encap` any more: the configured order holds");
         }

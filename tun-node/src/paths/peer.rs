@@ -43,8 +43,9 @@ pub(super) struct PeerPaths {
     in_use: usize,
     /// Whether no way is answered, as it was last asked.
     is_down: bool,
-    /// What the tables have.
+    /// What the tables have; not known of those that had another peer in this place.
     told: Way,
+    is_told: bool,
     configured_mtu: Mtu,
     search: PathMtu,
     /// A reported size that no probe has confirmed or refuted.
@@ -109,6 +110,7 @@ impl PeerPaths {
                 encapsulation: first,
                 mtu: spec.mtu,
             },
+            is_told: true,
             configured_mtu: spec.mtu,
             search: PathMtu::new(
                 Family::of(spec.address),
@@ -301,10 +303,11 @@ impl PeerPaths {
             encapsulation,
             mtu: path.min(self.configured_mtu),
         };
-        if to == self.told {
+        if to == self.told && self.is_told {
             return None;
         }
         let from = self.told;
+        self.is_told = true;
         if from.encapsulation != to.encapsulation {
             self.changes += 1;
             self.last_change = Some((Time::ZERO, format!("{}: {why}", to.encapsulation.name())));
@@ -352,12 +355,14 @@ impl PeerPaths {
         })
     }
 
-    /// Goes on with what was asked for of the peer in whose place this one comes.
+    /// Comes in the place of the same peer as it was configured before, whose way the tables may
+    /// still have, and goes on with what was asked for of it.
     ///
     /// # Errors
     ///
-    /// The encapsulation that this peer does not have.
-    pub(super) fn take_preference(&mut self, before: &Self) -> Result<(), &'static str> {
+    /// The encapsulation that was asked for, when this peer does not have it.
+    pub(super) fn succeed(&mut self, before: &Self) -> Result<(), &'static str> {
+        self.is_told = false;
         let Some(name) = before.asked_for() else {
             return Ok(());
         };
@@ -512,6 +517,24 @@ mod tests {
                 peer.answered(token, &question, now);
             }
         }
+    }
+
+    #[test]
+    fn a_peer_that_is_configured_anew_tells_its_way_though_it_is_the_usual_one() {
+        let mut before = peer();
+        for at in 0..20 {
+            let now = ms(at * 400);
+            probe(&mut before, now, &[1]);
+            before.poll(now, Duration::from_millis(400), &mut Vec::new());
+        }
+        let left = before.decide().expect("fou does not answer");
+        assert_eq!(left.to.encapsulation.name(), "gue");
+        // The tables have gue, which is a way of the new one, too.
+        let mut after = peer();
+        assert_eq!(after.succeed(&before), Ok(()));
+        let told = after.decide().expect("it is not known what they have");
+        assert_eq!(told.to.encapsulation.name(), "fou");
+        assert!(after.decide().is_none());
     }
 
     #[test]
