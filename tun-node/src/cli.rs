@@ -20,11 +20,12 @@ use crate::ctl::client::{Client, ClientError};
 #[cfg(any(debug_assertions, feature = "fault-injection"))]
 use crate::ctl::message::Fault;
 use crate::ctl::message::{Flow, Request, Response};
-use crate::ctl::path::{default_path, known_sockets};
+use crate::ctl::path::{default_path, known_sockets, named_by_environment};
 use crate::demo;
 use crate::node::{DeviceError, NodeError, RunOptions, Spread, run};
 use crate::output;
 use crate::rootless::RootlessError;
+use crate::source::{self, SourceError};
 
 /// One process per host: an overlay of IPv4 and IPv6 over VXLAN, Geneve, IP in IP, FOU or GUE.
 #[derive(Debug, Parser)]
@@ -81,6 +82,10 @@ enum Verb {
     )]
     Demo(demo::Options),
     /// Say what is wrong with a configuration file, or what it means
+    #[command(
+        after_long_help = "The files that it names are read, too: certificates, keys, passwords, a \
+        kubeconfig, route files. Nothing is asked over the network."
+    )]
     Check(ConfigArgs),
     /// Print a commented configuration file that is valid as it stands
     ExampleConfig,
@@ -104,7 +109,7 @@ enum Verb {
     #[command(
         after_long_help = "The peer's `encap` in the configuration lists those it has; every one of \
         them is received all the time, so nothing is lost by the change. While the one asked for \
-        does not pass, another is used.\n\nExample:\n\n  tun-node prefer ipip --peer beta\n  tun-node prefer \
+        does not pass, another is used; for which peers that is so is printed.\n\nExample:\n\n  tun-node prefer ipip --peer beta\n  tun-node prefer \
         configured"
     )]
     Prefer(PreferArgs),
@@ -125,7 +130,9 @@ enum Verb {
         receives and the guard are taken; what else differs is named and takes effect at the next \
         start. A mistake in any file changes nothing. Where the node cannot receive what the files \
         say, a port being in use, the command fails, and the node tries again every 5 s. SIGHUP does \
-        the same, and so does a change of a file.\n\nExample:\n\n  tun-node reload --dry-run"
+        the same, and so does a change of a file, within a second: a dry run can show only what was not \
+        taken yet, such as a mistake, or what waits for the next start. To see what a change means \
+        before it is made, write it beside the file and `tun-node check` it.\n\nExample:\n\n  tun-node reload --dry-run"
     )]
     Reload(ReloadArgs),
     /// Make a worker misbehave
@@ -185,13 +192,14 @@ struct AskArgs {
     json: bool,
 }
 
-/// Which node is asked. The only one that runs, if none is named.
+/// Which node is asked: if none is named, that of `TUN_NODE_SOCKET`, or the only one that runs.
 #[derive(Debug, Args)]
 struct NodeArgs {
     /// The node's name [default: the only node that runs]
     #[arg(long, value_name = "NAME", conflicts_with = "socket")]
     name: Option<String>,
-    /// The node's control socket
+    /// The node's control socket [default: TUN_NODE_SOCKET of the environment, which COMMAND of a
+    /// rootless node has]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
@@ -249,7 +257,7 @@ struct EventsArgs {
 
 #[derive(Debug, Args)]
 struct ConfirmArgs {
-    /// The source: etcd, kube or bgp [default: all]
+    /// The source: etcd or kube [default: all]
     source: Option<String>,
     #[command(flatten)]
     node: NodeArgs,
@@ -259,7 +267,7 @@ struct ConfirmArgs {
 struct ReloadArgs {
     #[command(flatten)]
     ask: AskArgs,
-    /// Only say what would change
+    /// Only say what would change, where the node has not taken it by itself yet
     #[arg(long)]
     dry_run: bool,
 }
@@ -337,7 +345,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
         Verb::Events(args) => events(&args)?,
         Verb::Confirm(args) => {
             let source = args.source;
-            ask(&args.node, &Request::Confirm { source })?;
+            order(&args.node, &Request::Confirm { source })?;
         }
         Verb::Reload(args) => {
             let dry_run = args.dry_run;
@@ -372,7 +380,7 @@ pub fn execute(cli: Cli) -> Result<u8, CliError> {
                 peer: args.peer,
                 encapsulation: Some(encapsulation).filter(|name| name != "configured"),
             };
-            ask(&args.node, &request)?;
+            order(&args.node, &request)?;
         }
         #[cfg(any(debug_assertions, feature = "fault-injection"))]
         Verb::Fault(args) => {
@@ -398,6 +406,9 @@ pub enum CliError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// A file that a source is started with.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The node did not come up.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -410,6 +421,14 @@ pub enum CliError {
     /// An answer could not be written as JSON.
     #[error("writing JSON")]
     Json(#[from] serde_json::Error),
+    /// The manual could not be written.
+    #[error("writing the manual into {}", directory.display())]
+    Manual {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An answer could not be printed.
     #[error("standard output")]
     Output(#[from] io::Error),
@@ -420,7 +439,7 @@ impl CliError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => EXIT_USAGE,
+            Self::Config(_) | Self::Source(_) => EXIT_USAGE,
             Self::Node(NodeError::Device(DeviceError::Rootless(RootlessError::Command {
                 exit_code,
                 ..
@@ -429,6 +448,7 @@ impl CliError {
             | Self::Client(_)
             | Self::WhichNode(_)
             | Self::Json(_)
+            | Self::Manual { .. }
             | Self::Output(_) => EXIT_FAILED,
         }
     }
@@ -481,6 +501,7 @@ const fn configured(level: LogLevel) -> LevelFilter {
 /// Prints what a configuration means, and what a node would find out about this host.
 fn check(path: &Path) -> Result<(), CliError> {
     let config = Loaded::read(path)?.config;
+    source::check_all(&config)?;
     let mut text = config.summary();
     if config.worker.directions == Directions::Auto {
         let spread = Spread::of(&config);
@@ -504,7 +525,10 @@ fn connect(node: &NodeArgs) -> Result<Client, CliError> {
     let path = match (&node.socket, &node.name) {
         (Some(socket), _) => socket.clone(),
         (None, Some(name)) => default_path(name),
-        (None, None) => only_node()?,
+        (None, None) => match named_by_environment() {
+            Some(socket) => socket,
+            None => only_node()?,
+        },
     };
     Ok(Client::connect(&path)?)
 }
@@ -535,6 +559,16 @@ fn only_node() -> Result<PathBuf, CliError> {
 
 fn ask(node: &NodeArgs, request: &Request) -> Result<Response, CliError> {
     Ok(connect(node)?.ask(request)?)
+}
+
+/// Has something done, and prints what the node remarks on it.
+fn order(node: &NodeArgs, request: &Request) -> Result<(), CliError> {
+    if let Response::Remarks(remarks) = ask(node, request)? {
+        for remark in remarks {
+            output::print(&format!("{remark}\n"))?;
+        }
+    }
+    Ok(())
 }
 
 fn routes(args: RoutesArgs) -> Result<(), CliError> {
@@ -588,7 +622,11 @@ fn print<R: Serialize + ?Sized>(
 
 fn manual(directory: Option<&Path>) -> Result<(), CliError> {
     if let Some(directory) = directory {
-        clap_mangen::generate_to(Cli::command(), directory)?;
+        let written = clap_mangen::generate_to(Cli::command(), directory);
+        written.map_err(|source| CliError::Manual {
+            directory: directory.to_owned(),
+            source,
+        })?;
         return Ok(());
     }
     let mut page = Vec::new();

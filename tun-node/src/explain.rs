@@ -14,7 +14,7 @@ use warren_core::packet::FlowKey;
 use warren_core::tables::{NextHop, Tables, Tunnel};
 use warren_core::verdict::{Direction, DropReason, Verdict};
 
-use crate::ctl::message::{ExplainReport, Flow, RouteReport, TunnelReport};
+use crate::ctl::message::{ExplainReport, Flow, PathReport, RouteReport, TunnelReport};
 use crate::rib::{RibRoute, TablesReader};
 
 /// The flow as the engine names it.
@@ -92,6 +92,22 @@ pub fn report(flow: Flow, found: &Explanation, reader: &TablesReader) -> Explain
             .as_ref()
             .map(|(answer, source)| format!("{answer} from {source}")),
         text: text(&flow, found),
+    }
+}
+
+/// Adds what the probes of the path say against a packet that would be sent.
+pub fn doubt(report: &mut ExplainReport, path: &PathReport) {
+    let in_use = path.ways.iter().find(|way| way.in_use);
+    let Some(way) = in_use.filter(|way| way.state == "down") else {
+        return;
+    };
+    if report.verdict == "transmit" {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            report.text,
+            " But {} does not answer in {} at present: it may never arrive.",
+            path.peer, way.encapsulation
+        );
     }
 }
 

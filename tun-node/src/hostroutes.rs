@@ -95,12 +95,14 @@ pub enum HostError {
     Netlink(#[from] NetlinkError),
     /// The host sends an overlay prefix elsewhere.
     #[error(
-        "this host has a route to {prefix} already, through another device: remove it, or take \
-         the prefix out of the configuration"
+        "this host has a route to {prefix} already ({by}): remove it, or take the prefix out of \
+         the configuration"
     )]
     RouteTaken {
         /// The prefix.
         prefix: IpNet,
+        /// The route, as `ip route` writes it.
+        by: String,
     },
 }
 
@@ -323,10 +325,13 @@ impl Core {
             self.list()?;
             self.change()?;
         }
-        let taken = self.plan.taken().find(|prefix| configured.contains(prefix));
-        if let Some(prefix) = taken {
+        let mut all = self.plan.taken();
+        let taken = all.find(|(prefix, _)| configured.contains(prefix));
+        let taken = taken.map(|(prefix, by)| (prefix, in_words(by)));
+        drop(all);
+        if let Some((prefix, by)) = taken {
             self.clean();
-            return Err(HostError::RouteTaken { prefix });
+            return Err(HostError::RouteTaken { prefix, by });
         }
         self.publish();
         Ok(())
@@ -700,15 +705,16 @@ impl Core {
             })
             .collect();
         let mut taken = self.plan.taken();
-        if let Some(first) = taken.next() {
+        if let Some((first, by)) = taken.next() {
             let more = taken.count();
             let of_others = match more {
                 0 => String::new(),
                 _ => format!(" and {more} more"),
             };
             alarms.push(format!(
-                "somebody else's route leads {first}{of_others} elsewhere: this host reaches \
-                 the overlay there only when it is gone"
+                "somebody else's route leads {first}{of_others} elsewhere ({}): this host reaches \
+                 the overlay there only when it is gone",
+                in_words(by)
             ));
         }
         if self.plan.has_failed() {
@@ -725,6 +731,22 @@ impl Core {
             *self.published.write() = self.report.clone();
         }
     }
+}
+
+/// Where a route leads, as `ip route` writes it.
+fn in_words(route: Option<&ListedRoute>) -> String {
+    let Some(ListedRoute { route, device }) = route else {
+        return "through another device".to_owned();
+    };
+    let link = Netlink::open().and_then(|mut netlink| netlink.link_at(*device));
+    let mut words = match link {
+        Ok(link) => format!("dev {}", link.name),
+        Err(_) => "through no device or several".to_owned(),
+    };
+    if let Some(gateway) = route.gateway {
+        words.push_str(&format!(" via {gateway}"));
+    }
+    words
 }
 
 /// What the configuration itself routes: peers' prefixes and static routes.

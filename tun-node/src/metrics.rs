@@ -5,7 +5,8 @@
 //! never the packet path.
 //!
 //! `/healthz` says that the process lives and its workers answer; `/readyz` that, besides, a probe
-//! packet has passed the data path lately ([`NodeState::readiness`]). The text is OpenMetrics 1.0,
+//! packet has passed the data path lately and the node has a subnet, where a source is to give it one
+//! ([`NodeState::readiness`]). The text is OpenMetrics 1.0,
 //! which Prometheus reads; each counter of the engine, the workers and the sockets is there with
 //! its help and, where it has one, its unit.
 
@@ -278,7 +279,8 @@ impl Page {
         let status = &self.status;
         lines.gauge(
             "ready",
-            "Whether the data path works: workers answer and a probe has passed lately.",
+            "Whether the node can carry packets: workers answer, a probe has passed lately, and it has the \
+             subnet that a source is to give it.",
             i64::from(status.ready),
         )?;
         lines.gauge("routes", "Routes in the tables.", i64::from(status.routes))?;
@@ -286,6 +288,11 @@ impl Page {
             "peers",
             "Peers, of whatever source.",
             i64::from(status.peers),
+        )?;
+        lines.gauge(
+            "peers_down",
+            "Peers that are probed and answer in no encapsulation.",
+            i64::try_from(status.peers_down.len()).unwrap_or(i64::MAX),
         )?;
         let epoch = i64::try_from(status.epoch).unwrap_or(i64::MAX);
         lines.gauge("tables_epoch", "Generation of the tables.", epoch)?;
@@ -742,6 +749,7 @@ mod tests {
             epoch: 0,
             routes: 0,
             peers: 0,
+            peers_down: Vec::new(),
             workers: 1,
             directions: String::new(),
             directions_because: String::new(),

@@ -120,7 +120,8 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     let cpus = sys::schedule::cpus().unwrap_or_default();
     let count = config.worker.count.on(cpus.len());
     let (queues, mut child, undo): (Vec<Tun>, Option<Rootless>, Undo) = if options.rootless {
-        let launch = Launch::this_program(options.command);
+        let socket = std::path::absolute(&path).ok();
+        let launch = Launch::this_program(options.command, socket);
         let (rootless, queues) = device::open_rootless(&config, count, &reader.tables(), &launch)?;
         (queues, Some(rootless), Undo::default())
     } else {

@@ -18,6 +18,7 @@ use crate::counters::{
 use crate::ctl::message::{
     CountersReport, ExplainReport, PathReport, PeerReport, RouteReport, StatusReport, TunnelReport,
 };
+use crate::paths::some_of;
 pub use sources::{events, reload, sources, why};
 use table::{Align, Table};
 
@@ -69,7 +70,12 @@ pub fn status(report: &StatusReport) -> String {
     for alarm in &report.alarms {
         row("ALARM", alarm.clone());
     }
-    row("peers", report.peers.to_string());
+    let down = report.peers_down.len();
+    let down = some_of(&report.peers_down).map(|names| format!(" ({down} down: {names})"));
+    row(
+        "peers",
+        format!("{}{}", report.peers, down.unwrap_or_default()),
+    );
     row(
         "routes",
         format!("{} (generation {})", report.routes, report.epoch),
@@ -196,11 +202,17 @@ fn path(path: &PathReport, tally: &PeerTallyReport) -> String {
         "{}: path MTU {} (by {})",
         path.peer, path.path_mtu, path.path_mtu_by
     );
+    // Those heard are among the accepted packets, and would look like traffic of one direction.
+    let (sent, heard) = (path.probes_sent, path.probes_heard);
+    let _ = write!(text, ", probes {sent} sent and {heard} accepted");
     if path.forged > 0 {
         let _ = write!(text, ", {} ICMP errors not believed", path.forged);
     }
     if let Some(change) = &path.last_change {
         let _ = write!(text, "; now {change}");
+    }
+    if let Some(asked) = &path.asked_for {
+        let _ = write!(text, "; asked for: {asked}");
     }
     if let Some(error) = &path.last_error {
         let _ = write!(text, "; last error: {error}");

@@ -28,6 +28,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -113,12 +114,12 @@ impl PlaneSender {
         self.ask(|answer| Order::Events(after, answer))
     }
 
-    /// Withdraws what is held.
+    /// Withdraws what is held, and says how many entries that were.
     ///
     /// # Errors
     ///
     /// As [`sources`](Self::sources).
-    pub fn confirm(&self, source: Option<SourceKind>) -> Result<(), String> {
+    pub fn confirm(&self, source: Option<SourceKind>) -> Result<usize, String> {
         self.ask(|answer| Order::Confirm(source, answer))
     }
 
@@ -137,7 +138,7 @@ enum Order {
     Sources(Sender<SourcesReport>),
     Why(IpNet, Sender<Vec<WhyReport>>),
     Events(u64, Sender<Vec<EventReport>>),
-    Confirm(Option<SourceKind>, Sender<()>),
+    Confirm(Option<SourceKind>, Sender<usize>),
     Reload {
         dry_run: bool,
         /// `None`: nobody waits, and the log tells.
@@ -169,7 +170,9 @@ impl fmt::Debug for PlaneParts {
 #[derive(Clone, Debug)]
 pub struct AlarmsReader {
     shown: Arc<RwLock<Vec<String>>>,
+    lacks_subnet: Arc<AtomicBool>,
     memory: Option<KeeperReader>,
+    forgets: Option<String>,
 }
 
 impl AlarmsReader {
@@ -178,7 +181,15 @@ impl AlarmsReader {
     pub fn alarms(&self) -> Vec<String> {
         let mut alarms = self.shown.read().clone();
         alarms.extend(self.memory.as_ref().and_then(KeeperReader::alarm));
+        alarms.extend(self.forgets.clone());
         alarms
+    }
+
+    /// Whether a source is to give this node a subnet, and it neither has nor remembers one: it
+    /// has no place in the overlay.
+    #[must_use]
+    pub fn lacks_subnet(&self) -> bool {
+        self.lacks_subnet.load(Ordering::Relaxed)
     }
 }
 
@@ -221,7 +232,9 @@ impl PlaneInlet {
     pub fn alarms(&self) -> AlarmsReader {
         AlarmsReader {
             shown: self.core.alarms.shown(),
+            lacks_subnet: self.core.alarms.lacks_subnet(),
             memory: self.core.memory.as_ref().map(Memory::reader),
+            forgets: self.core.forgets.clone(),
         }
     }
 
@@ -320,6 +333,8 @@ struct Core {
     start: Instant,
     is_rootless: bool,
     memory: Option<Memory>,
+    /// Why there is no memory though there should be.
+    forgets: Option<String>,
     /// What is remembered and routed, but not decided again yet.
     undecided: Option<Remembered>,
     parts: Option<PlaneParts>,
@@ -336,6 +351,10 @@ impl Core {
         let config = &loaded.config;
         let terms = Terms::of(config, on_link(config, is_rootless));
         let (memory, remembered) = Memory::open(config);
+        let (memory, forgets) = match memory {
+            Ok(memory) => (memory, None),
+            Err(alarm) => (None, Some(alarm)),
+        };
         let mut core = Self {
             reconciler: Reconciler::new(settings(config.sources.guard), identity(config)),
             rib: Rib::new(config.local(), terms),
@@ -349,6 +368,7 @@ impl Core {
             start: Instant::now(),
             is_rootless,
             memory,
+            forgets,
             undecided: None,
             parts: None,
             has_moved: false,
@@ -464,7 +484,8 @@ impl Core {
             self.announce();
         }
         let unreceived = self.unreceived.iter().map(Unreceived::sentence);
-        self.alarms.show(&self.reconciler, unreceived);
+        let lacks_subnet = self.loaded.config.sources.may_claim() && self.claim.is_none();
+        self.alarms.show(&self.reconciler, unreceived, lacks_subnet);
     }
 
     /// Tells the other threads, when there are any, what follows from what was published.
@@ -487,12 +508,7 @@ impl Core {
 
     /// This node, as sources describe it.
     fn own(&self) -> Own {
-        let node = &self.loaded.config.node;
-        Own {
-            v4: node.underlay_v4,
-            v6: node.underlay_v6,
-            vtep_mac: node.vtep_mac,
-        }
+        Own::of(&self.loaded.config)
     }
 
     fn now(&self) -> Time {
@@ -512,7 +528,9 @@ impl Core {
             }),
             SourceNotice::Alarm { source, text } => {
                 let now = self.now();
-                self.alarms.say(now, &format!("{source}: {text}"));
+                let text = format!("{source}: {text}");
+                self.alarms.say(now, &text);
+                self.alarms.without_subnet(text);
             }
             SourceNotice::Left { source } => info!(%source, "gave the node's subnet back"),
         }
@@ -530,9 +548,12 @@ impl Core {
             Order::Why(prefix, answer) => drop(answer.try_send(self.why_report(prefix))),
             Order::Events(after, answer) => drop(answer.try_send(self.events_report(after))),
             Order::Confirm(source, answer) => {
+                let mut sources = self.reconciler.sources().collect::<Vec<_>>();
+                sources.retain(|(kind, _)| source.is_none_or(|source| source == *kind));
+                let held = sources.iter().map(|(_, status)| status.held).sum();
                 self.handle(vec![Event::Confirm(source)]);
                 self.publish();
-                let _ = answer.try_send(());
+                let _ = answer.try_send(held);
             }
             Order::Reload { dry_run, answer } => {
                 let report = self.reload(dry_run);

@@ -39,6 +39,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::ctl::path::SOCKET_VARIABLE;
 use crate::netlink::{Netlink, Route};
 use crate::sys::{fdpass, process};
 use crate::tun::{DeviceName, Offload, Tun, TunConfig, TunError};
@@ -70,16 +71,19 @@ pub struct Launch {
     /// COMMAND and its arguments; empty to hold the namespace until the parent
     /// ends.
     pub command: Vec<OsString>,
+    /// The node's control socket, for the environment of COMMAND.
+    pub socket: Option<PathBuf>,
 }
 
 impl Launch {
     /// This very program, to run `command` in the overlay.
     #[must_use]
-    pub fn this_program(command: Vec<OsString>) -> Self {
+    pub fn this_program(command: Vec<OsString>, socket: Option<PathBuf>) -> Self {
         Self {
             program: PathBuf::from("/proc/self/exe"),
             arguments: Vec::new(),
             command,
+            socket,
         }
     }
 }
@@ -117,6 +121,9 @@ impl Rootless {
             .arg(theirs.as_raw_fd().to_string())
             .arg(std::process::id().to_string())
             .args(&launch.command);
+        if let Some(socket) = &launch.socket {
+            command.env(SOCKET_VARIABLE, socket);
+        }
         if launch.command.is_empty() {
             // A holder has no business with the terminal or its signals.
             command.stdin(Stdio::null()).process_group(0);

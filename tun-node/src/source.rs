@@ -41,11 +41,12 @@ use crossbeam_channel::Sender;
 use ipnet::IpNet;
 use warren_core::units::MacAddr;
 
+use crate::config::Config;
 use crate::flannel::NetConf;
 use crate::rib::{SourceKind, SourceUpdate};
 
 pub(crate) use start::kubernetes_server;
-pub use start::{SourceError, start_all};
+pub use start::{SourceError, check_all, start_all};
 
 /// This node, as sources describe it to other nodes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,6 +57,19 @@ pub struct Own {
     pub v6: Option<Ipv6Addr>,
     /// The inner Ethernet address of its VTEP.
     pub vtep_mac: MacAddr,
+}
+
+impl Own {
+    /// The node that `config` describes.
+    #[must_use]
+    pub const fn of(config: &Config) -> Self {
+        let node = &config.node;
+        Self {
+            v4: node.underlay_v4,
+            v6: node.underlay_v6,
+            vtep_mac: node.vtep_mac,
+        }
+    }
 }
 
 /// A running source; see the [module](self).

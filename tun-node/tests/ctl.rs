@@ -384,3 +384,52 @@ fn parse_metrics(page: &str) -> BTreeMap<(String, String), u64> {
     }
     samples
 }
+
+#[test]
+fn check_refuses_what_run_refuses_for_a_file_that_a_source_needs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.toml");
+    let node = "[node]\nname = \"a\"\nunderlay = [\"192.0.2.1\"]\n";
+    let etcd = "[etcd]\nendpoints = [\"https://192.0.2.9:2379\"]\nca = \"/nope.pem\"\n";
+    let kubeconfig = "[kubernetes]\nkubeconfig = \"/nope\"\nnetwork = \"10.0.0.0/8\"\n";
+    for (sources, said) in [
+        (etcd, "/nope.pem"),
+        (kubeconfig, "kubernetes: /nope"),
+        (
+            "[kubernetes]\n",
+            "no kubeconfig is given and this is no Pod",
+        ),
+    ] {
+        fs::write(&path, format!("{node}{sources}")).unwrap();
+        let output = tun_node(&["check", "--config", &path.display().to_string()]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(said), "{text}");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_manual_that_cannot_be_written_is_told_with_its_directory() {
+    let output = tun_node(&["man", "--dir", "/nonexistent"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("into /nonexistent: No such file"), "{text}");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_node_that_is_stopped_is_told_as_one_that_does_not_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("n.sock");
+    // Nobody accepts: as a stopped process does not.
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let output = tun_node(&["status", "--socket", &path.display().to_string()]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = format!(
+        "the node at {} (process {}) does not answer within 5 s",
+        path.display(),
+        std::process::id()
+    );
+    assert!(text.contains(&told), "{text}");
+    assert_eq!(output.status.code(), Some(2));
+}

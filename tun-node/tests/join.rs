@@ -450,3 +450,28 @@ fn ten_thousand_keys_at_once_are_live_and_one_change_is_quick() {
     write!(text, "idle with 10,000 peers: {share:.1} % of a processor").unwrap();
     eprintln!("{text}");
 }
+
+#[test]
+fn a_node_is_not_ready_before_it_has_a_subnet_and_says_why() {
+    let Some(fleet) = Fleet::new(1) else { return };
+    let Some(etcd) = Etcd::start_at(HUB, 1, &[]) else {
+        return;
+    };
+    // Where etcd answers, and nobody has told it what the network is.
+    let node = fleet.spawn(1, &fleet.config(1, false, &etcd.endpoints(), ""));
+    let alarm = "no subnet claimed yet: etcd: there is no network configuration yet";
+    wait("the alarm", SHORT, || {
+        let status = node.status();
+        status.is_some_and(|status| status.alarms.iter().any(|shown| shown == alarm))
+    });
+    let because = || node.status().map(|status| status.not_ready_because);
+    wait("the data path", SHORT, || {
+        because().as_deref() == Some("no subnet claimed yet")
+    });
+    etcd.put(format!("{PREFIX}/config").as_bytes(), V4.as_bytes());
+    node.wait_ready();
+    assert_eq!(node.subnets().len(), 1);
+    wait("no alarm", SHORT, || {
+        node.status().is_some_and(|status| status.alarms.is_empty())
+    });
+}

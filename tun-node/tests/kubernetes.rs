@@ -511,5 +511,10 @@ fn manifests_fit_each_other_and_the_program() {
         let config = tun_node::config::Config::parse(&text, "node.toml").unwrap();
         assert_eq!(config.local().underlay.len(), underlay);
         assert!(config.sources.kubernetes.is_some());
+        let probe = &pod["containers"][0]["readinessProbe"]["httpGet"];
+        let (host, port) = (probe["host"].as_str(), probe["port"].as_i64());
+        let asked = format!("{}:{}", host.unwrap(), port.unwrap());
+        assert_eq!(config.metrics_listen, asked.parse().ok());
+        assert_eq!(probe["path"].as_str(), Some("/readyz"));
     }
 }

@@ -208,6 +208,7 @@ fn user_namespaces_that_are_forbidden_are_told_with_the_switch() {
                 .chain([program.as_os_str().to_owned()])
                 .collect(),
             command: Vec::new(),
+            socket: None,
         };
         let sentence = Rootless::start(&spec(), Offload::NONE, &launch)
             .unwrap_err()
@@ -431,6 +432,7 @@ fn launch(program: &Path, command: &[&str]) -> Launch {
         program: program.to_owned(),
         arguments: Vec::new(),
         command: command.iter().map(OsString::from).collect(),
+        socket: None,
     }
 }
 

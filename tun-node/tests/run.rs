@@ -274,7 +274,7 @@ fn what_keeps_a_node_from_starting_is_said_in_one_sentence() {
     );
     let config = lab.config(1, "vxlan", Underlay::V4, "");
     lab.ip(1, "route add 10.244.2.0/24 dev wire");
-    refused(&lab, &config, "route to 10.244.2.0/24 already");
+    refused(&lab, &config, "route to 10.244.2.0/24 already (dev wire)");
     lab.ip(1, "route del 10.244.2.0/24 dev wire");
     let running = lab.spawn(1, &config);
     running.wait_ready();
@@ -329,7 +329,11 @@ fn two_rootless_nodes_reach_each_other_and_end_with_their_command() {
         eprintln!("skipped: {said}");
         return;
     }
-    let script = "ping -n -c 3 -i 0.1 -W 2 10.77.1.1 && exit 7";
+    // COMMAND asks its own node without being told where it is.
+    let script = format!(
+        "ping -n -c 3 -i 0.1 -W 2 10.77.1.1 && {} status | grep -w r2 && exit 7",
+        common::PROGRAM
+    );
     let output = tun_node(&[
         "run",
         "--rootless",
@@ -338,7 +342,7 @@ fn two_rootless_nodes_reach_each_other_and_end_with_their_command() {
         "--",
         "sh",
         "-c",
-        script,
+        &script,
     ]);
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     let output = tun_node(&["run", "--rootless", "--config", &config(2), "/nonexistent"]);

@@ -555,7 +555,11 @@ impl<'t, 'i> Section<'t, 'i> {
                 let one = self.element(key, content, at, problems, &parse);
                 return Some(one.into_iter().collect());
             }
-            self.wrong_type(key, content, at, "a list of strings", problems);
+            let wanted = match key {
+                "underlay" => "an address, an interface or \"auto\" in quotes, or a list of them",
+                _ => "a list of strings",
+            };
+            self.wrong_type(key, content, at, wanted, problems);
             return Some(Vec::new());
         };
         let parsed = list.iter().filter_map(|item| {

@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 use warren_core::units::{Family, Vni};
 
-use super::{Config, Directions, Dscp, Peer, PeerMode, RouteNext, WorkerCount};
+use super::{
+    Config, Directions, Dscp, Guard, KubernetesNetwork, Peer, PeerMode, RouteNext, Sources,
+    StateFile, WorkerCount,
+};
 
 impl Peer {
     /// The peer in a line for people.
@@ -68,6 +71,20 @@ impl Config {
         }
         rows.push(("log", self.log_level.to_string()));
         rows.push(("workers", self.workers()));
+        rows.push(("probing", self.probed()));
+        rows.extend(self.sources.rows());
+        match &self.state_file {
+            StateFile::None => rows.push(("state", "nowhere".to_owned())),
+            StateFile::At(path) => rows.push(("state", path.display().to_string())),
+            // Only what such a source says is remembered.
+            StateFile::Usual if self.sources.may_claim() => {
+                rows.push((
+                    "state",
+                    "in the usual place of the user that runs it".to_owned(),
+                ));
+            }
+            StateFile::Usual => {}
+        }
         for (name, content) in rows {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{name:<10}{content}");
@@ -87,6 +104,19 @@ impl Config {
         };
         let pin = if self.worker.pin { ", pinned" } else { "" };
         format!("{count}, directions {directions}{pin}")
+    }
+
+    fn probed(&self) -> String {
+        let probing = &self.probing;
+        if !probing.enabled {
+            return "off".to_owned();
+        }
+        format!(
+            "every {} ms, down after {}, up after {}",
+            probing.interval.as_millis(),
+            probing.down_after,
+            probing.up_after
+        )
     }
 
     fn receives(&self) -> String {
@@ -115,6 +145,41 @@ impl Config {
             received.push("ipip".to_owned());
         }
         received
+    }
+}
+
+impl Sources {
+    /// What further routes come from, and when they are held.
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = Vec::new();
+        if let Some(etcd) = &self.etcd {
+            let (members, prefix) = (etcd.endpoints.join(", "), &etcd.prefix);
+            rows.push(("etcd", format!("{members}, keys below {prefix}")));
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            let access = match &kubernetes.kubeconfig {
+                Some(path) => path.display().to_string(),
+                None => "service account".to_owned(),
+            };
+            let network = match &kubernetes.network {
+                KubernetesNetwork::File(path) => path.display().to_string(),
+                KubernetesNetwork::Keys(network) => {
+                    let v4 = network.v4.iter().map(|stack| stack.network.to_string());
+                    let v6 = network.v6.iter().map(|stack| stack.network.to_string());
+                    let networks: Vec<String> = v4.chain(v6).collect();
+                    format!("{} by {}", networks.join(", "), network.backend.name())
+                }
+            };
+            rows.push(("kube", format!("by {access}, network {network}")));
+        }
+        if let Some(files) = &self.files {
+            rows.push(("files", files.directory.display().to_string()));
+        }
+        if !rows.is_empty() {
+            let Guard { percent, hold_s } = self.guard;
+            rows.push(("guard", format!("above {percent} %, for {hold_s} s")));
+        }
+        rows
     }
 }
 

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
 use super::frame::{self, FrameError, REQUEST_OCTETS_MAX, RESPONSE_OCTETS_MAX};
 use super::message::{Request, Response, RouteReport};
 
@@ -40,21 +42,42 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Frame`] when the node does not answer, [`ClientError::Refused`] when it
-    /// says that it cannot.
+    /// [`ClientError::Silent`] when the node does not answer, [`ClientError::Refused`] when it says
+    /// that it cannot, [`ClientError::Frame`] when it does not speak as this program does.
     pub fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
-        let failed = |source| ClientError::Frame {
-            path: self.path.clone(),
-            source,
+        let path = || self.path.clone();
+        let process = self.process();
+        let failed = |source| {
+            // What a socket says whose deadline is over.
+            if let FrameError::Io(error) = &source
+                && error.kind() == io::ErrorKind::WouldBlock
+            {
+                let process = process.clone();
+                return ClientError::Silent {
+                    path: path(),
+                    process,
+                };
+            }
+            ClientError::Frame {
+                path: path(),
+                source,
+            }
         };
         frame::write::<_, REQUEST_OCTETS_MAX>(&mut self.stream, request).map_err(failed)?;
         let answer = frame::read::<Response, RESPONSE_OCTETS_MAX>(&mut self.stream);
         match answer.map_err(failed)? {
             Some(Response::Error(sentence)) => Err(ClientError::Refused(sentence)),
             Some(response) => Ok(response),
-            None => Err(ClientError::Closed {
-                path: self.path.clone(),
-            }),
+            None => Err(ClientError::Closed { path: path() }),
+        }
+    }
+
+    /// The process that listens, in words to follow a name; empty where it is not known.
+    fn process(&self) -> String {
+        match getsockopt(&self.stream, PeerCredentials) {
+            // 0: in a namespace that this process does not see.
+            Ok(peer) if peer.pid() > 0 => format!(" (process {})", peer.pid()),
+            Ok(_) | Err(_) => String::new(),
         }
     }
 
@@ -125,6 +148,18 @@ pub enum ClientError {
         path: PathBuf,
         /// Why.
         source: FrameError,
+    },
+    /// The node takes too long: it is stopped, or in a debugger.
+    #[error(
+        "the node at {}{process} does not answer within {} s",
+        path.display(),
+        ANSWER_TIMEOUT.as_secs()
+    )]
+    Silent {
+        /// Where.
+        path: PathBuf,
+        /// Its process, in words; may be empty.
+        process: String,
     },
     /// The node hung up: it ends, or the asker is of another user.
     #[error(

@@ -28,7 +28,7 @@ pub enum Request {
     /// What would happen to a packet: [`Response::Explain`].
     Explain(Flow),
     /// Sends to a peer, or to all, in the encapsulation of this name as long as it passes, or
-    /// again by the configured preference: [`Response::Done`].
+    /// again by the configured preference: [`Response::Done`] or [`Response::Remarks`].
     Prefer {
         /// The peer; none for all.
         peer: Option<String>,
@@ -50,7 +50,8 @@ pub enum Request {
         /// The last one known.
         after: u64,
     },
-    /// Withdraws what is held, of one source or of all: [`Response::Done`].
+    /// Withdraws what is held, of one source or of all: [`Response::Done`], or [`Response::Remarks`]
+    /// where nothing is.
     Confirm {
         /// The source.
         source: Option<String>,
@@ -94,6 +95,20 @@ pub enum Response {
     Events(Vec<EventReport>),
     /// To [`Request::Reload`].
     Reload(Box<ReloadReport>),
+    /// Done, and a sentence for each thing that somebody should know.
+    Remarks(Vec<String>),
+}
+
+impl Response {
+    /// Done; with what somebody should know, if there is something.
+    #[must_use]
+    pub fn remarks(remarks: Vec<String>) -> Self {
+        if remarks.is_empty() {
+            Self::Done
+        } else {
+            Self::Remarks(remarks)
+        }
+    }
 }
 
 /// A fault to inject.
@@ -133,7 +148,8 @@ pub struct StatusReport {
     pub pid: u32,
     /// Milliseconds since it started.
     pub uptime_ms: u64,
-    /// Whether the data path works: the workers answer and a probe has passed lately.
+    /// Whether the node can carry packets: the workers answer, a probe has passed lately, and it has
+    /// a subnet where a source is to give it one.
     pub ready: bool,
     /// Why it is not ready; empty when it is.
     pub not_ready_because: String,
@@ -151,6 +167,8 @@ pub struct StatusReport {
     pub routes: u32,
     /// Peers.
     pub peers: u32,
+    /// Those of them that answer in no encapsulation, though they are probed.
+    pub peers_down: Vec<String>,
     /// Worker threads.
     pub workers: u32,
     /// Whether each carries both directions, `together`, or one, `apart`.
@@ -264,10 +282,24 @@ pub struct PathReport {
     pub changes: u64,
     /// The last of them, and why.
     pub last_change: Option<String>,
-    /// What the network last said.
+    /// What the network last said, and how long ago; none after a minute without anything wrong.
     pub last_error: Option<String>,
+    /// The encapsulation that `tun-node prefer` asked for, whether or not it is in use.
+    pub asked_for: Option<String>,
+    /// Probes and answers that left for the peer by sockets of their own: they are in no tally.
+    pub probes_sent: u64,
+    /// Probes and answers that came from it; in the tally they are accepted packets.
+    pub probes_heard: u64,
     /// Each encapsulation, the preferred first.
     pub ways: Vec<WayReport>,
+}
+
+impl PathReport {
+    /// Whether no encapsulation is answered; `false` where it is not known.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        !self.ways.is_empty() && self.ways.iter().all(|way| way.state == "down")
+    }
 }
 
 /// One encapsulation of a peer.

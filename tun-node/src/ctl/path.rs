@@ -40,4 +40,15 @@ pub fn known_sockets() -> Vec<PathBuf> {
     sockets
 }
 
+/// The socket that the environment names, as that of a COMMAND in a node's namespace does: there the
+/// user looks like root, and [`default_directory`] is another one.
+#[must_use]
+pub fn named_by_environment() -> Option<PathBuf> {
+    let path = env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
+}
+
+/// What names a node's control socket to the commands that COMMAND runs.
+pub const SOCKET_VARIABLE: &str = "TUN_NODE_SOCKET";
+
 const EXTENSION: &str = "sock";

@@ -128,7 +128,10 @@ pub enum ServerError {
         path: PathBuf,
     },
     /// The socket or its directory could not be made.
-    #[error("control socket {}", path.display())]
+    #[error(
+        "control socket {} (--socket or `control.socket` names another)",
+        path.display()
+    )]
     Bind {
         /// Where.
         path: PathBuf,
@@ -374,6 +377,14 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(matches!(start(&path), Err(ServerError::NotASocket { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_had_is_told_with_the_ways_to_another() {
+        let path = Path::new("/proc/no/n.sock");
+        let sentence = start(path).unwrap_err().to_string();
+        let told = "control socket /proc/no/n.sock (--socket or `control.socket` names another)";
+        assert_eq!(sentence, told);
     }
 
     #[test]

@@ -433,9 +433,13 @@ fn check_host() -> Result<(), DemoError> {
         queues: 1,
         vnet_header: false,
     };
-    Rootless::start(&spec, Offload::NONE, &Launch::this_program(Vec::new()))
-        .map(drop)
-        .map_err(|error| DemoError::Missing(error.to_string()))
+    Rootless::start(
+        &spec,
+        Offload::NONE,
+        &Launch::this_program(Vec::new(), None),
+    )
+    .map(drop)
+    .map_err(|error| DemoError::Missing(error.to_string()))
 }
 
 /// Every drop that a node counted, by where.

@@ -22,9 +22,9 @@ pub(super) struct Plan {
     desired: BTreeMap<IpNet, ListedRoute>,
     /// Those of the kernel's that are ours.
     ours: BTreeMap<IpNet, Vec<ListedRoute>>,
-    /// Prefixes at which somebody else's route stands in the place of ours, and the device that it
-    /// leads to.
-    taken: BTreeMap<IpNet, Option<u32>>,
+    /// Prefixes at which somebody else's route stands in the place of ours, and that route where it
+    /// is known.
+    taken: BTreeMap<IpNet, Option<ListedRoute>>,
     /// Taken, and a listing was asked for to say by what.
     unexplained: BTreeSet<IpNet>,
     /// Prefixes to look at.
@@ -114,7 +114,7 @@ impl Plan {
             if listed.route.protocol == PROTOCOL && is_ours(&listed) {
                 self.ours.entry(prefix).or_default().push(listed);
             } else if self.stands_in_the_way(&listed) {
-                self.taken.insert(prefix, Some(listed.device));
+                self.taken.insert(prefix, Some(listed));
                 self.unexplained.remove(&prefix);
             }
         }
@@ -150,7 +150,7 @@ impl Plan {
                 if is_ours {
                     ours.push(listed);
                 } else if self.stands_in_the_way(&listed) {
-                    self.taken.insert(prefix, Some(listed.device));
+                    self.taken.insert(prefix, Some(listed));
                 }
             }
             RouteEvent::Removed(_) => {
@@ -224,14 +224,13 @@ impl Plan {
 
     /// Prefixes that somebody else's route leads elsewhere. One that leads to the same device, as
     /// the kernel's own for an address does, is as good.
-    pub(super) fn taken(&self) -> impl Iterator<Item = IpNet> {
-        let leads_elsewhere = |prefix: &IpNet, device: Option<u32>| {
-            let desired = self.desired.get(prefix);
-            desired.is_some_and(|desired| device != Some(desired.device))
-        };
+    pub(super) fn taken(&self) -> impl Iterator<Item = (IpNet, Option<&ListedRoute>)> {
         let taken = self.taken.iter();
-        let taken = taken.filter(move |(prefix, device)| leads_elsewhere(prefix, **device));
-        taken.map(|(prefix, _)| *prefix)
+        let taken = taken.map(|(prefix, by)| (*prefix, by.as_ref()));
+        taken.filter(|(prefix, by)| {
+            let desired = self.desired.get(prefix);
+            desired.is_some_and(|desired| by.map(|by| by.device) != Some(desired.device))
+        })
     }
 
     /// Our routes as far as is known: what a clean end deletes.

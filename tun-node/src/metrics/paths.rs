@@ -31,6 +31,24 @@ impl Page {
             None,
             report.peers.iter().map(|path| (label(path), path.changes)),
         )?;
+        lines.counters(
+            "path_probes_sent",
+            "Probes and answers that left for the peer, besides the packets that are counted as sent.",
+            None,
+            report
+                .peers
+                .iter()
+                .map(|path| (label(path), path.probes_sent)),
+        )?;
+        lines.counters(
+            "path_probes_heard",
+            "Probes and answers that came from the peer, counted among the accepted packets too.",
+            None,
+            report
+                .peers
+                .iter()
+                .map(|path| (label(path), path.probes_heard)),
+        )?;
         type Pick = fn(&WayReport) -> Option<u64>;
         let gauges: [(&str, &str, Pick); 4] = [
             (

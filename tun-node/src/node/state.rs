@@ -157,11 +157,12 @@ impl NodeState {
         Ok(())
     }
 
-    /// Whether the data path works at this moment.
+    /// Whether the node can carry packets at this moment.
     ///
     /// # Errors
     ///
-    /// A sentence that says why not: a worker does not answer, or no probe has passed lately.
+    /// A sentence that says why not: a worker does not answer, no probe has passed the data path
+    /// lately, or the node has no subnet yet from the source that is to give it one.
     pub fn readiness(&self) -> Result<(), String> {
         let workers = self.workers();
         if workers.is_empty() {
@@ -187,6 +188,9 @@ impl NodeState {
                     ago.as_secs()
                 ));
             }
+        }
+        if self.plane_alarms.lacks_subnet() {
+            return Err("no subnet claimed yet".to_owned());
         }
         Ok(())
     }
@@ -254,6 +258,8 @@ impl NodeState {
             octets.min().and_then(|octets| u64::try_from(octets).ok())
         };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let paths = self.paths.report().unwrap_or_default();
+        let down = paths.peers.into_iter().filter(PathReport::is_down);
         StatusReport {
             node: config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -280,6 +286,7 @@ impl NodeState {
             epoch: self.tables.tables().epoch().0,
             routes: count(routes),
             peers: count(peers),
+            peers_down: down.map(|path| path.peer).collect(),
             workers: count(workers.len()),
             directions: self.spread.name().to_owned(),
             directions_because: self.spread.because.clone(),
@@ -353,15 +360,16 @@ impl NodeState {
     }
 
     fn confirm(&self, source: Option<String>) -> Result<Response, String> {
-        let source = match source {
+        let source = match source.as_deref() {
             None => None,
-            Some(name) => {
-                let mut kinds = SourceKind::ALL.into_iter();
-                let kind = kinds.find(|kind| kind.name() == name);
-                Some(kind.ok_or("there is no such source")?)
-            }
+            Some("etcd") => Some(SourceKind::Etcd),
+            // As `tun-node sources` and the configuration call it.
+            Some("kube" | "kubernetes") => Some(SourceKind::Kube),
+            Some(_) => return Err("there is no such source: it is etcd or kube".to_owned()),
         };
-        self.plane.confirm(source).map(|()| Response::Done)
+        let held = self.plane.confirm(source)?;
+        let nothing = (held == 0).then(|| "nothing is held".to_owned());
+        Ok(Response::remarks(nothing.into_iter().collect()))
     }
 
     fn explain(&self, flow: Flow) -> Result<Response, String> {
@@ -381,7 +389,13 @@ impl NodeState {
             REPORT_TIMEOUT,
         );
         let found = found.ok_or("the worker does not answer")?;
-        let report = explain::report(flow, &found, &self.tables);
+        let mut report = explain::report(flow, &found, &self.tables);
+        if let Some(peer) = &report.peer {
+            let paths = self.paths.report().unwrap_or_default().peers;
+            if let Some(path) = paths.iter().find(|path| path.peer == *peer) {
+                explain::doubt(&mut report, path);
+            }
+        }
         Ok(Response::Explain(Box::new(report)))
     }
 
@@ -416,7 +430,7 @@ impl Handler for NodeState {
             } => self
                 .paths
                 .prefer(peer, encapsulation)
-                .map(|()| Response::Done),
+                .map(Response::remarks),
             Request::Fault(fault) => self.fault(fault),
             Request::Sources => {
                 let report = self.plane.sources();

@@ -49,7 +49,10 @@ pub fn sources(report: &SourcesReport) -> String {
     // Writing to a String cannot fail.
     for source in &report.sources {
         if let Some(why) = &source.why {
-            let _ = writeln!(text, "{} does not answer: {why}", source.source);
+            let _ = match source.source.as_str() {
+                "config" | "file" => writeln!(text, "files not taken: {why}"),
+                name => writeln!(text, "{name} does not answer: {why}"),
+            };
         }
         if let Some(left) = source.hold_left_ms {
             let left = duration(left);
@@ -146,16 +149,17 @@ pub fn reload(report: &ReloadReport) -> String {
     for line in &report.differences {
         let _ = writeln!(text, "{line}");
     }
-    if report.differences.is_empty() {
+    let nothing_differs = report.differences.is_empty();
+    if nothing_differs && report.at_next_start.is_empty() {
         text.push_str("nothing differs\n");
     }
     for section in &report.at_next_start {
         let _ = writeln!(text, "{section} differs and takes effect at the next start");
     }
-    let word = if report.dry_run {
-        "would be taken; the generation stays"
-    } else {
-        "taken; generation"
+    let word = match (report.dry_run, nothing_differs) {
+        (true, true) => return text,
+        (true, false) => "would be taken; the generation stays",
+        (false, _) => "taken; generation",
     };
     let _ = writeln!(text, "{word} {}", report.epoch);
     text
@@ -188,6 +192,24 @@ fn utc(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dry_run_says_that_something_would_be_taken_only_where_it_would() {
+        let dry = |differences: &[&str], at_next_start: &[&str]| {
+            let list = |lines: &[&str]| lines.iter().map(|&line| line.to_owned()).collect();
+            reload(&ReloadReport {
+                dry_run: true,
+                differences: list(differences),
+                at_next_start: list(at_next_start),
+                epoch: 7,
+            })
+        };
+        assert_eq!(dry(&[], &[]), "nothing differs\n");
+        let later = "[log] differs and takes effect at the next start\n";
+        assert_eq!(dry(&[], &["[log]"]), later);
+        let would = "+ peer b\nwould be taken; the generation stays 7\n";
+        assert_eq!(dry(&["+ peer b"], &[]), would);
+    }
 
     #[test]
     fn times_read_as_rfc_3339() {

@@ -27,6 +27,7 @@
 //! less often each: five hundred probes a second are the most that leave.
 
 mod icmp;
+mod notice;
 mod packet;
 mod peer;
 mod sockets;
@@ -58,6 +59,8 @@ use crate::ctl::message::PathsReport;
 use crate::plane::PlaneSender;
 use crate::rib::{PeerChange, TablesReader, Way};
 use icmp::IcmpError;
+use notice::Notices;
+pub(crate) use notice::some_of;
 use packet::Carrier;
 use peer::{Decision, PeerPaths};
 use sockets::Sockets;
@@ -84,12 +87,12 @@ impl PathsSender {
     }
 
     /// Prefers an encapsulation, by its name, to one peer or to all, from here on; `None` for the
-    /// configured order. The answer says what went wrong.
+    /// configured order. The answer says what went wrong, or for which peers it does not pass.
     pub(crate) fn prefer(
         &self,
         peer: Option<String>,
         encapsulation: Option<String>,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<String>, String> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         self.send(Input::Prefer {
             peer,
@@ -245,7 +248,7 @@ enum Input {
     Prefer {
         peer: Option<String>,
         encapsulation: Option<String>,
-        answer: Sender<Result<(), String>>,
+        answer: Sender<Result<Vec<String>, String>>,
     },
     Report(Sender<PathsReport>),
 }
@@ -309,6 +312,7 @@ struct Core {
     relayed_at: Time,
     relayed: u64,
     ignored: u64,
+    notices: Notices,
 }
 
 impl Core {
@@ -347,6 +351,7 @@ impl Core {
             relayed_at: Time::ZERO,
             relayed: 0,
             ignored: 0,
+            notices: Notices::default(),
         })
     }
 
@@ -387,7 +392,12 @@ impl Core {
                         answer,
                     } => {
                         let chosen = self.prefer(peer.as_deref(), encapsulation.as_deref());
-                        drop(answer.try_send(chosen.map(|chosen| touched.extend(chosen))));
+                        let remarks = chosen.map(|chosen| {
+                            let remarks = self.remarks(&chosen);
+                            touched.extend(chosen);
+                            remarks
+                        });
+                        drop(answer.try_send(remarks));
                     }
                     Input::Report(answer) => drop(answer.try_send(self.report())),
                 }
@@ -408,7 +418,7 @@ impl Core {
         };
         self.waiting.remove(&address);
         let known = self.by_address.get(&address).copied();
-        let made = match &change {
+        let mut made = match &change {
             PeerChange::Gone(_) => None,
             PeerChange::Put(spec, prefixes) => {
                 if let Some(peer) = known.and_then(|index| self.peers.get_mut(index)?.as_mut())
@@ -423,6 +433,12 @@ impl Core {
                 made
             }
         };
+        if let (Some(peer), Some(Some(before))) =
+            (&mut made, known.and_then(|index| self.peers.get(index)))
+            && let Err(asked) = peer.succeed(before)
+        {
+            warn!(peer = %peer.name, "{asked} was asked for and is not in its `encap` any more: the configured order holds");
+        }
         if let Some(index) = known {
             self.questions.retain(|_, question| question.peer != index);
         }
@@ -542,9 +558,6 @@ impl Core {
             carrier,
             sent: now,
         };
-        if !is_search {
-            peer.sent(way, token, now);
-        }
         let Some(encapsulation) = peer.encapsulation(way) else {
             return;
         };
@@ -564,9 +577,18 @@ impl Core {
                         .send(&inner, &wrapped, encapsulation, peer.remote),
                 )
             });
+        let has_no_room = matches!(&sent, Some(Err(error)) if is_full(error));
+        match (is_search, has_no_room) {
+            (true, _) => {}
+            (false, true) => peer.unsent(way, token, now),
+            (false, false) => peer.sent(way, token, now),
+        }
         match sent {
-            Some(Ok(())) => drop(self.questions.insert(token, question)),
-            Some(Err(error)) => peer.last_error = Some(error.to_string()),
+            Some(Ok(())) => {
+                peer.probes_sent += 1;
+                self.questions.insert(token, question);
+            }
+            Some(Err(error)) => peer.failed(error.to_string(), now),
             None => {}
         }
     }
@@ -576,6 +598,9 @@ impl Core {
         let (message, source, destination) = packet::read(inner)?;
         let index = *self.by_address.get(&remote)?;
         let now = self.now();
+        if let Some(Some(peer)) = self.peers.get_mut(index) {
+            peer.probes_heard += 1;
+        }
         // An echo comes back as it was sent: as the question that only we could have asked.
         let question = self.questions.get(&message.token).copied();
         if let Some(question) = question.filter(|question| question.peer == index) {
@@ -594,7 +619,7 @@ impl Core {
     /// Answers a question of a peer, in the encapsulation in which it came where that is one of
     /// the peer's ways.
     fn answer(&mut self, index: usize, question: Message, asker: IpAddr, asked: IpAddr) {
-        let Some(Some(peer)) = self.peers.get(index) else {
+        let Some(Some(peer)) = self.peers.get_mut(index) else {
             return;
         };
         let Some(encapsulation) = peer.encapsulation_of_kind(question.encapsulation) else {
@@ -605,12 +630,13 @@ impl Core {
             ..question
         };
         // An answer that does not leave is as good as lost.
-        let _ = packet::inner(asked, asker, Carrier::Message, answer, 0).and_then(|inner| {
+        let sent = packet::inner(asked, asker, Carrier::Message, answer, 0).and_then(|inner| {
             let wrapped = packet::wrapped(&inner, encapsulation, self.vtep_mac)?;
             self.sockets
                 .send(&inner, &wrapped, encapsulation, peer.remote)
                 .ok()
         });
+        peer.probes_sent += u64::from(sent.is_some());
     }
 
     fn prefer(
@@ -647,6 +673,20 @@ impl Core {
         Ok(chosen.into_iter().map(|(index, _)| index).collect())
     }
 
+    /// For which of these peers what was asked for does not pass, a sentence each.
+    fn remarks(&self, chosen: &[usize]) -> Vec<String> {
+        let peers = chosen
+            .iter()
+            .filter_map(|index| self.peers.get(*index)?.as_ref());
+        let mut remarks: Vec<String> = peers.filter_map(PeerPaths::remark).collect();
+        let rest = remarks.len().saturating_sub(REMARKS_MAX);
+        if rest > 0 {
+            remarks.truncate(REMARKS_MAX);
+            remarks.push(format!("and {rest} more"));
+        }
+        remarks
+    }
+
     /// An ICMP error about something that was sent: by the probes' own sockets or by the data
     /// path. Names the peer that it told something about.
     fn network_error(&mut self, error: &IcmpError) -> Option<usize> {
@@ -673,7 +713,7 @@ impl Core {
             self.ignored += u64::from(error.mtu.is_none());
             return None;
         }
-        peer.last_error = Some(error.to_string());
+        peer.failed(error.to_string(), now);
         if let Some(mtu) = error.mtu {
             peer.too_big(mtu, question.as_ref(), now);
             self.schedule(index);
@@ -718,7 +758,13 @@ impl Core {
                 peer.published(now);
                 ways.push((peer.remote, to));
             }
+            match peer.turned() {
+                Some(true) => self.notices.gone(&peer.name),
+                Some(false) => self.notices.back(&peer.name),
+                None => {}
+            }
         }
+        self.notices.say(now);
         if !ways.is_empty() {
             self.plane.ways(ways);
         }
@@ -733,6 +779,12 @@ impl Core {
             ignored: self.ignored,
         }
     }
+}
+
+/// Whether a datagram did not leave because this host has no room for it at the moment, which says
+/// nothing about the way.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
 /// What this node sends to a peer, by its tables.
@@ -790,6 +842,8 @@ const INPUTS_MAX: usize = 1024;
 const HEAD_OCTETS: usize = 128;
 /// How long an answer is waited for.
 const QUESTION_LIFE: Duration = Duration::from_secs(5);
+/// Peers that an answer names.
+const REMARKS_MAX: usize = 100;
 /// ICMP errors relayed to inner senders, at most.
 const RELAYS_PER_SECOND: f64 = 100.0;
 /// Probes of small packets leave this far apart, less the jitter, or further: three quarters of it

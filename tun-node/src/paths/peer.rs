@@ -32,13 +32,20 @@ pub(super) struct PeerPaths {
     pub(super) target: IpAddr,
     /// The way that somebody asked for.
     pub(super) forced: Option<usize>,
-    pub(super) last_error: Option<String>,
+    /// What the network or this host last said against a packet, and when.
+    last_error: Option<(Time, String)>,
+    /// Probes and answers that left for the peer, and those that came from it.
+    pub(super) probes_sent: u64,
+    pub(super) probes_heard: u64,
     /// Whether anything is sent to find out.
     is_probed: bool,
     ways: Vec<OneWay>,
     in_use: usize,
-    /// What the tables have.
+    /// Whether no way is answered, as it was last asked.
+    is_down: bool,
+    /// What the tables have; not known of those that had another peer in this place.
     told: Way,
+    is_told: bool,
     configured_mtu: Mtu,
     search: PathMtu,
     /// A reported size that no probe has confirmed or refuted.
@@ -93,13 +100,17 @@ impl PeerPaths {
             target,
             forced: None,
             last_error: None,
+            probes_sent: 0,
+            probes_heard: 0,
             is_probed: probing.enabled && spec.probe,
             ways: ways.collect(),
             in_use: 0,
+            is_down: false,
             told: Way {
                 encapsulation: first,
                 mtu: spec.mtu,
             },
+            is_told: true,
             configured_mtu: spec.mtu,
             search: PathMtu::new(
                 Family::of(spec.address),
@@ -229,6 +240,13 @@ impl PeerPaths {
         }
     }
 
+    /// A small probe finds no room in this host.
+    pub(super) fn unsent(&mut self, way: usize, token: u64, now: Time) {
+        if let Some(way) = self.ways.get_mut(way) {
+            way.live.unsent(token, now);
+        }
+    }
+
     pub(super) fn answered(&mut self, token: u64, question: &Question, now: Time) {
         let Some(way) = self.ways.get_mut(question.way) else {
             return;
@@ -278,27 +296,18 @@ impl PeerPaths {
     pub(super) fn decide(&mut self) -> Option<Decision> {
         let states: Vec<State> = self.ways.iter().map(|way| way.live.state()).collect();
         let chosen = way::choose(&states, self.forced);
-        let why = if self.forced == Some(chosen) {
-            "asked for".to_owned()
-        } else if chosen > 0 {
-            format!(
-                "{} does not answer",
-                self.encapsulation(0)
-                    .map_or("the first", Encapsulation::name)
-            )
-        } else {
-            "it is preferred and answers".to_owned()
-        };
+        let why = self.why(&states, chosen);
         let encapsulation = self.encapsulation(chosen)?;
         let path = encapsulation.inner_mtu(self.underlay_family(), self.search.current());
         let to = Way {
             encapsulation,
             mtu: path.min(self.configured_mtu),
         };
-        if to == self.told {
+        if to == self.told && self.is_told {
             return None;
         }
         let from = self.told;
+        self.is_told = true;
         if from.encapsulation != to.encapsulation {
             self.changes += 1;
             self.last_change = Some((Time::ZERO, format!("{}: {why}", to.encapsulation.name())));
@@ -308,6 +317,67 @@ impl PeerPaths {
         Some(Decision { from, to, why })
     }
 
+    /// Why the chosen way is in use.
+    fn why(&self, states: &[State], chosen: usize) -> String {
+        let name = |way| self.encapsulation(way).map_or("none", Encapsulation::name);
+        match self.forced {
+            Some(forced) if forced == chosen => "asked for".to_owned(),
+            Some(forced) => format!("{} is asked for and does not answer", name(forced)),
+            None if chosen > 0 => format!("{} does not answer", name(0)),
+            None => match states.first() {
+                Some(State::Up) => "it is preferred and answers",
+                Some(State::Unknown) | None => "it is preferred",
+                Some(State::Down) => "it is preferred, and none answers",
+            }
+            .to_owned(),
+        }
+    }
+
+    /// The encapsulation that somebody asked for.
+    pub(super) fn asked_for(&self) -> Option<&'static str> {
+        Some(self.encapsulation(self.forced?)?.name())
+    }
+
+    /// What somebody should know who asked for an encapsulation.
+    pub(super) fn remark(&self) -> Option<String> {
+        let forced = self.forced?;
+        let states: Vec<State> = self.ways.iter().map(|way| way.live.state()).collect();
+        if *states.get(forced)? != State::Down {
+            return None;
+        }
+        let (peer, asked) = (&self.name, self.asked_for()?);
+        let chosen = way::choose(&states, self.forced);
+        let used = self.encapsulation(chosen)?.name();
+        Some(if chosen == forced {
+            format!("{peer}: {asked} does not answer, nor does any other; it is used")
+        } else {
+            format!("{peer}: {asked} does not answer; {used} stays in use")
+        })
+    }
+
+    /// Comes in the place of the same peer as it was configured before, whose way the tables may
+    /// still have, and goes on with what was asked for of it.
+    ///
+    /// # Errors
+    ///
+    /// The encapsulation that was asked for, when this peer does not have it.
+    pub(super) fn succeed(&mut self, before: &Self) -> Result<(), &'static str> {
+        self.is_told = false;
+        let Some(name) = before.asked_for() else {
+            return Ok(());
+        };
+        self.forced = self.way_named(name);
+        self.forced.map(drop).ok_or(name)
+    }
+
+    /// Whether the peer is down, no way to it being answered, if that is news.
+    pub(super) fn turned(&mut self) -> Option<bool> {
+        let was_down = self.is_down;
+        let mut ways = self.ways.iter();
+        self.is_down = ways.all(|way| way.live.state() == State::Down);
+        (self.is_down != was_down).then_some(self.is_down)
+    }
+
     /// The decision took effect.
     pub(super) fn published(&mut self, now: Time) {
         if let Some((at, _)) = &mut self.last_change
@@ -315,6 +385,22 @@ impl PeerPaths {
         {
             *at = now;
         }
+    }
+
+    /// The network or this host said something against a packet.
+    pub(super) fn failed(&mut self, error: String, now: Time) {
+        self.last_error = Some((now, error));
+    }
+
+    /// The last error and its age; `None` when the way in use has been well for long after it.
+    fn shown_error(&self, now: Time) -> Option<String> {
+        let (at, error) = self.last_error.as_ref()?;
+        let age = now.since(*at);
+        let in_use = self.ways.get(self.in_use);
+        if age >= ERROR_LIFE && in_use.is_some_and(|way| way.live.is_heard(now)) {
+            return None;
+        }
+        Some(format!("{error}, {} s ago", age.as_secs()))
     }
 
     pub(super) fn report(&self, now: Time) -> PathReport {
@@ -335,7 +421,10 @@ impl PeerPaths {
                 .last_change
                 .as_ref()
                 .map(|(at, why)| format!("{why}, {:.1} s ago", now.since(*at).as_secs_f64())),
-            last_error: self.last_error.clone(),
+            last_error: self.shown_error(now),
+            probes_sent: self.probes_sent,
+            probes_heard: self.probes_heard,
+            asked_for: self.asked_for().map(str::to_owned),
             ways: (0..)
                 .zip(&self.ways)
                 .map(|(index, way)| WayReport {
@@ -379,6 +468,88 @@ fn inner_addresses(
     })
 }
 
+/// How long the last error is shown at least.
+const ERROR_LIFE: Duration = Duration::from_secs(60);
 /// Where probes leave further apart than this there are so many peers that the searches for the
 /// path MTU wait too.
 const SEARCH_PACE: Duration = Duration::from_millis(2000);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Time {
+        Time::ZERO.after(Duration::from_millis(n))
+    }
+
+    fn peer() -> PeerPaths {
+        let spec = PeerSpec {
+            name: "beta".to_owned(),
+            address: [192, 0, 2, 2].into(),
+            ways: vec![
+                Encapsulation::Fou { port: 5555 },
+                Encapsulation::Gue { port: 5555 },
+            ],
+            mtu: Mtu::ETHERNET,
+            underlay_mtu: Mtu::ETHERNET,
+            probe_address: None,
+            probe: true,
+        };
+        let prefixes = ["10.244.2.0/24".parse().expect("a prefix")];
+        let own = [[10, 244, 1, 1].into()];
+        PeerPaths::new(&spec, &prefixes, &own, &Probing::default()).expect("it can be probed")
+    }
+
+    /// Probes all ways; those in `answered` answer.
+    fn probe(peer: &mut PeerPaths, now: Time, answered: &[usize]) {
+        for way in 0..2 {
+            let token = now.as_nanos() + u64::try_from(way).expect("small");
+            peer.sent(way, token, now);
+            let question = Question {
+                peer: 0,
+                way,
+                octets: 100,
+                is_search: false,
+                carrier: Carrier::Message,
+                sent: now,
+            };
+            if answered.contains(&way) {
+                peer.answered(token, &question, now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_configured_anew_tells_its_way_though_it_is_the_usual_one() {
+        let mut before = peer();
+        for at in 0..20 {
+            let now = ms(at * 400);
+            probe(&mut before, now, &[1]);
+            before.poll(now, Duration::from_millis(400), &mut Vec::new());
+        }
+        let left = before.decide().expect("fou does not answer");
+        assert_eq!(left.to.encapsulation.name(), "gue");
+        // The tables have gue, which is a way of the new one, too.
+        let mut after = peer();
+        assert_eq!(after.succeed(&before), Ok(()));
+        let told = after.decide().expect("it is not known what they have");
+        assert_eq!(told.to.encapsulation.name(), "fou");
+        assert!(after.decide().is_none());
+    }
+
+    #[test]
+    fn the_last_error_has_an_age_and_goes_after_a_minute_of_health() {
+        let mut peer = peer();
+        assert_eq!(peer.report(ms(0)).last_error, None);
+        peer.failed("host unreachable".to_owned(), ms(1000));
+        let shown = |peer: &PeerPaths, now: u64| peer.report(ms(now)).last_error;
+        let said = |age: u64| Some(format!("host unreachable, {age} s ago"));
+        assert_eq!(shown(&peer, 42_000), said(41));
+        // Nobody answers: it may still be the reason.
+        assert_eq!(shown(&peer, 90_000), said(89));
+        probe(&mut peer, ms(90_000), &[0]);
+        assert_eq!(shown(&peer, 90_100), None);
+        peer.failed("host unreachable".to_owned(), ms(90_200));
+        assert_eq!(shown(&peer, 90_300), said(0));
+    }
+}

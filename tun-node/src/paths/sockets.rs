@@ -41,9 +41,10 @@ impl Sockets {
             let Some(address) = config.node.underlay(family) else {
                 continue;
             };
+            // The send buffers have the usual size: what waits for the neighbour of a dead host fills
+            // them for three seconds, and probes to all others leave by them, too.
             let udp = UdpConfig {
                 receive_buffer_octets: 0,
-                send_buffer_octets: 0,
                 ..UdpConfig::new(SocketAddr::new(address, 0))
             };
             // From a port of the same range as data, which leads through the same middleboxes.
@@ -53,7 +54,6 @@ impl Sockets {
                 for inner in [Inner::Ipv4, Inner::Ipv6] {
                     let raw = RawConfig {
                         receive_buffer_octets: 0,
-                        send_buffer_octets: 0,
                         ..RawConfig::new(address, inner)
                     };
                     let raw = RawIp::open(&raw).map_err(io::Error::other)?;

@@ -56,6 +56,8 @@ pub(super) struct Way {
     /// Since when answers are missing: the last one, or the first probe.
     heard: Option<Time>,
     in_a_row: u32,
+    /// Probes that left since an answer came, or since the first.
+    unanswered: u32,
     history: VecDeque<Sent>,
     rtt: Option<Duration>,
 }
@@ -75,6 +77,7 @@ impl Way {
             next: Time::ZERO,
             heard: None,
             in_a_row: 0,
+            unanswered: 0,
             history: VecDeque::new(),
             rtt: None,
         }
@@ -119,7 +122,10 @@ impl Way {
     /// time pass: returns `Some(true)` when due, and may change the state.
     pub(super) fn poll(&mut self, now: Time) -> bool {
         let patience = self.timers.interval * self.timers.multiplier;
-        if self.heard.is_some_and(|heard| now.since(heard) >= patience) {
+        let is_silent = self.heard.is_some_and(|heard| now.since(heard) >= patience);
+        // Silence is of the peer only where it was asked.
+        let asked = self.timers.multiplier.saturating_sub(1).max(1);
+        if is_silent && self.unanswered >= asked {
             self.state = State::Down;
             self.in_a_row = 0;
         }
@@ -134,6 +140,7 @@ impl Way {
     pub(super) fn sent(&mut self, token: u64, now: Time) {
         self.next = now.after(jittered(self.timers.interval, token));
         self.heard.get_or_insert(now);
+        self.unanswered = self.unanswered.saturating_add(1);
         self.history.push_back(Sent {
             token,
             at: now,
@@ -152,6 +159,12 @@ impl Way {
         }
     }
 
+    /// A probe that was due found no room in this host: it is no loss of the way, and is due again
+    /// a little later. `random` as [`jittered`] has it.
+    pub(super) fn unsent(&mut self, random: u64, now: Time) {
+        self.next = now.after(jittered(self.timers.interval / 4, random));
+    }
+
     /// The probe with `token` was answered. Returns whether it was one of this way.
     pub(super) fn answered(&mut self, token: u64, now: Time) -> bool {
         let mut awaited = self.history.iter_mut().rev();
@@ -162,6 +175,7 @@ impl Way {
         let rtt = now.since(sent.at);
         self.rtt = Some(self.rtt.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
         self.heard = Some(now);
+        self.unanswered = 0;
         self.in_a_row += 1;
         if self.state != State::Down || self.in_a_row >= self.timers.answers_to_return {
             self.state = State::Up;
@@ -284,6 +298,28 @@ mod tests {
         assert_eq!(way.state(), State::Down);
         run(&mut way, 35_000, 60_000, |number| number % 2 == 0);
         assert_eq!(way.state(), State::Down);
+    }
+
+    #[test]
+    fn probes_that_never_left_are_no_loss_and_no_silence_of_the_peer() {
+        let mut way = Way::new(Timers::from(&Probing::default()));
+        assert_eq!(run(&mut way, 1, 5000, |_| true), [(4, State::Up)]);
+        for now in 5000..10_000 {
+            if way.poll(ms(now)) {
+                way.unsent(now, ms(now));
+                assert!(
+                    way.poll_timeout() > ms(now),
+                    "it would be due at once for ever"
+                );
+            }
+        }
+        assert_eq!(way.state(), State::Up);
+        assert_eq!(way.loss_per_mille(ms(10_000)), Some(0));
+        // Whether it is there is found out as soon as they leave.
+        let [(at, State::Down)] = run(&mut way, 10_000, 15_000, |_| false)[..] else {
+            panic!("{way:?}");
+        };
+        assert!((10_600..=11_000).contains(&at), "{at}");
     }
 
     #[test]

@@ -4,18 +4,22 @@
 //! with the next line.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use tracing::warn;
 use warren_core::units::Time;
 
-use crate::rib::Reconciler;
+use crate::rib::{Reconciler, SourceKind};
 
 /// The alarms of the control plane.
 #[derive(Debug)]
 pub(super) struct Alarms {
     shown: Arc<RwLock<Vec<String>>>,
+    lacks_subnet: Arc<AtomicBool>,
+    /// What a source last complained of: why there is no subnet, while there is none.
+    complaint: Option<String>,
     /// Lines that may be written, in thousandths.
     credit: u64,
     at: Time,
@@ -26,6 +30,8 @@ impl Default for Alarms {
     fn default() -> Self {
         Self {
             shown: Arc::default(),
+            lacks_subnet: Arc::default(),
+            complaint: None,
             credit: LINES_PER_MINUTE * LINE,
             at: Time::ZERO,
             left_out: 0,
@@ -46,14 +52,37 @@ impl Alarms {
         }
     }
 
-    /// Shows what is so at present: what `others` say, and how the sources are.
-    pub(super) fn show(&self, reconciler: &Reconciler, others: impl Iterator<Item = String>) {
+    /// A source complains; shown while this node lacks a subnet.
+    pub(super) fn without_subnet(&mut self, complaint: String) {
+        self.complaint = Some(complaint);
+    }
+
+    /// Shows what is so at present: what `others` say, and how the sources are. `lacks_subnet`: a source is to give this
+    /// node one and has not.
+    pub(super) fn show(
+        &mut self,
+        reconciler: &Reconciler,
+        others: impl Iterator<Item = String>,
+        lacks_subnet: bool,
+    ) {
+        self.lacks_subnet.store(lacks_subnet, Ordering::Relaxed);
         let mut alarms: Vec<String> = others.collect();
+        if lacks_subnet {
+            let why = self.complaint.iter().map(|why| format!(": {why}"));
+            alarms.push(format!("no subnet claimed yet{}", why.collect::<String>()));
+        } else {
+            self.complaint = None;
+        }
         for (kind, status) in reconciler.sources() {
             if let Some(why) = &status.lost {
-                alarms.push(format!(
-                    "{kind} does not answer; routes stay as they are: {why}"
-                ));
+                alarms.push(match kind {
+                    SourceKind::Config | SourceKind::File => {
+                        format!("files not taken; what was taken before holds: {why}")
+                    }
+                    SourceKind::Etcd | SourceKind::Kube | SourceKind::Bgp => {
+                        format!("{kind} does not answer; routes stay as they are: {why}")
+                    }
+                });
             }
             if status.held > 0 {
                 alarms.push(format!(
@@ -71,6 +100,11 @@ impl Alarms {
         if *self.shown.read() != alarms {
             *self.shown.write() = alarms;
         }
+    }
+
+    /// Where it is shown that this node lacks a subnet.
+    pub(super) fn lacks_subnet(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lacks_subnet)
     }
 
     /// Where the alarms are shown.

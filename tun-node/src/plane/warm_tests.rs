@@ -183,3 +183,32 @@ fn what_was_routed_but_does_not_follow_any_more_is_set_right() {
     assert_eq!(table(&tables(&after)), table(&tables(&twin)));
     assert_eq!(after.rib.reader().counts(), twin.rib.reader().counts());
 }
+
+#[test]
+fn a_node_lacks_a_subnet_until_it_has_or_remembers_one_where_a_source_gives_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let inlet = |loaded: Loaded| PlaneInlet::new(loaded, directory.path().join("node.toml"), true);
+    let waiting = inlet(loaded(directory.path(), ""));
+    assert!(waiting.alarms().lacks_subnet());
+    assert_eq!(waiting.alarms().alarms(), ["no subnet claimed yet"]);
+    let mut alone = loaded(directory.path(), "");
+    alone.config.sources.etcd = None;
+    assert!(!inlet(alone).alarms().lacks_subnet());
+}
+
+#[test]
+fn a_state_that_has_no_place_is_an_alarm() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // A file stands where the directory of the state should be.
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let mut loaded = loaded(&file, "");
+    loaded.config.sources.etcd = None;
+    let inlet = PlaneInlet::new(loaded, directory.path().join("node.toml"), true);
+    let alarms = inlet.alarms().alarms();
+    let is_told = |alarm: &String| alarm.contains("is not kept across a restart");
+    assert!(
+        alarms.len() == 1 && alarms.iter().all(is_told),
+        "{alarms:?}"
+    );
+}

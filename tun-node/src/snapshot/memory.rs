@@ -103,29 +103,29 @@ struct Scope {
 
 impl Memory {
     /// Reads what a node of this configuration remembers, and begins to keep it. No memory where
-    /// the configuration wants none or the host has no place for it; that costs a line in the log
-    /// and nothing else.
-    #[must_use]
-    pub fn open(config: &Config) -> (Option<Self>, Remembered) {
+    /// the configuration wants none or the host has no place for it; where it cannot be had that
+    /// costs a line in the log and the sentence of an alarm, which is the error.
+    pub fn open(config: &Config) -> (Result<Option<Self>, String>, Remembered) {
         let mut scopes = scopes(config);
         let Some(path) = place(config, &scopes) else {
-            return (None, Remembered::default());
+            return (Ok(None), Remembered::default());
         };
         let file = StateFile::new(path);
         let remembered = recall(file.load_head(), &config.node.name, &mut scopes);
         let keeper = file.make_directory().map_err(|error| error.to_string());
         let keeper = keeper.and_then(|()| Keeper::start(file).map_err(|error| error.to_string()));
-        let memory = match keeper {
-            Ok(keeper) => Some(Self {
+        let memory = keeper.map_err(|error| {
+            let alarm = format!("what this node learns is not kept across a restart: {error}");
+            warn!("{alarm}");
+            alarm
+        });
+        let memory = memory.map(|keeper| {
+            Some(Self {
                 node: config.node.name.clone(),
                 scopes,
                 keeper,
-            }),
-            Err(error) => {
-                warn!("what this node learns is not kept across a restart: {error}");
-                None
-            }
-        };
+            })
+        });
         (memory, remembered)
     }
 
@@ -330,7 +330,8 @@ mod tests {
             Config::parse(&text, "node.toml").expect("valid")
         };
         let config = config_of("http://127.0.0.1:8001", "");
-        let mut memory = Memory::open(&config).0.expect("a directory of ours");
+        let (memory, _) = Memory::open(&config);
+        let mut memory = memory.expect("no error").expect("a directory of ours");
         let mut before = reconciler();
         let full = Event::Update(SourceUpdate {
             source: SourceKind::Kube,
@@ -395,7 +396,7 @@ mod tests {
         let config_of = |etcd| config(directory.path(), etcd);
         let (memory, remembered) = Memory::open(&config_of(etcd));
         assert!(remembered.sources.is_empty());
-        let mut memory = memory.expect("a directory of ours");
+        let mut memory = memory.expect("a directory of ours").expect("wanted");
         let mut before = reconciler();
         let full = Event::Update(SourceUpdate {
             source: SourceKind::Etcd,
@@ -416,7 +417,7 @@ mod tests {
         let table = |of: &Reconciler| of.routes().cloned().collect::<Vec<_>>();
         assert_eq!(table(&after), table(&before));
         assert_eq!(table(&after).len(), 3);
-        let mut memory = memory.expect("as before");
+        let mut memory = memory.expect("as before").expect("wanted");
         memory.save(&after, Vec::new(), Vec::new(), seconds(3600));
         drop(memory);
 

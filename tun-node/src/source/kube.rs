@@ -83,6 +83,16 @@ impl KubeSource {
     }
 }
 
+/// Whether certificates and keys are such.
+///
+/// # Errors
+///
+/// Those of [`KubeSource::start`].
+pub(super) fn check(settings: &KubeSettings) -> Result<(), AccessError> {
+    let KubeSettings { access, agent, .. } = settings;
+    Api::new(access, &agent.node, &agent.prefix).map(drop)
+}
+
 impl Source for KubeSource {
     fn kind(&self) -> SourceKind {
         SourceKind::Kube

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::etcd::agent::AgentSettings;
-use super::etcd::gateway::{Cluster, ClusterError};
+use super::etcd::gateway::{Cluster, ClusterError, Gateway};
 use super::etcd::{EtcdSettings, EtcdSource, own_node, previous_subnet};
 use super::kube::access::{Access, AccessError};
 use super::kube::{KubeSettings, KubeSource};
@@ -63,6 +63,24 @@ pub fn start_all(
         started.push(Box::new(KubeSource::start(settings, outlet.clone())?));
     }
     Ok(started)
+}
+
+/// Reads every file that the sources of `config` are started with, and starts none.
+///
+/// # Errors
+///
+/// Those of [`start_all`].
+pub fn check_all(config: &Config) -> Result<(), SourceError> {
+    let own = Own::of(config);
+    if let Some(etcd) = &config.sources.etcd {
+        let settings = etcd_settings(config, etcd, own)?;
+        Gateway::new(&settings.cluster, &settings.agent.prefix)?;
+    }
+    if let Some(kubernetes) = &config.sources.kubernetes {
+        let settings = kube_settings(config, kubernetes, own)?;
+        kube::check(&settings)?;
+    }
+    Ok(())
 }
 
 fn etcd_settings(

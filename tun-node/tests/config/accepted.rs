@@ -406,8 +406,45 @@ control   /run/a.sock
 metrics   127.0.0.1:9472
 log       warn
 workers   1, directions auto
+probing   every 400 ms, down after 4, up after 5
 ";
     assert_eq!(config.summary(), expected);
+}
+
+#[test]
+fn the_summary_says_where_routes_come_from() {
+    let config = accepted(
+        r#"
+[node]
+name = "a"
+underlay = ["192.0.2.1"]
+[probing]
+enabled = false
+[etcd]
+endpoints = ["http://192.0.2.9:2379", "http://192.0.2.10:2379"]
+[kubernetes]
+kubeconfig = "/etc/kubeconfig"
+network = "10.244.0.0/16"
+backend = "host-gw"
+[files]
+directory = "/etc/routes.d"
+[guard]
+percent = 40
+[state]
+file = "/var/lib/a.state"
+"#,
+    );
+    let summary = config.summary();
+    let (_, sources) = summary.split_once("directions auto\n").unwrap();
+    let expected = "\
+probing   off
+etcd      http://192.0.2.9:2379, http://192.0.2.10:2379, keys below /coreos.com/network
+kube      by /etc/kubeconfig, network 10.244.0.0/16 by host-gw
+files     /etc/routes.d
+guard     above 40 %, for 60 s
+state     /var/lib/a.state
+";
+    assert_eq!(sources, expected);
 }
 
 #[test]

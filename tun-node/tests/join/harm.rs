@@ -42,6 +42,14 @@ fn a_mass_deletion_is_held_until_somebody_confirms() {
     assert_eq!(node.ask(&Request::Confirm { source }), Some(Response::Done));
     wait("the withdrawal", SHORT, || node.route_count() == 401);
     assert!(node.status().unwrap().alarms.is_empty());
+    for name in [None, Some("etcd"), Some("kubernetes")] {
+        let source = name.map(str::to_owned);
+        let nothing = Response::Remarks(vec!["nothing is held".to_owned()]);
+        assert_eq!(node.ask(&Request::Confirm { source }), Some(nothing));
+    }
+    let source = Some("bgp".to_owned());
+    let refused = node.ask_all(&Request::Confirm { source }).unwrap_err();
+    assert!(refused.contains("it is etcd or kube"), "{refused}");
 }
 
 /// Sixty entries that nobody may apply.

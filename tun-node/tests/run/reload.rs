@@ -285,6 +285,10 @@ fn refused(lab: &Lab, node: &Node, path: &Path, first: &str, second: &str) {
         replace(path, &wrong);
         let told = wait_until("the refusal", || source_is(node, "lost").then_some(()));
         assert!(told.is_some(), "{}", node.log());
+        let alarms = node.status().expect("it runs").alarms;
+        let not_taken =
+            |alarm: &String| alarm.starts_with("files not taken; ") && alarm.contains(&place);
+        assert!(alarms.iter().any(not_taken), "{alarms:?}");
         load.flows_on(1000);
         // By order: the sentence comes back.
         for dry in [false, true] {

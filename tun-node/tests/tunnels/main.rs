@@ -24,5 +24,6 @@ mod fragments;
 mod loops;
 mod modes;
 mod paths;
+mod peers;
 mod row;
 mod sizes;

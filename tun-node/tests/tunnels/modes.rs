@@ -131,6 +131,11 @@ fn people_and_machines_read_the_same(row: &Row) {
         "{}: path MTU {} (by {})",
         path.peer, path.path_mtu, path.path_mtu_by
     )];
+    assert!(path.probes_sent > 0 && path.probes_heard > 0, "{json}");
+    lines.push(format!(
+        ", probes {} sent and {} accepted",
+        path.probes_sent, path.probes_heard
+    ));
     let error = path.last_error.as_ref().expect("the router refused");
     lines.push(format!("; last error: {error}\n"));
     assert_eq!(path.ways.len(), 2, "{json}");

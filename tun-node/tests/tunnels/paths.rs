@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::row::{Row, Transfer};
+use crate::row::{Plan, Row, Transfer};
 
 #[test]
 fn a_running_transfer_survives_a_path_that_shrinks_without_a_word() {
@@ -143,4 +143,49 @@ fn an_encapsulation_that_is_eaten_on_the_way_is_left_and_taken_up_again() {
     println!("passes again: vxlan after {took:?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
     row.exec(1, "ping -c 2 -i 0.2 -W 1 10.244.2.1");
+}
+
+#[test]
+fn a_dead_host_on_the_link_takes_nothing_from_a_live_peer() {
+    let Some(mut row) = Row::new() else { return };
+    // Nobody answers for that address on the link: what is sent there waits for its neighbour.
+    let plan = Plan {
+        sections: |node| match node {
+            1 => {
+                r#"
+[[peers]]
+name = "dead"
+address = "192.0.2.77"
+encap = ["vxlan", "fou"]
+vtep-mac = "auto"
+prefixes = ["10.244.77.0/24"]
+"#
+            }
+            _ => "",
+        },
+        encap: r#"["vxlan", "fou"]"#,
+        ..Plan::default()
+    };
+    for node in [1, 2] {
+        let config = row.config(node, &plan);
+        row.spawn_node(node, &config);
+    }
+    let live = || row.paths(1).into_iter().find(|path| path.peer == "n2");
+    row.await_true("the live peer answers", Duration::from_secs(30), || {
+        live().is_some_and(|path| path.ways.iter().all(|way| way.state == "up"))
+    });
+    // Twice as long as what waits for a neighbour waits. What was lost before both were there is
+    // little of what is asked meanwhile.
+    let mut loss = Vec::new();
+    for _ in 0..60 {
+        std::thread::sleep(Duration::from_millis(100));
+        let path = live().expect("it was there");
+        assert!(path.ways.iter().all(|way| way.state == "up"), "{path:#?}");
+        loss = path.ways.iter().map(|way| way.loss_per_mille).collect();
+    }
+    let is_small = |loss: &Option<u32>| loss.is_some_and(|per_mille| per_mille < 250);
+    assert!(loss.len() == 2 && loss.iter().all(is_small), "{loss:?}");
+    row.await_true("its path MTU is found", Duration::from_secs(10), || {
+        live().is_some_and(|path| path.path_mtu_by == "probe")
+    });
 }

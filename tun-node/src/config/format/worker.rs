@@ -1,8 +1,6 @@
 //! The section `[worker]`.
 
-use toml::de::DeValue;
-
-use super::{At, Problems, Section};
+use super::{At, Problems, Section, integer, quoted, type_name};
 use crate::config::{Directions, WorkerCount};
 
 #[derive(Debug, Default)]
@@ -61,15 +59,29 @@ pub(super) fn worker(table: &Section<'_, '_>, problems: &mut Problems) -> Worker
 
 /// A number, or the word "auto".
 fn count(table: &Section<'_, '_>, problems: &mut Problems) -> Option<At<WorkerCount>> {
-    let (content, _) = table.get("count")?;
-    if let DeValue::String(_) = content {
-        return table.choice("count", &[("auto", WorkerCount::Auto)], problems);
+    let (content, at) = table.get("count")?;
+    let value = if content.as_str() == Some("auto") {
+        Some(WorkerCount::Auto)
+    } else {
+        integer(content)
+            .and_then(|count| u16::try_from(count).ok())
+            .filter(|count| (1..=WorkerCount::MAX).contains(count))
+            .map(WorkerCount::Fixed)
+    };
+    if value.is_none() {
+        let is = if let Some(word) = content.as_str() {
+            quoted(word)
+        } else if let Some(count) = content.as_integer() {
+            count.to_string()
+        } else {
+            type_name(content).to_owned()
+        };
+        let most = WorkerCount::MAX;
+        let sentence =
+            format!("count in [worker] is {is}; write a number from 1 to {most}, or \"auto\"");
+        problems.push(at, sentence);
     }
-    let count = table.number("count", 1..=WorkerCount::MAX, problems)?;
-    Some(At {
-        value: WorkerCount::Fixed(count.value),
-        at: count.at,
-    })
+    value.map(|value| At { value, at })
 }
 
 const DIRECTIONS: [(&str, Directions); 3] = [
