@@ -31,7 +31,8 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
-use super::arena::{Arena, Segment, copy_cells, load, store};
+use super::arena::{Arena, LINE_CELLS, Segment, copy_cells, load, store};
+use super::batch::CHUNK;
 use super::direct::Direct;
 use super::draft::Draft;
 use super::flat::Flats;
@@ -42,7 +43,7 @@ use super::published::{Block, Blocks, Books};
 use super::pushed::Pushed;
 use super::reader::{FibReader, Root, Snapshot};
 use super::root::WriterRoot;
-use super::simd::{Level, SimdLevel};
+use super::simd::{Level, SimdLevel, ask_for_block};
 use super::spare::copy_over;
 use super::splice::Splice;
 use super::tails::Tails;
@@ -164,6 +165,7 @@ impl<A: Address> Fib<A> {
         } else {
             let slot = Shape::at(0, A::BITS).slot(key);
             let entry = self.root_entry(slot);
+            self.ask_for_chunk(slot, entry);
             let (entry, old) = self.insert_below(entry, ROOT_STRIDE, key, len, code);
             self.set_root_entry(slot, entry, chunk_slots::<A>(key, len));
             old
@@ -192,7 +194,9 @@ impl<A: Address> Fib<A> {
         let old = if len <= ROOT_STRIDE {
             self.remove_from_root(slot, len)?
         } else {
-            let (entry, old) = self.remove_below(self.root_entry(slot), ROOT_STRIDE, key, len)?;
+            let entry = self.root_entry(slot);
+            self.ask_for_chunk(slot, entry);
+            let (entry, old) = self.remove_below(entry, ROOT_STRIDE, key, len)?;
             self.set_root_entry(slot, entry, chunk_slots::<A>(key, len));
             old
         };
@@ -479,6 +483,18 @@ impl<A: Address> Fib<A> {
         if let Some(blocks) = self.published.retire(blocks) {
             blocks.free(&mut self.arena, &mut self.cold, &mut self.lines);
         }
+    }
+
+    /// Asks for what a change of the chunk of root slot `slot` will read and copy, all of it at once: in a large table it is
+    /// in no cache, and a change would wait for one part after the other.
+    fn ask_for_chunk(&self, slot: usize, entry: Entry) {
+        if !self.pushed.is_ready() || !entry.has_child() {
+            return;
+        }
+        let node = self.node(entry.handle(), CHUNK);
+        ask_for_block(node.cells, CHUNK_ASKED);
+        self.ask_for_pushed(slot);
+        ask_for_block(node.cold_cells(), 1 + node.route_count().div_ceil(2));
     }
 
     /// Notes that the block of lines at `handle` is new to readers.
@@ -785,3 +801,5 @@ pub(super) const SLOTS_FROM: usize = 512;
 pub(super) const DENSE_FROM: usize = 256;
 /// The number of routes below which the root is a node again; well below, so that a table does not go to and fro.
 const NODE_BELOW: usize = 128;
+/// Cells that are asked for of a chunk's node that is about to be changed: all of most.
+const CHUNK_ASKED: usize = 12 * LINE_CELLS;

@@ -178,15 +178,19 @@ pub(super) struct PushedDraft {
     /// The indices of the node's leaves that have a third-level node.
     children: Vec<usize>,
     blank: bool,
+    /// The groups of a [`Patch`].
+    pub(super) patched: Vec<Patched>,
     /// The largest code in it.
     pub(super) largest: u16,
 }
 
 impl PushedDraft {
     pub(super) fn octets(&self) -> usize {
-        (self.groups.capacity() + self.entries.capacity() + self.children.capacity())
-            * size_of::<u64>()
+        size_of::<Self>()
+            + (self.groups.capacity() + self.entries.capacity() + self.children.capacity())
+                * size_of::<u64>()
             + self.leaves.capacity()
+            + self.patched.capacity() * size_of::<Patched>()
     }
 
     /// The block of a chunk without routes, into which `code` is pushed.
@@ -300,15 +304,13 @@ impl PushedDraft {
 #[derive(Debug)]
 pub(super) struct Patch {
     first: usize,
-    count: usize,
-    groups: [Patched; PATCH],
     /// Cells of leaves that the block gets.
     pub(super) added: usize,
 }
 
 /// A group of a [`Patch`]: its cell, and its leaves, which begin at a cell of their own.
 #[derive(Clone, Copy, Debug)]
-struct Patched {
+pub(super) struct Patched {
     cell: u64,
     at: usize,
     leaves: [u8; MOST_LEAVES],
@@ -317,13 +319,13 @@ struct Patched {
 
 impl Patch {
     /// What the `changed` slots of `node` make of its block's groups, the first and the last slot; `None` when the block
-    /// is to be made anew.
+    /// is to be made anew. The groups go to `groups`.
     pub(super) fn new(
         node: Node<'_>,
         block: &[AtomicU64],
         changed: (usize, usize),
-        code: u16,
-        wide: bool,
+        (code, wide): (u16, bool),
+        groups: &mut Vec<Patched>,
     ) -> Option<Self> {
         let (header, end) = (load(block, 0), cells_of(block));
         let (first, last) = (changed.0 / DENSE_SLOTS, changed.1 / DENSE_SLOTS);
@@ -332,19 +334,16 @@ impl Patch {
             return None;
         }
         let added_before = (header >> 48) as usize;
-        let mut patch = Self {
-            first,
-            count,
-            groups: [Patched {
+        let mut patch = Self { first, added: 0 };
+        let octets = 1 + usize::from(wide);
+        groups.clear();
+        for at in 0..count {
+            let mut group = Patched {
                 cell: 0,
                 at: 0,
                 leaves: [0; MOST_LEAVES],
                 octets: 0,
-            }; PATCH],
-            added: 0,
-        };
-        let octets = 1 + usize::from(wide);
-        for (at, group) in patch.groups.iter_mut().enumerate().take(count) {
+            };
             let before = load(block, GROUPS_AT + first + at);
             if before >> 31 & 1 == 1 {
                 return None;
@@ -367,6 +366,7 @@ impl Patch {
             }
             if runs == 0 {
                 group.cell = one_code(first + at, largest);
+                groups.push(group);
                 continue;
             }
             group.octets = (runs + 1) * octets;
@@ -381,12 +381,19 @@ impl Patch {
             };
             let octet = 8 * group.at + group.octets - octets;
             group.cell = u64::from(later) | (octet as u64) << 48;
+            groups.push(group);
         }
         (added_before + patch.added <= MOST_ADDED).then_some(patch)
     }
 
-    /// Writes the block `from`, so changed, to `to`, which may be where it is.
-    pub(super) fn write(&self, from: &[AtomicU64], to: &[AtomicU64], epoch: u64) {
+    /// Writes the block `from`, so changed in `groups`, to `to`, which may be where it is.
+    pub(super) fn write(
+        &self,
+        groups: &[Patched],
+        from: &[AtomicU64],
+        to: &[AtomicU64],
+        epoch: u64,
+    ) {
         let (header, end) = (load(from, 0), cells_of(from));
         if !core::ptr::eq(from, to) {
             copy_cells(from, to, end);
@@ -394,7 +401,7 @@ impl Patch {
         let added = self.added as u64;
         store(to, 0, header + added + (added << 48));
         store(to, EPOCH_CELL, epoch);
-        for (at, group) in self.groups.iter().enumerate().take(self.count) {
+        for (at, group) in groups.iter().enumerate() {
             store(to, GROUPS_AT + self.first + at, group.cell);
             let leaves = group.leaves.get(..group.octets).unwrap_or_default();
             write_leaves(to, group.at, leaves);

@@ -35,10 +35,11 @@ use super::batch::{self, CHUNK};
 use super::fresh::Fresh;
 use super::node::{Gaps, ROOT_STRIDE, RouteCell, RouteList};
 use super::root::WriterRoot;
+use super::simd::ask_for_block;
 use super::spare::{copy_over, put_over};
 use super::table::Fib;
 use super::tails::Tails;
-use block::{EPOCH_CELL, Patch, PushedDraft, blank_code, cells_of};
+use block::{EPOCH_CELL, Patch, Patched, PushedDraft, blank_code, cells_of};
 #[cfg(target_arch = "x86_64")]
 pub(super) use block::{GROUPS, GROUPS_AT, MOST_CELLS, beyond, leaf_octet};
 pub(super) use block::{escape, lookup, lookup_one};
@@ -58,7 +59,8 @@ pub(super) struct Pushed {
     /// Whether some code was too large for one octet since the root was laid out: leaves that are written take two.
     wide: bool,
     log: Log,
-    draft: PushedDraft,
+    /// Where blocks are made; there from the first one on.
+    draft: Option<Box<PushedDraft>>,
     limits: Limits,
 }
 
@@ -273,7 +275,7 @@ impl Pushed {
     pub(super) fn own_octets(&self) -> usize {
         self.codes.capacity() * size_of::<u16>()
             + self.blank.capacity() * size_of::<Blank>()
-            + self.draft.octets()
+            + self.draft.as_deref().map_or(0, PushedDraft::octets)
             + self.log.octets()
     }
 
@@ -397,24 +399,40 @@ impl<A: Address> Fib<A> {
             self.push_chunk(slot);
             return;
         }
+        let mut draft = self.pushed.draft.take().unwrap_or_default();
+        let patched = self.patch(slot, entry.handle(), changed, &mut draft.patched);
+        self.pushed.draft = Some(draft);
+        if patched.is_none() {
+            self.push_chunk(slot);
+        }
+    }
+
+    /// Changes the groups with the slots `changed` in the block of root slot `slot`, whose chunk is at `chunk`; `None`
+    /// where the block is to be made anew.
+    fn patch(
+        &mut self,
+        slot: usize,
+        chunk: u32,
+        changed: (usize, usize),
+        groups: &mut Vec<Patched>,
+    ) -> Option<()> {
+        let old = self.pushed.handle(slot);
         let code = self.pushed.codes.get(slot).copied().unwrap_or_default();
         let from = self.lines.block(old);
-        let (node, wide) = (self.node(entry.handle(), CHUNK), self.pushed.wide);
-        let Some(patch) = Patch::new(node, from, changed, code, wide) else {
-            self.push_chunk(slot);
-            return;
-        };
+        let says = (code, self.pushed.wide);
+        let patch = Patch::new(self.node(chunk, CHUNK), from, changed, says, groups)?;
         let (before, epoch) = (cells_of(from), self.epoch());
         let cells = before + patch.added;
         self.pushed.cells += patch.added;
         if load(from, EPOCH_CELL) == epoch && same_lines(before, cells) {
-            patch.write(from, from, epoch);
-            return;
+            patch.write(groups, from, from, epoch);
+            return Some(());
         }
         let copy = self.allocate_pushed(cells);
-        patch.write(self.lines.block(old), self.lines.block(copy), epoch);
+        patch.write(groups, self.lines.block(old), self.lines.block(copy), epoch);
         self.pushed.set_handle(self.lines.segments(), slot, copy);
         self.let_pushed_go(old, before);
+        Some(())
     }
 
     /// Makes the block of root slot `slot` anew, of its chunk and what the root pushes into it.
@@ -429,10 +447,10 @@ impl<A: Address> Fib<A> {
             return;
         }
         let wide = self.pushed.wide;
-        let mut draft = mem::take(&mut self.pushed.draft);
+        let mut draft = self.pushed.draft.take().unwrap_or_default();
         draft.read(self.node(entry.handle(), CHUNK), code, wide);
         if draft.largest >= escape(wide) {
-            self.pushed.draft = draft;
+            self.pushed.draft = Some(draft);
             self.widen();
             return;
         }
@@ -452,7 +470,7 @@ impl<A: Address> Fib<A> {
         };
         self.pushed.cells += cells;
         draft.write(self.lines.block(handle), epoch);
-        self.pushed.draft = draft;
+        self.pushed.draft = Some(draft);
         if !kept {
             self.pushed.set_handle(self.lines.segments(), slot, handle);
         }
@@ -554,7 +572,7 @@ impl<A: Address> Fib<A> {
         self.pushed.log.changed = Vec::new();
         self.pushed.codes = Vec::new();
         self.pushed.blank = Vec::new();
-        self.pushed.draft = PushedDraft::default();
+        self.pushed.draft = None;
     }
 
     /// A code needs two octets: all over again.
@@ -572,12 +590,12 @@ impl<A: Address> Fib<A> {
         let at = match self.pushed.blank_at(code) {
             Ok(at) => at,
             Err(at) => {
-                let mut draft = mem::take(&mut self.pushed.draft);
+                let mut draft = self.pushed.draft.take().unwrap_or_default();
                 draft.say(code);
                 let handle = self.allocate_pushed(draft.cells());
                 draft.write(self.lines.block(handle), self.epoch());
                 self.pushed.cells += draft.cells();
-                self.pushed.draft = draft;
+                self.pushed.draft = Some(draft);
                 let blank = Blank {
                     code,
                     handle,
@@ -623,6 +641,11 @@ impl<A: Address> Fib<A> {
         }
         self.pushed.cells -= cells;
         self.let_pushed_go(handle, cells);
+    }
+
+    /// Asks for the block of root slot `slot`, which will be copied soon.
+    pub(super) fn ask_for_pushed(&self, slot: usize) {
+        ask_for_block(self.lines.block(self.pushed.handle(slot)), ASKED_CELLS);
     }
 
     fn allocate_pushed(&mut self, cells: usize) -> u32 {
@@ -731,6 +754,8 @@ const SHORT_SHIFT: u32 = 33 - PUSHED_FROM as u32;
 pub(super) const SLOTS: usize = 1 << ROOT_STRIDE;
 pub(super) const ROOT_SHIFT: u32 = 32 - ROOT_STRIDE as u32;
 
+/// Cells that are asked for of a block that is about to be copied: the group cells and the leaves of most.
+const ASKED_CELLS: usize = 13 * LINE_CELLS;
 /// Publications whose changes are kept.
 const LOGGED: usize = 4;
 /// Changes that are kept of each; with more of them all slots are looked at.

@@ -32,13 +32,16 @@ use core::arch::x86_64;
 
 #[cfg(target_arch = "x86_64")]
 use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
 #[cfg(target_arch = "x86_64")]
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::NextHopId;
 use super::address::Address;
 #[cfg(target_arch = "x86_64")]
 use super::arena;
+#[cfg(target_arch = "x86_64")]
+use super::arena::LINE_CELLS;
 use super::arena::Segment;
 use super::batch::{self, Portable};
 use super::few::Few;
@@ -106,6 +109,18 @@ impl SimdLevel {
 /// A level that the machine has; only [`Level::new`] makes one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Level(SimdLevel);
+
+/// Asks for the lines of the first `cells` cells of `block`, which will be read soon.
+#[inline]
+pub(super) fn ask_for_block(block: &[AtomicU64], cells: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in block.get(..cells).unwrap_or(block).chunks(LINE_CELLS) {
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (block, cells);
+}
 
 impl Level {
     /// `wanted`, or the highest level that the machine has when that is lower.
