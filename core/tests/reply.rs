@@ -13,6 +13,7 @@ use warren_core::encap::EncapsulationKind;
 use warren_core::engine::Answer;
 use warren_core::gso::{Offload, PartialChecksum, SegmentKind};
 use warren_core::packet::Packet;
+use warren_core::probe::{Kind, Message, PORT};
 use warren_core::tables::Local;
 use warren_core::units::{Family, Mtu, Time};
 use warren_core::{Direction, DropReason, Engine, EngineConfig, NextHop, TableWriter, Verdict};
@@ -437,6 +438,44 @@ fn an_explanation_is_what_happens() {
                     matches!(verdict, Verdict::Reply(_))
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn an_explanation_knows_what_is_for_the_node_itself() {
+    let message = Message {
+        kind: Kind::Question,
+        encapsulation: 0,
+        octets: 100,
+        token: 1,
+    };
+    let link = Link {
+        local: underlay(Family::V4, 1),
+        remote: underlay(Family::V4, 2),
+        transport: Transport::Udp {
+            local_port: common::FOU_PORT,
+            remote_port: 50000,
+        },
+        ..Link::LOCAL
+    };
+    let probe: &[u8] = &message.to_octets();
+    for family in FAMILIES {
+        for (port, payload, verdict) in [
+            (PORT, probe, Verdict::Probe),
+            (PORT, b"somebody else's", Verdict::Deliver),
+            (5001, probe, Verdict::Deliver),
+        ] {
+            let mut engine = routes();
+            let mut flow = Udp::between(family, 2, 1);
+            flow.ports.1 = port;
+            let packet = flow.packet(payload);
+            let explained = engine.explain(Direction::Decap, &packet, &link);
+            let mut batch = Batch::new(1, 1500);
+            batch.push(&packet, link).unwrap();
+            engine.decap(&mut batch, Time::ZERO);
+            let happened = batch.frame(0).unwrap().verdict;
+            assert_eq!((explained.verdict, happened), (verdict, verdict));
         }
     }
 }

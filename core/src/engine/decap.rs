@@ -334,10 +334,15 @@ fn deliver(frame: &mut Frame<'_>, opened: &Opened, arrival: Arrival) {
     if arrival.traffic_class != opened.packet.traffic_class {
         ecn::set_traffic_class(frame.bytes_mut(), arrival.traffic_class);
     }
-    let verdict = if is_probe(&opened.packet, frame.bytes()) {
+    let verdict = verdict_of(&opened.packet, frame.bytes());
+    frame.set_verdict(verdict);
+}
+
+/// For whom an inner packet is that passes: the node or its device.
+pub(super) fn verdict_of(packet: &Packet, inner: &[u8]) -> Verdict {
+    if is_probe(packet, inner) {
         Verdict::Probe
     } else {
         Verdict::Deliver
-    };
-    frame.set_verdict(verdict);
+    }
 }
