@@ -9,6 +9,7 @@ use warren_core::pmtu::{PathMtu, PmtuOrigin, PmtuTimers, TooBig};
 use warren_core::units::{Family, Mtu, Time};
 
 use super::Question;
+use super::bucket::Bucket;
 use super::packet::Carrier;
 use super::way::{self, State, Timers};
 use crate::config::Probing;
@@ -45,6 +46,8 @@ pub(super) struct PeerPaths {
     hint: Option<u16>,
     /// ICMP errors about size that were not believed.
     pub(super) forged: u64,
+    /// Its questions that are answered.
+    pub(super) answers: Bucket,
     changes: u64,
     last_change: Option<(Time, String)>,
 }
@@ -114,6 +117,7 @@ impl PeerPaths {
             ),
             hint: None,
             forged: 0,
+            answers: Bucket::new(ANSWERS_PER_SECOND),
             changes: 0,
             last_change: None,
         })
@@ -378,6 +382,10 @@ fn inner_addresses(
         sources.next().map(|source| (*source, target))
     })
 }
+
+/// Questions of one peer answered, at most. It asks 160 a second where everything is set to the
+/// most that can be; the rest is there so that its own get through beside forged ones.
+const ANSWERS_PER_SECOND: f64 = 5000.0;
 
 /// Where probes leave further apart than this there are so many peers that the searches for the
 /// path MTU wait too.
