@@ -184,7 +184,7 @@ fn silence_where_rfc_1122_and_rfc_4443_ask_for_it() {
 }
 
 #[test]
-fn a_node_without_an_overlay_address_is_silent() {
+fn a_node_without_an_overlay_address_speaks_only_as_the_destination() {
     let setup = Setup::new(EncapsulationKind::Vxlan, Family::V4);
     let mut writer = TableWriter::new(Local {
         addresses: vec![host(Family::V6, 1, 1)],
@@ -194,13 +194,29 @@ fn a_node_without_an_overlay_address_is_silent() {
     for prefix in ["10.42.1.0/24", "fd42:0:0:1::/64"] {
         writer.insert(prefix.parse().unwrap(), local).unwrap();
     }
-    let mut engine = Engine::new(EngineConfig::default(), writer.publish());
+    let tables = writer.publish();
+    let mut engine = Engine::new(EngineConfig::default(), tables.clone());
     for (family, verdict) in [
         (Family::V4, Verdict::Drop(DropReason::NoRoute)),
         (Family::V6, Verdict::Reply(DropReason::NoRoute)),
     ] {
         let packet = Udp::between(family, 1, 2).packet(b"x");
         assert_eq!(encap(&mut engine, &packet).0, verdict, "{setup:?}");
+    }
+    // Where errors come from the packet's destination it needs none.
+    let config = EngineConfig {
+        icmp_from_destination: true,
+        ..EngineConfig::default()
+    };
+    let mut engine = Engine::new(config, tables);
+    for family in FAMILIES {
+        let packet = Udp::between(family, 1, 2).packet(b"x");
+        let message = answered(&mut engine, &packet, DropReason::NoRoute);
+        let flow = Packet::parse(&message).unwrap().flow;
+        assert_eq!(
+            (flow.source, flow.destination),
+            (host(family, 2, 9), host(family, 1, 7))
+        );
     }
 }
 

@@ -55,7 +55,7 @@ use warren_core::batch::Link;
 use warren_core::encap::Encapsulation;
 use warren_core::probe::{Kind, Message};
 use warren_core::tables::NextHop;
-use warren_core::units::{Family, MacAddr, Time};
+use warren_core::units::{MacAddr, Time};
 
 use crate::config::{Config, Probing};
 use crate::ctl::message::PathsReport;
@@ -773,10 +773,6 @@ impl icmp::Sent for SentTo {
 
     fn ways(&self) -> impl Iterator<Item = Encapsulation> {
         self.ways.iter().copied()
-    }
-
-    fn has_voice(&self, family: Family) -> bool {
-        self.tables.local().icmp_source(family).is_some()
     }
 }
 
