@@ -56,8 +56,11 @@ pub(super) struct PeerPaths {
 struct OneWay {
     encapsulation: Encapsulation,
     live: way::Way,
-    /// What an answer came to; `None` before the first.
+    /// What an answer came to; `None` before the first, and again while nothing is heard of a way
+    /// that is down: whoever is there when it returns may be another.
     carrier: Option<Carrier>,
+    /// What the last answer came to.
+    last_carrier: Carrier,
 }
 
 /// What the tables are to say about a peer.
@@ -84,6 +87,8 @@ impl PeerPaths {
             encapsulation: *encapsulation,
             live: way::Way::new(Timers::from(probing)),
             carrier: None,
+            // Its answer tells more.
+            last_carrier: Carrier::Message,
         });
         Some(Self {
             name: spec.name.clone(),
@@ -184,17 +189,21 @@ impl PeerPaths {
         let small = usize::from(Family::of(self.source).header_octets()) + 8 + 16;
         for (index, way) in self.ways.iter_mut().enumerate() {
             way.live.set_interval(pace);
-            if !way.live.poll(now) {
+            let is_due = way.live.poll(now);
+            if way.live.is_silent() {
+                way.carrier = None;
+            }
+            if !is_due {
                 continue;
             }
             let octets = way.encapsulation.overhead_octets(over);
             let octets = octets.saturating_add(u16::try_from(small).unwrap_or(u16::MAX));
             match way.carrier {
                 Some(carrier) => due.push((index, octets, false, carrier)),
-                // Who is it? The message is asked last: its answer tells more.
+                // Who is it? The likelier one is asked last: answers in a row are told by the last.
                 None => due.extend([
-                    (index, octets, false, Carrier::Echo),
-                    (index, octets, false, Carrier::Message),
+                    (index, octets, false, way.last_carrier.other()),
+                    (index, octets, false, way.last_carrier),
                 ]),
             }
         }
@@ -239,6 +248,7 @@ impl PeerPaths {
         };
         if way.carrier != Some(Carrier::Message) {
             way.carrier = Some(question.carrier);
+            way.last_carrier = question.carrier;
         }
         if !question.is_search {
             way.live.answered(token, now);
@@ -390,3 +400,7 @@ const ANSWERS_PER_SECOND: f64 = 5000.0;
 /// Where probes leave further apart than this there are so many peers that the searches for the
 /// path MTU wait too.
 const SEARCH_PACE: Duration = Duration::from_millis(2000);
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;
