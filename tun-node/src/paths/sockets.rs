@@ -13,7 +13,7 @@ use super::icmp::{self, IcmpError};
 use crate::config::Config;
 use crate::raw::{Inner, RawConfig, RawIp};
 use crate::sys::sockopt::{self, IntOption};
-use crate::udp::{TransmitPool, Udp, UdpConfig};
+use crate::udp::{self, TransmitPool, Udp, UdpConfig};
 
 /// All sockets of the thread.
 pub(super) struct Sockets {
@@ -77,7 +77,25 @@ impl Sockets {
     }
 
     /// Sends `wrapped`, which holds the inner packet `inner`.
+    ///
+    /// All peers share a socket, and what the network said about one the kernel raises at whatever
+    /// is sent next, in place of sending it: an error is the packet's own when it comes twice.
     pub(super) fn send(
+        &self,
+        inner: &[u8],
+        wrapped: &[u8],
+        encapsulation: Encapsulation,
+        remote: IpAddr,
+    ) -> io::Result<()> {
+        match self.send_once(inner, wrapped, encapsulation, remote) {
+            Err(error) if udp::is_from_network(&error) => {
+                self.send_once(inner, wrapped, encapsulation, remote)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn send_once(
         &self,
         inner: &[u8],
         wrapped: &[u8],
@@ -180,10 +198,30 @@ fn open_icmp(address: IpAddr) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv6Addr, UdpSocket};
+    use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
     use super::*;
     use crate::sys::process::{Capability, has_capability};
+
+    #[test]
+    fn what_the_network_says_about_one_peer_does_not_cost_another_its_probe() {
+        let (one, other) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+        let receiver = UdpSocket::bind((other, 0)).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let port = receiver.local_addr().unwrap().port();
+        let own = UdpConfig::new(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
+        let sockets = Sockets {
+            udp: vec![TransmitPool::bind(&own, 1, 7).unwrap()],
+            raw: Vec::new(),
+            icmp: Vec::new(),
+            buffer: Box::default(),
+        };
+        let send = |to: Ipv4Addr| sockets.send(&[], b"x", Encapsulation::Fou { port }, to.into());
+        // Nobody has the port there, which loopback says at once, and the kernel at the next call.
+        send(one).unwrap();
+        send(other).unwrap();
+        assert_eq!(receiver.recv(&mut [0; 4]).unwrap(), 1);
+    }
 
     #[test]
     fn an_icmpv6_socket_hears_errors_and_no_echoes_and_a_part_of_them_at_a_time() {
