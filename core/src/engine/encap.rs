@@ -287,7 +287,7 @@ impl<'t> Rules<'t> {
         reason = "the low half of the hash is wanted; the entropy port is made of the high one"
     )]
     fn choose(&self, packet: &Packet, tunnels: &'t [Tunnel]) -> Option<&'t Tunnel> {
-        let hash = packet.flow.symmetric_hash(self.config.seed) as u32;
+        let hash = packet.path_flow().symmetric_hash(self.config.seed) as u32;
         // The hash as a fraction of the set: no division, and no bias that could be seen.
         let index = (u64::from(hash) * tunnels.len() as u64) >> 32;
         tunnels.get(index as usize)
@@ -353,7 +353,7 @@ impl<'t> Rules<'t> {
             | Encapsulation::Geneve { port, .. }
             | Encapsulation::Fou { port }
             | Encapsulation::Gue { port } => Transport::Udp {
-                local_port: packet.flow.entropy_port(self.config.seed),
+                local_port: packet.path_flow().entropy_port(self.config.seed),
                 remote_port: port,
             },
         };
