@@ -247,7 +247,10 @@ impl<'t> Rules<'t> {
     pub(super) fn inspect(&self, packet: &Packet, inner: &[u8]) -> Result<(), DropReason> {
         let local = self.tables.local();
         check::soundness(packet, inner)?;
-        if shim::is_tunnel_packet(packet, inner, &local.receive) {
+        // IP in IP to an address of this host, the host's own tunnel device would open, also where
+        // this node receives none: Calico's tunl0, say.
+        let opens_here = || shim::is_ip_in_ip(packet) && self.is_own(packet.flow.destination);
+        if shim::is_tunnel_packet(packet, inner, &local.receive) || opens_here() {
             return Err(DropReason::NestedTunnel);
         }
         check::source(packet.flow.source)?;
