@@ -185,7 +185,7 @@ impl<'t> Rules<'t> {
         check::soundness(&packet, inner).ok()?;
         let traffic_class =
             ecn::inner_traffic_class(packet.traffic_class, link.traffic_class, delivery.dscp);
-        Some(Known {
+        let known = Known {
             peer: delivery.peer,
             arrival: traffic_class.map(|(traffic_class, anomalous)| Arrival {
                 permit: delivery.permit.again(),
@@ -198,7 +198,9 @@ impl<'t> Rules<'t> {
                 shim_octets,
                 packet,
             },
-        })
+        };
+        flows.count_hit();
+        Some(known)
     }
 
     /// What the next packets of an admitted packet's flow need; `None` when they may have to be

@@ -215,7 +215,9 @@ impl<'t> Rules<'t> {
         frame.push(shim.len())?.copy_from_slice(shim);
         frame.set_link(ready.link);
         frame.set_verdict(Verdict::Transmit);
-        Some((ready.peer, ready.kind))
+        let way = (ready.peer, ready.kind);
+        flows.count_hit();
+        Some(way)
     }
 
     /// Decides where an admitted packet of that size goes, or why it does not.
