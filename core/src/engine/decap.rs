@@ -249,8 +249,8 @@ impl<'t> Rules<'t> {
     pub(super) fn inspect(&self, packet: &Packet, inner: &[u8]) -> Result<(), DropReason> {
         let local = self.tables.local();
         check::soundness(packet, inner)?;
-        // IP in IP to an address of this host, the host's own tunnel device would open, also where
-        // this node receives none: Calico's tunl0, say.
+        // IP in IP to an address of this host: a tunnel device of the kernel's (Calico's tunl0, say)
+        // would open it also where this node receives none.
         let opens_here = || shim::is_ip_in_ip(packet) && self.is_own(packet.flow.destination);
         if shim::is_tunnel_packet(packet, inner, &local.receive) || opens_here() {
             return Err(DropReason::NestedTunnel);
