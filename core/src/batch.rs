@@ -3,7 +3,8 @@
 //! A worker owns a [`Batch`] and fills it from a device ([`vacancy`](Batch::vacancy), then
 //! [`commit`](Batch::commit)); the engine pushes and pulls headers in place and leaves a
 //! [`Verdict`] on every frame; the worker sends what the verdicts say and clears the batch.
-//! Nothing is allocated after [`Batch::new`] and no payload is moved. Knows no protocol.
+//! Nothing is allocated after [`Batch::new`], and no payload is moved but that of a packet that has
+//! to be cut to fit its way: the pieces are copied into spare frames. Knows no protocol.
 //!
 //! ```text
 //! arena  | HEADROOM |  frame 0  | TAILROOM | HEADROOM | frame 1 | TAILROOM | ...

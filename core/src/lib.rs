@@ -33,12 +33,12 @@
 //! At the other node the shell hands what its socket received to [`Engine::decap`]. The outer
 //! source must be a configured peer, the shim one that this node receives, the inner source an
 //! address that this very peer owns, the destination one of this node's own; what is inside must
-//! not be a tunnel again. The shim is pulled off, the congestion mark of the way is merged in
+//! not be a tunnel again that would be opened here. The shim is pulled off, the congestion mark of the way is merged in
 //! ([`encap::ecn`]), and the verdict is [`Deliver`](Verdict::Deliver).
 //!
 //! Every frame is counted, and every drop under its reason: received = forwarded + dropped, in each
-//! direction, at any time ([`Counters`](verdict::Counters)). Per packet nothing is allocated,
-//! locked or copied.
+//! direction, at any time ([`Counters`](verdict::Counters)). Per packet nothing is allocated or
+//! locked, and no payload is copied but that of a packet that has to be cut to fit.
 //!
 //! # Example
 //!

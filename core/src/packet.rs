@@ -64,6 +64,21 @@ impl Packet {
         Family::of(self.flow.source)
     }
 
+    /// The flow that chooses the path of the packet, where there are several.
+    ///
+    /// It differs from [`flow`](Self::flow) in fragments of IPv6, which have one path all of them:
+    /// only the first tells which protocol stands behind further extension headers.
+    #[must_use]
+    pub const fn path_flow(&self) -> FlowKey {
+        match (self.fragment, self.family()) {
+            (Fragment::Whole, _) | (Fragment::First | Fragment::Later, Family::V4) => self.flow,
+            (Fragment::First | Fragment::Later, Family::V6) => FlowKey {
+                protocol: ip_protocol::FRAGMENT,
+                ..self.flow
+            },
+        }
+    }
+
     fn parse_v4(bytes: &[u8]) -> Result<Self, ParseError> {
         let (header, _, payload) = Ipv4Header::parse(bytes)?;
         let fragment = match (header.fragment_offset_octets(), header.more_fragments()) {
@@ -110,7 +125,7 @@ impl Packet {
 ///
 /// Ports are those of TCP, UDP and SCTP, the identifier of an ICMP echo (in `source_port`), and zero
 /// otherwise. All fragments of a datagram have zero ports, the first too, so that they share one
-/// path.
+/// path: the one of [`Packet::path_flow`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct FlowKey {
     /// Source address.
@@ -228,10 +243,12 @@ const fn mix(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ipv6::FragmentHeader;
     use alloc::collections::BTreeSet;
     use alloc::vec::Vec;
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
+    use zerocopy::IntoBytes;
 
     fn udp_v4(source: [u8; 4], destination: [u8; 4], ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
         let mut packet = Vec::new();
@@ -297,6 +314,32 @@ mod tests {
         );
         assert_eq!(first.flow, later.flow);
         assert_eq!(first.flow.destination_port, 0);
+    }
+
+    #[test]
+    fn all_fragments_of_an_ipv6_datagram_share_a_path_whatever_stands_before_its_transport() {
+        let packet = |offset, more, data: &[u8]| {
+            let part = FragmentHeader::new(ip_protocol::DESTINATION_OPTIONS, offset, more, 7);
+            let payload = [part.as_bytes(), data].concat();
+            let octets = u16::try_from(payload.len()).unwrap();
+            let (source, destination) = ([1_u16; 8].into(), [2_u16; 8].into());
+            let ip = Ipv6Header::new(source, destination, ip_protocol::FRAGMENT, octets);
+            Packet::parse(&[ip.as_bytes(), &payload].concat()).unwrap()
+        };
+        let options = [ip_protocol::UDP, 0, 1, 4, 0, 0, 0, 0];
+        let first = packet(0, true, &[options, [0x11; 8]].concat());
+        let later = packet(16, false, &[0x22; 8]);
+        assert_eq!(
+            (first.fragment, later.fragment),
+            (Fragment::First, Fragment::Later)
+        );
+        assert_eq!(first.flow.protocol, ip_protocol::UDP);
+        assert_ne!(first.flow, later.flow);
+        assert_eq!(first.path_flow(), later.path_flow());
+        // What is no fragment keeps its own: a fragment header alone makes none (RFC 6946).
+        let atomic = packet(0, false, &[options, [0x11; 8]].concat());
+        assert_eq!(atomic.path_flow(), atomic.flow);
+        assert_eq!(atomic.flow.source_port, 0x1111);
     }
 
     #[test]

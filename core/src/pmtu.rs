@@ -11,6 +11,10 @@
 //! States, RFC 8899 section 5.2: *searching* between the largest size confirmed and the smallest
 //! refused; *complete*, when they are neighbours, until the raise timer; *base*, when nothing
 //! larger than the base is confirmed any more.
+//!
+//! What is in use is confirmed all the time, also while larger sizes are tried: a path whose device
+//! could carry more than the path does is searched upwards for seconds in every half minute, and
+//! may shrink then as at any time. So two probes may be under way, one for each purpose.
 
 use core::time::Duration;
 
@@ -70,11 +74,21 @@ pub struct PathMtu {
     confirmed: u16,
     /// The smallest size that was refused in this search; above the ceiling when none was.
     refused: u16,
-    probe: Option<Probe>,
-    next_probe: Time,
+    /// Whether the size in use still passes.
+    confirmation: Question,
+    /// Whether another size passes; while searching only.
+    step: Question,
     phase: Phase,
     since_raise: Time,
     ignored_too_big: u64,
+}
+
+/// What is asked again and again until it is answered or lost, one size at a time.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    probe: Option<Probe>,
+    /// When the next one begins, if none is under way.
+    next: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,13 +123,6 @@ const BASE_OCTETS: u16 = 1280;
 const GRANULARITY_OCTETS: u16 = 4;
 
 impl PathMtu {
-    /// Probes what is in use without waiting for its time: somebody says that it does not pass.
-    pub const fn doubt(&mut self, now: Time) {
-        if self.probe.is_none() {
-            self.next_probe = now;
-        }
-    }
-
     /// Starts a search on a path whose first link has `device` octets, at the time `now`.
     ///
     /// Until something is known, `device` is assumed.
@@ -134,8 +141,8 @@ impl PathMtu {
             origin: PmtuOrigin::Assumed,
             confirmed: floor,
             refused: ceiling.saturating_add(1),
-            probe: None,
-            next_probe: now,
+            confirmation: Question::at(now),
+            step: Question::at(now),
             phase: Phase::Searching,
             since_raise: now,
             ignored_too_big: 0,
@@ -160,52 +167,56 @@ impl PathMtu {
         self.ignored_too_big
     }
 
+    /// Probes what is in use without waiting for its time: somebody says that it does not pass.
+    pub const fn doubt(&mut self, now: Time) {
+        if self.confirmation.probe.is_none() {
+            self.confirmation.next = now;
+        }
+    }
+
     /// The size of the probe to send now, if one is due. Call again after
     /// [`poll_timeout`](Self::poll_timeout).
     pub fn poll_probe(&mut self, now: Time) -> Option<u16> {
         self.handle_timeout(now);
-        if let Some(probe) = &mut self.probe {
-            // Lost, but not often enough to say so.
-            if now < probe.deadline {
-                return None;
-            }
-            probe.sent += 1;
-            probe.deadline = now.after(self.timers.probe_timeout);
-            return Some(probe.octets);
+        let (size, timeout) = (self.next_size(), self.timers.probe_timeout);
+        if self.is_step_next() {
+            self.step.poll(size, now, timeout)
+        } else {
+            self.confirmation.poll(self.current, now, timeout)
         }
-        if now < self.next_probe {
-            return None;
-        }
-        let octets = self.next_size();
-        self.probe = Some(Probe {
-            octets,
-            sent: 1,
-            deadline: now.after(self.timers.probe_timeout),
-        });
-        Some(octets)
     }
 
     /// When [`poll_probe`](Self::poll_probe) has something to do next.
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
-        self.probe.map_or(self.next_probe, |probe| probe.deadline)
+        if self.is_step_next() {
+            self.step.due()
+        } else {
+            self.confirmation.due()
+        }
     }
 
     /// The other end answered a probe of `octets`. Returns whether the value changed.
     pub fn handle_answer(&mut self, octets: u16, now: Time) -> bool {
-        let Some(probe) = self.probe.filter(|probe| probe.octets == octets) else {
+        let is_step = self.step.asks(octets);
+        if !is_step && !self.confirmation.asks(octets) {
             return false;
-        };
-        self.probe = None;
+        }
         let before = self.current;
-        self.confirmed = self.confirmed.max(probe.octets);
+        self.confirmed = self.confirmed.max(octets);
         if self.confirmed >= self.current
             || self.phase == Phase::Searching && self.origin == PmtuOrigin::BlackHole
         {
             self.current = self.confirmed;
             self.origin = PmtuOrigin::Probe;
         }
-        self.go_on(now);
+        // Whatever passes shows that less does.
+        if octets >= self.current {
+            self.confirmation = self.confirmation_after(now);
+        }
+        if is_step || self.phase == Phase::Complete {
+            self.go_on(now);
+        }
         self.current != before
     }
 
@@ -219,52 +230,85 @@ impl PathMtu {
             return TooBig::BelowMinimum;
         }
         if octets >= self.current {
+            // What is tried is too large; what is in use is not.
+            if self.step.probe.is_some_and(|probe| probe.octets > octets) {
+                self.refused = self.refused.min(octets + 1);
+                self.go_on(now);
+            }
             return TooBig::Unchanged;
         }
         self.current = octets;
         self.origin = PmtuOrigin::Icmp;
         self.refused = octets + 1;
         self.confirmed = self.floor;
-        self.probe = None;
         self.phase = Phase::Searching;
+        self.confirmation = self.confirmation_after(now);
         // The router's word is tried at once: it is the likely answer.
-        self.next_probe = now;
+        self.step = Question::at(now);
         TooBig::Lowered
     }
 
+    /// Whether the search has the next word, and not the confirmation of what is in use.
+    ///
+    /// Of two that wait, the one that has waited longer: neither starves where the owner asks
+    /// seldom.
+    fn is_step_next(&self) -> bool {
+        let is_earlier = || self.step.due() < self.confirmation.due();
+        self.phase == Phase::Searching && (!self.is_confirming() || is_earlier())
+    }
+
+    /// Whether what is in use is asked for beside the search: when it was answered before. Until
+    /// then the search asks for it itself.
+    fn is_confirming(&self) -> bool {
+        self.phase == Phase::Complete || self.origin == PmtuOrigin::Probe
+    }
+
+    fn confirmation_after(&self, now: Time) -> Question {
+        Question::at(now.after(self.timers.confirm_interval))
+    }
+
     fn handle_timeout(&mut self, now: Time) {
-        let Some(probe) = self.probe else { return };
-        if now < probe.deadline || probe.sent < self.timers.max_probes {
-            return;
+        let max_probes = self.timers.max_probes;
+        if self.is_confirming()
+            && let Some(octets) = self.confirmation.lost(now, max_probes)
+        {
+            self.handle_loss(octets, now);
         }
-        self.probe = None;
-        self.refused = self.refused.min(probe.octets);
-        if probe.octets <= self.current && self.origin != PmtuOrigin::Assumed
+        if let Some(octets) = self.step.lost(now, max_probes) {
+            self.handle_loss(octets, now);
+        }
+    }
+
+    /// So many octets do not pass.
+    fn handle_loss(&mut self, octets: u16, now: Time) {
+        self.refused = self.refused.min(octets);
+        if octets <= self.current && self.origin != PmtuOrigin::Assumed
             || self.refused <= self.current
         {
             // What was in use does not pass (any more): down to what is known to, and search.
-            let lost_confirmed = probe.octets <= self.confirmed;
+            let lost_confirmed = octets <= self.confirmed;
             if lost_confirmed {
                 self.confirmed = self.floor;
             }
             // RFC 8899 section 5.1.2, BASE_PLPMTU: what almost every path carries is tried before
             // the least that one may.
-            self.current = if probe.octets > BASE_OCTETS {
+            self.current = if octets > BASE_OCTETS {
                 self.confirmed.max(BASE_OCTETS.min(self.ceiling))
             } else {
                 self.confirmed
             };
             self.origin = PmtuOrigin::BlackHole;
             self.phase = Phase::Searching;
+            self.confirmation = self.confirmation_after(now);
         }
         self.go_on(now);
     }
 
-    /// Chooses the phase and the time of the next probe.
+    /// Chooses the phase, and when the next size is asked for.
     fn go_on(&mut self, now: Time) {
+        self.step = Question::at(now);
         let open = self.refused.saturating_sub(self.confirmed) > GRANULARITY_OCTETS;
         if self.phase == Phase::Searching && open && self.confirmed < self.ceiling {
-            self.next_probe = now;
             return;
         }
         if self.phase == Phase::Searching {
@@ -272,12 +316,10 @@ impl PathMtu {
             self.since_raise = now;
             self.current = self.confirmed;
         }
-        self.next_probe = now.after(self.timers.confirm_interval);
         let raise = now.since(self.since_raise) >= self.timers.raise_interval;
         if raise && self.confirmed < self.ceiling {
             self.phase = Phase::Searching;
             self.refused = self.ceiling.saturating_add(1);
-            self.next_probe = now;
         }
     }
 
@@ -296,6 +338,48 @@ impl PathMtu {
             }
             Phase::Searching => self.confirmed + (self.refused - self.confirmed) / 2,
         }
+    }
+}
+
+impl Question {
+    /// Begins at that time.
+    const fn at(next: Time) -> Self {
+        Self { probe: None, next }
+    }
+
+    /// When it has something to do next.
+    fn due(&self) -> Time {
+        self.probe.map_or(self.next, |probe| probe.deadline)
+    }
+
+    /// Whether an answer for so many octets is awaited.
+    fn asks(&self, octets: u16) -> bool {
+        self.probe.is_some_and(|probe| probe.octets == octets)
+    }
+
+    /// The size of the probe to send now, if one is due: of that which is under way, otherwise of
+    /// `octets`.
+    fn poll(&mut self, octets: u16, now: Time, timeout: Duration) -> Option<u16> {
+        if now < self.due() {
+            return None;
+        }
+        let (octets, sent) = self
+            .probe
+            .map_or((octets, 0), |probe| (probe.octets, probe.sent));
+        self.probe = Some(Probe {
+            octets,
+            sent: sent + 1,
+            deadline: now.after(timeout),
+        });
+        Some(octets)
+    }
+
+    /// The size that was probed `max_probes` times without an answer; ends the question.
+    fn lost(&mut self, now: Time, max_probes: u8) -> Option<u16> {
+        let is_lost = |probe: &Probe| now >= probe.deadline && probe.sent >= max_probes;
+        self.probe
+            .take_if(|probe| is_lost(probe))
+            .map(|probe| probe.octets)
     }
 }
 

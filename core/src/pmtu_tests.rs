@@ -1,6 +1,7 @@
 //! The search on simulated paths.
 
 use super::*;
+use alloc::vec::Vec;
 use proptest::prelude::*;
 
 /// A path that passes packets up to `limit`, answers after `rtt`, and says so when too big if it
@@ -103,6 +104,95 @@ fn a_silent_black_hole_is_noticed_in_four_seconds_and_its_size_found() {
     );
 }
 
+/// How long a silent shrink from `limit` to `shrunk` octets stays unnoticed when it happens `after`
+/// the start of a search with that `ceiling`; `hinted`: a router says so, without proof.
+fn unnoticed(ceiling: u16, limit: u16, shrunk: u16, after: Duration, hinted: bool) -> Duration {
+    let device = Mtu::new(ceiling);
+    let mut search = PathMtu::new(Family::V4, device, PmtuTimers::default(), Time::ZERO);
+    let path = |limit| Path {
+        limit,
+        speaks: false,
+        rtt: RTT,
+    };
+    let shrinks = Time::ZERO.after(after);
+    play(&mut search, &path(limit), Time::ZERO, shrinks);
+    if hinted {
+        search.doubt(shrinks);
+    }
+    let mut now = shrinks;
+    while search.current().octets() > shrunk {
+        let end = now.after(Duration::from_millis(1));
+        play(&mut search, &path(shrunk), now, end);
+        now = end;
+    }
+    now.since(shrinks)
+}
+
+#[test]
+fn a_shrink_is_noticed_in_its_time_also_while_larger_sizes_are_tried() {
+    for (ceiling, limit) in [(1500, 1450), (9000, 1500)] {
+        // From a search that has come to an end through the next raise of it and the end of that.
+        for tenth in 150..650 {
+            let after = Duration::from_millis(tenth * 100);
+            let silent = unnoticed(ceiling, limit, 1400, after, false);
+            assert!(
+                silent <= Duration::from_millis(2210),
+                "{after:?}: {silent:?}"
+            );
+            let hinted = unnoticed(ceiling, limit, 1400, after, true);
+            assert!(
+                hinted <= Duration::from_millis(1210),
+                "{after:?}: {hinted:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_router_that_speaks_of_what_is_tried_shortens_the_search() {
+    let mut search = search();
+    let path = Path {
+        limit: 1450,
+        speaks: true,
+        rtt: RTT,
+    };
+    play(&mut search, &path, Time::ZERO, second(10));
+    assert_eq!(search.current().octets(), 1450);
+    // The raise: a second after the half minute at most, and one question of the ceiling.
+    let mut tried = Vec::new();
+    let mut now = second(10);
+    while now < second(34) {
+        match search.poll_probe(now) {
+            Some(octets) if octets > 1450 => {
+                tried.push(octets);
+                now = now.after(RTT);
+                assert_eq!(search.handle_too_big(1450, now), TooBig::Unchanged);
+            }
+            Some(octets) => drop(search.handle_answer(octets, now.after(RTT))),
+            None => now = search.poll_timeout(),
+        }
+    }
+    assert_eq!(tried, [1500]);
+    assert_eq!(search.current().octets(), 1450);
+}
+
+#[test]
+fn a_confirmation_does_not_starve_the_search_where_the_owner_asks_seldom() {
+    let mut search = search();
+    let (mut now, mut steps) = (Time::ZERO, 0);
+    while now < second(120) {
+        if let Some(octets) = search.poll_probe(now) {
+            steps += u32::from(octets > 1450);
+            if octets <= 1450 {
+                search.handle_answer(octets, now.after(RTT));
+            }
+        }
+        now = now.after(Duration::from_secs(3));
+    }
+    assert!(steps >= 15, "{steps}");
+    assert!((1446..=1450).contains(&search.current().octets()));
+}
+
 #[test]
 fn a_router_that_speaks_is_believed_at_once_and_a_forger_is_not() {
     let mut search = search();
@@ -182,7 +272,9 @@ proptest! {
                 _ => drop(search.poll_probe(now)),
             }
             prop_assert!((1280..=9000).contains(&search.current().octets()));
-            if let Some(probe) = search.probe { prop_assert!((1280..=9000).contains(&probe.octets)); }
+            for probe in [search.step.probe, search.confirmation.probe].into_iter().flatten() {
+                prop_assert!((1280..=9000).contains(&probe.octets));
+            }
         }
     }
 }

@@ -105,17 +105,16 @@ impl Message {
 }
 
 /// Whether the inner packet at `bytes`, read as `packet`, is a probe: a [`Message`] to [`PORT`], or
-/// the answer to an echo with [`ECHO_IDENTIFIER`].
+/// in the answer to an echo with [`ECHO_IDENTIFIER`]. The identifier alone says nothing: anybody's
+/// `ping` may have it.
 #[must_use]
 pub fn is_probe(packet: &Packet, bytes: &[u8]) -> bool {
     if packet.fragment != Fragment::Whole {
         return false;
     }
     let flow = &packet.flow;
-    match flow.protocol {
-        ip_protocol::UDP if flow.destination_port == PORT => bytes
-            .get(packet.transport_offset + 8..packet.total_octets)
-            .is_some_and(|payload| Message::parse(payload).is_some()),
+    let may_be = match flow.protocol {
+        ip_protocol::UDP => flow.destination_port == PORT,
         ip_protocol::ICMP if flow.source_port == ECHO_IDENTIFIER => {
             bytes.get(packet.transport_offset) == Some(&ECHO_REPLY_V4)
         }
@@ -123,7 +122,12 @@ pub fn is_probe(packet: &Packet, bytes: &[u8]) -> bool {
             bytes.get(packet.transport_offset) == Some(&ECHO_REPLY_V6)
         }
         _ => false,
-    }
+    };
+    // The headers of UDP and of an echo are of one length.
+    may_be
+        && bytes
+            .get(packet.transport_offset + 8..packet.total_octets)
+            .is_some_and(|payload| Message::parse(payload).is_some())
 }
 
 const MAGIC: [u8; 4] = *b"WRNP";
@@ -173,18 +177,31 @@ mod tests {
         assert!(is(PORT, &message.to_octets()));
         assert!(!is(53, &message.to_octets()));
         assert!(!is(PORT, b"somebody else's"));
-        for (identifier, expected) in [(ECHO_IDENTIFIER, true), (1, false)] {
-            let mut reply = Vec::new();
+        let ours: &[u8] = &message.to_octets();
+        for (identifier, payload, expected) in [
+            (ECHO_IDENTIFIER, ours, true),
+            (1, ours, false),
+            // Of somebody's `ping -e 22354`.
+            (ECHO_IDENTIFIER, b"\x10\x11\x12\x13\x14\x15\x16\x17", false),
+            (ECHO_IDENTIFIER, &ours[..15], false),
+        ] {
+            let [mut v4, mut v6] = [Vec::new(), Vec::new()];
             PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9)
                 .icmpv4_echo_reply(identifier, 0)
-                .write(&mut reply, b"x")
+                .write(&mut v4, payload)
                 .unwrap();
-            assert_eq!(is_probe(&Packet::parse(&reply).unwrap(), &reply), expected);
-            reply[20] = 8;
-            assert!(
-                !is_probe(&Packet::parse(&reply).unwrap(), &reply),
-                "a question"
-            );
+            PacketBuilder::ipv6([1; 16], [2; 16], 9)
+                .icmpv6_echo_reply(identifier, 0)
+                .write(&mut v6, payload)
+                .unwrap();
+            for (mut reply, kind_at, question) in [(v4, 20, 8), (v6, 40, 128)] {
+                assert_eq!(is_probe(&Packet::parse(&reply).unwrap(), &reply), expected);
+                reply[kind_at] = question;
+                assert!(
+                    !is_probe(&Packet::parse(&reply).unwrap(), &reply),
+                    "a question"
+                );
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::units::{Family, Mtu};
 use crate::wire::checksum::Sum;
+use crate::wire::ipv6::UpperLayer;
 use crate::wire::{IcmpHeader, Icmpv6Header, Ipv4Header, Ipv6Header, icmp, icmpv6, ip_protocol};
 
 /// What becomes of an ICMP error about an outer packet.
@@ -137,9 +138,14 @@ pub fn message(
         }
         (6, IpAddr::V6(source)) => {
             let (inner, rest) = Ipv6Header::ref_from_prefix(quoted).ok()?;
-            let is_error = inner.next_header() == ip_protocol::ICMPV6
-                && rest.first().is_none_or(|kind| kind & 0x80 == 0);
-            if is_error || rest.len() < 8 {
+            // RFC 4443 section 2.4 (e): never about an error or a redirect, nor where the quote is
+            // too short to tell, whatever stands before it.
+            let upper = UpperLayer::walk(inner.next_header(), rest).ok()?;
+            let is_later = upper.fragment.is_some_and(|part| part.offset_octets() > 0);
+            let kind = rest.get(upper.offset_octets);
+            let is_error = upper.protocol == ip_protocol::ICMPV6
+                && kind.is_none_or(|kind| kind & 0x80 == 0 || *kind == icmpv6::kind::REDIRECT);
+            if is_later || is_error || rest.len() < 8 {
                 return None;
             }
             let (kind, code, rest) = match action {
@@ -180,6 +186,7 @@ const QUOTED_V6: usize = 1280 - 48;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ipv6::FragmentHeader;
     use etherparse::{IcmpEchoHeader, Icmpv4Type, PacketBuilder, SlicedPacket, icmpv4};
 
     #[test]
@@ -313,6 +320,42 @@ mod tests {
         assert!(icmp(Icmpv4Type::DestinationUnreachable(error)).is_none());
 
         let router: IpAddr = "fd00::1".parse().unwrap();
+        let options = |next| [next, 0, 1, 4, 0, 0, 0, 0].to_vec();
+        let fragment = |next, offset: u16, more| {
+            FragmentHeader::new(next, offset, more, 7)
+                .as_bytes()
+                .to_vec()
+        };
+        let icmp = ip_protocol::ICMPV6;
+        for (first, headers, kind, is_told) in [
+            (icmp, Vec::new(), 128, true),
+            (icmp, Vec::new(), 1, false),
+            // A redirect is none by its number, but must not be answered either.
+            (icmp, Vec::new(), 137, false),
+            (ip_protocol::DESTINATION_OPTIONS, options(icmp), 128, true),
+            (ip_protocol::DESTINATION_OPTIONS, options(icmp), 3, false),
+            (ip_protocol::HOP_BY_HOP, options(icmp), 137, false),
+            (ip_protocol::FRAGMENT, fragment(icmp, 0, true), 128, true),
+            (ip_protocol::FRAGMENT, fragment(icmp, 0, true), 2, false),
+            // Of a later fragment nobody knows what it is about.
+            (ip_protocol::FRAGMENT, fragment(icmp, 8, false), 128, false),
+            (ip_protocol::FRAGMENT, fragment(17, 8, false), 0, false),
+            // The quote ends before the headers do.
+            (
+                ip_protocol::DESTINATION_OPTIONS,
+                [icmp, 200].to_vec(),
+                128,
+                false,
+            ),
+        ] {
+            let payload = [headers, [kind, 0, 0, 0, 0, 1, 0, 1].to_vec()].concat();
+            let octets = u16::try_from(payload.len()).unwrap();
+            let ip = Ipv6Header::new([1_u16; 8].into(), [2_u16; 8].into(), first, octets);
+            let quoted = [ip.as_bytes(), &payload].concat();
+            let made = message(Relay::HostUnreachable, router, &quoted, Mtu::ETHERNET, None);
+            assert_eq!(made.is_some(), is_told, "{quoted:?}");
+        }
+
         let mut packet = Vec::new();
         PacketBuilder::ipv6([1; 16], [2; 16], 5)
             .udp(1, 2)

@@ -101,7 +101,8 @@ drop_reasons! {
     /// The inner packet names further hops (an IPv4 source route, an IPv6 routing header with
     /// segments left), so that its destination is not where it would go. RFC 5095, RFC 7126.
     SourceRouted = "source_routed",
-    /// The inner packet is itself a tunnel packet of this overlay.
+    /// The inner packet is itself a tunnel packet that this node would open, or IP in IP to an
+    /// address of its host, which might.
     NestedTunnel = "nested_tunnel",
     /// The packet would enter the tunnel that carries it, or go back into the tunnel that brought
     /// it: a routing loop.

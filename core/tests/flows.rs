@@ -125,6 +125,23 @@ fn an_engine_that_remembers_flows_does_what_one_that_does_not_does() {
     assert!(delivered > sent / 4);
 }
 
+#[test]
+fn only_packets_that_needed_no_lookup_count_as_known() {
+    let setup = Setup::new(EncapsulationKind::Vxlan, Family::V4);
+    let mut engine = setup.engine(1, 2);
+    for family in FAMILIES {
+        let flow = Udp::between(family, 1, 2);
+        let before = engine.flow_hits();
+        let mut hits = Vec::new();
+        // Too large for the path: of a known flow, but it has to take the whole way.
+        for octets in [100, 100, 2000, 100] {
+            common::encap(&mut engine, &flow.packet(&vec![0; octets]));
+            hits.push(engine.flow_hits() - before);
+        }
+        assert_eq!(hits, [0, 1, 1, 2]);
+    }
+}
+
 fn assert_same([cached, plain]: &[Batch; 2]) {
     assert_eq!(cached.len(), plain.len());
     let all = |frame: FrameRef<'_>| {

@@ -13,6 +13,7 @@ use warren_core::encap::EncapsulationKind;
 use warren_core::engine::Answer;
 use warren_core::gso::{Offload, PartialChecksum, SegmentKind};
 use warren_core::packet::Packet;
+use warren_core::probe::{Kind, Message, PORT};
 use warren_core::tables::Local;
 use warren_core::units::{Family, Mtu, Time};
 use warren_core::{Direction, DropReason, Engine, EngineConfig, NextHop, TableWriter, Verdict};
@@ -183,7 +184,7 @@ fn silence_where_rfc_1122_and_rfc_4443_ask_for_it() {
 }
 
 #[test]
-fn a_node_without_an_overlay_address_is_silent() {
+fn a_node_without_an_overlay_address_speaks_only_as_the_destination() {
     let setup = Setup::new(EncapsulationKind::Vxlan, Family::V4);
     let mut writer = TableWriter::new(Local {
         addresses: vec![host(Family::V6, 1, 1)],
@@ -193,13 +194,29 @@ fn a_node_without_an_overlay_address_is_silent() {
     for prefix in ["10.42.1.0/24", "fd42:0:0:1::/64"] {
         writer.insert(prefix.parse().unwrap(), local).unwrap();
     }
-    let mut engine = Engine::new(EngineConfig::default(), writer.publish());
+    let tables = writer.publish();
+    let mut engine = Engine::new(EngineConfig::default(), tables.clone());
     for (family, verdict) in [
         (Family::V4, Verdict::Drop(DropReason::NoRoute)),
         (Family::V6, Verdict::Reply(DropReason::NoRoute)),
     ] {
         let packet = Udp::between(family, 1, 2).packet(b"x");
         assert_eq!(encap(&mut engine, &packet).0, verdict, "{setup:?}");
+    }
+    // Where errors come from the packet's destination it needs none.
+    let config = EngineConfig {
+        icmp_from_destination: true,
+        ..EngineConfig::default()
+    };
+    let mut engine = Engine::new(config, tables);
+    for family in FAMILIES {
+        let packet = Udp::between(family, 1, 2).packet(b"x");
+        let message = answered(&mut engine, &packet, DropReason::NoRoute);
+        let flow = Packet::parse(&message).unwrap().flow;
+        assert_eq!(
+            (flow.source, flow.destination),
+            (host(family, 2, 9), host(family, 1, 7))
+        );
     }
 }
 
@@ -437,6 +454,44 @@ fn an_explanation_is_what_happens() {
                     matches!(verdict, Verdict::Reply(_))
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn an_explanation_knows_what_is_for_the_node_itself() {
+    let message = Message {
+        kind: Kind::Question,
+        encapsulation: 0,
+        octets: 100,
+        token: 1,
+    };
+    let link = Link {
+        local: underlay(Family::V4, 1),
+        remote: underlay(Family::V4, 2),
+        transport: Transport::Udp {
+            local_port: common::FOU_PORT,
+            remote_port: 50000,
+        },
+        ..Link::LOCAL
+    };
+    let probe: &[u8] = &message.to_octets();
+    for family in FAMILIES {
+        for (port, payload, verdict) in [
+            (PORT, probe, Verdict::Probe),
+            (PORT, b"somebody else's", Verdict::Deliver),
+            (5001, probe, Verdict::Deliver),
+        ] {
+            let mut engine = routes();
+            let mut flow = Udp::between(family, 2, 1);
+            flow.ports.1 = port;
+            let packet = flow.packet(payload);
+            let explained = engine.explain(Direction::Decap, &packet, &link);
+            let mut batch = Batch::new(1, 1500);
+            batch.push(&packet, link).unwrap();
+            engine.decap(&mut batch, Time::ZERO);
+            let happened = batch.frame(0).unwrap().verdict;
+            assert_eq!((explained.verdict, happened), (verdict, verdict));
         }
     }
 }

@@ -375,18 +375,23 @@ fn later_fragments_take_the_path_of_the_first() {
             assert_eq!(verdict, Verdict::Transmit, "{setup:?}");
             links.insert(format!("{:?}", link.transport));
 
-            // IPv6: the fragment header behind the fixed one.
-            let whole = Udp::between(Family::V6, 1, 2).packet(&[7; 56]);
-            let mut packet = whole[..40].to_vec();
-            packet[6] = 44;
-            packet[4..6].copy_from_slice(&(64_u16 + 8).to_be_bytes());
-            packet.extend([17, 0]);
-            packet.extend(((offset * 8) | u16::from(more)).to_be_bytes());
-            packet.extend([0, 0, 0, 7]);
-            packet.extend(&whole[40..]);
-            let (verdict, link, _) = encap(&mut engine, &packet);
-            assert_eq!(verdict, Verdict::Transmit, "{setup:?}");
-            links.insert(format!("{:?}", link.transport));
+            // IPv6: the fragment header behind the fixed one, and the options that the first
+            // fragment has, or may have, before its ports.
+            for (next, options) in [(17, &[][..]), (60, &[17, 0, 1, 4, 0, 0, 0, 0])] {
+                let whole = Udp::between(Family::V6, 1, 2).packet(&[7; 56]);
+                let mut packet = whole[..40].to_vec();
+                packet[6] = 44;
+                packet.extend([next, 0]);
+                packet.extend(((offset * 8) | u16::from(more)).to_be_bytes());
+                packet.extend([0, 0, 0, 7]);
+                packet.extend(options);
+                packet.extend(&whole[40..]);
+                let octets = u16::try_from(packet.len() - 40).unwrap();
+                packet[4..6].copy_from_slice(&octets.to_be_bytes());
+                let (verdict, link, _) = encap(&mut engine, &packet);
+                assert_eq!(verdict, Verdict::Transmit, "{setup:?}");
+                links.insert(format!("{:?}", link.transport));
+            }
         }
         // One for each family.
         assert_eq!(links.len(), 2, "{setup:?} {links:?}");

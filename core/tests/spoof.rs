@@ -13,7 +13,7 @@ use warren_core::packet::Packet;
 use warren_core::policy::Policy;
 use warren_core::units::Family;
 use warren_core::wire::{EthernetHeader, VxlanHeader, ether_type, ip_protocol};
-use warren_core::{Direction, DropReason, Engine, Verdict};
+use warren_core::{Direction, DropReason, Engine, EngineConfig, Verdict};
 use zerocopy::IntoBytes;
 
 /// The victim is node 1; node 2 is the peer that lies, node 3 another one.
@@ -150,6 +150,34 @@ fn nested_tunnels_of_every_kind_are_refused() {
                 let middle = wrap_between(&nested, source, destination, &inside);
                 let wire = from_peer(&carrier, &middle);
                 refused(&carrier, &wire, DropReason::NestedTunnel);
+            }
+        }
+    }
+}
+
+#[test]
+fn ip_in_ip_to_this_host_is_refused_also_where_the_node_receives_none() {
+    for setup in Setup::all().filter(|setup| setup.kind != EncapsulationKind::Ipip) {
+        let mut local = common::local(1);
+        local.receive.ipip = false;
+        let mut writer = setup.writer(1, NODES);
+        writer.set_local(local);
+        let mut victim = Engine::new(EngineConfig::default(), writer.publish());
+        for family in FAMILIES {
+            for inside in FAMILIES {
+                let nested = Setup::new(EncapsulationKind::Ipip, family);
+                let inside = honest(inside).packet(b"core");
+                // The address of the device, where a tunnel of the kernel's would be; and one
+                // behind it, who may have a tunnel of its own.
+                for (to, verdict) in [
+                    (1, Verdict::Drop(DropReason::NestedTunnel)),
+                    (9, Verdict::Deliver),
+                ] {
+                    let (source, destination) = (host(family, 2, 7), host(family, 1, to));
+                    let middle = wrap_between(&nested, source, destination, &inside);
+                    let wire = from_peer(&setup, &middle);
+                    assert_eq!(receive(&mut victim, &wire).0, verdict, "{setup:?}");
+                }
             }
         }
     }

@@ -268,7 +268,7 @@ impl Tun {
         self.name
     }
 
-    /// Octets of the virtio header before each packet, 0 without one.
+    /// Octets of the virtio header before each packet, 10, or 0 without one.
     #[must_use]
     pub const fn vnet_header_octets(&self) -> usize {
         self.vnet_header_octets
@@ -300,8 +300,14 @@ impl Tun {
         let offload = grant(fd.as_fd(), wanted)
             .map_err(|error| TunError::setting(name, "TUNSETOFFLOAD", error))?;
         let vnet_header_octets = if has_header {
-            sys::tun::vnet_header_octets(fd.as_fd())
-                .map_err(|error| TunError::setting(name, "TUNGETVNETHDRSZ", error))?
+            let found = sys::tun::vnet_header_octets(fd.as_fd())
+                .map_err(|error| TunError::setting(name, "TUNGETVNETHDRSZ", error))?;
+            // A persistent device keeps the size, too: 12 octets behind a virtual machine, say.
+            if found != VirtioNetHeader::OCTETS {
+                sys::tun::set_vnet_header_octets(fd.as_fd(), VNET_HEADER_OCTETS)
+                    .map_err(|error| TunError::setting(name, "TUNSETVNETHDRSZ", error))?;
+            }
+            VirtioNetHeader::OCTETS
         } else {
             0
         };
@@ -501,6 +507,10 @@ fn open() -> Result<OwnedFd, TunError> {
 
 /// Packets that may wait in the device for the worker: 10 ms of 400,000 a second.
 const QUEUE_PACKETS: u32 = 4000;
+
+/// Octets of a virtio header without a count of merged buffers.
+const VNET_HEADER_OCTETS: u8 = 10;
+const _: () = assert!(VNET_HEADER_OCTETS as usize == VirtioNetHeader::OCTETS);
 
 /// The value of `gso_max_size` with which a TCP packet, cut into segments for a device of that MTU
 /// and each wrapped, fits one UDP message of 65,507 octets.

@@ -513,7 +513,7 @@ pub(crate) fn grow_buffers(socket: &Socket, receive: u32, send: u32) -> io::Resu
 
 /// Whether an error is what the kernel makes of an ICMP message (`icmp_err_convert`
 /// and its IPv6 twin), and so may be about an earlier datagram.
-fn is_from_network(error: &io::Error) -> bool {
+pub(crate) fn is_from_network(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(

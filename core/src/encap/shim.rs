@@ -174,13 +174,14 @@ pub fn open(bytes: &[u8], transport: Transport, local: &Local) -> Result<Opened,
 }
 
 /// Whether the `packet` that starts at `bytes` would be decapsulated again if it arrived here: it
-/// goes to one of the ports of `receive` with a header that can be read, or is IP in IP.
+/// goes to one of the ports of `receive` with a header that can be read, or is IP in IP where that is
+/// received.
 ///
 /// A first fragment to such a port counts whatever it carries: the shim may lie in the next one.
 #[must_use]
 pub fn is_tunnel_packet(packet: &Packet, bytes: &[u8], receive: &Receive) -> bool {
     match packet.flow.protocol {
-        ip_protocol::IPV4 | ip_protocol::IPV6 => receive.ipip,
+        _ if is_ip_in_ip(packet) => receive.ipip,
         ip_protocol::UDP if packet.fragment != Fragment::Later => {
             let transport = bytes.get(packet.transport_offset..).unwrap_or_default();
             let Ok((udp, payload)) = UdpHeader::ref_from_prefix(transport) else {
@@ -193,6 +194,11 @@ pub fn is_tunnel_packet(packet: &Packet, bytes: &[u8], receive: &Receive) -> boo
         }
         _ => false,
     }
+}
+
+/// Whether the inner packet is IP in IP, of either family.
+pub(crate) const fn is_ip_in_ip(packet: &Packet) -> bool {
+    matches!(packet.flow.protocol, ip_protocol::IPV4 | ip_protocol::IPV6)
 }
 
 /// Octets of the shim that frames over `transport` usually have: a guess, good enough to find out
@@ -212,7 +218,7 @@ pub(crate) fn usual_octets(bytes: &[u8], transport: Transport, receive: &Receive
 /// Whether packets of this flow may be such as [`is_tunnel_packet`] finds.
 pub(crate) fn may_be_tunnel(packet: &Packet, receive: &Receive) -> bool {
     match packet.flow.protocol {
-        ip_protocol::IPV4 | ip_protocol::IPV6 => true,
+        _ if is_ip_in_ip(packet) => true,
         ip_protocol::UDP => Listener::of_port(packet.flow.destination_port, receive).is_some(),
         _ => false,
     }

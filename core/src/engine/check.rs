@@ -1,8 +1,8 @@
 //! What an inner packet must be before anything is looked up for it: sound, and from and to
 //! addresses that may be seen on a wire.
 //!
-//! Both directions ask the same questions, so that this node sends nothing that its peer would
-//! refuse. Pure functions.
+//! Both directions ask these questions, so that this node sends nothing that its peer would refuse
+//! by them. Whether a packet is a tunnel's again only the receiver asks. Pure functions.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -185,7 +185,7 @@ impl<'t> Rules<'t> {
         check::soundness(&packet, inner).ok()?;
         let traffic_class =
             ecn::inner_traffic_class(packet.traffic_class, link.traffic_class, delivery.dscp);
-        Some(Known {
+        let known = Known {
             peer: delivery.peer,
             arrival: traffic_class.map(|(traffic_class, anomalous)| Arrival {
                 permit: delivery.permit.again(),
@@ -198,7 +198,9 @@ impl<'t> Rules<'t> {
                 shim_octets,
                 packet,
             },
-        })
+        };
+        flows.count_hit();
+        Some(known)
     }
 
     /// What the next packets of an admitted packet's flow need; `None` when they may have to be
@@ -247,7 +249,10 @@ impl<'t> Rules<'t> {
     pub(super) fn inspect(&self, packet: &Packet, inner: &[u8]) -> Result<(), DropReason> {
         let local = self.tables.local();
         check::soundness(packet, inner)?;
-        if shim::is_tunnel_packet(packet, inner, &local.receive) {
+        // IP in IP to an address of this host: a tunnel device of the kernel's (Calico's tunl0, say)
+        // would open it also where this node receives none.
+        let opens_here = || shim::is_ip_in_ip(packet) && self.is_own(packet.flow.destination);
+        if shim::is_tunnel_packet(packet, inner, &local.receive) || opens_here() {
             return Err(DropReason::NestedTunnel);
         }
         check::source(packet.flow.source)?;
@@ -334,10 +339,15 @@ fn deliver(frame: &mut Frame<'_>, opened: &Opened, arrival: Arrival) {
     if arrival.traffic_class != opened.packet.traffic_class {
         ecn::set_traffic_class(frame.bytes_mut(), arrival.traffic_class);
     }
-    let verdict = if is_probe(&opened.packet, frame.bytes()) {
+    let verdict = verdict_of(&opened.packet, frame.bytes());
+    frame.set_verdict(verdict);
+}
+
+/// For whom an inner packet is that passes: the node or its device.
+pub(super) fn verdict_of(packet: &Packet, inner: &[u8]) -> Verdict {
+    if is_probe(packet, inner) {
         Verdict::Probe
     } else {
         Verdict::Deliver
-    };
-    frame.set_verdict(verdict);
+    }
 }

@@ -215,7 +215,9 @@ impl<'t> Rules<'t> {
         frame.push(shim.len())?.copy_from_slice(shim);
         frame.set_link(ready.link);
         frame.set_verdict(Verdict::Transmit);
-        Some((ready.peer, ready.kind))
+        let way = (ready.peer, ready.kind);
+        flows.count_hit();
+        Some(way)
     }
 
     /// Decides where an admitted packet of that size goes, or why it does not.
@@ -287,7 +289,7 @@ impl<'t> Rules<'t> {
         reason = "the low half of the hash is wanted; the entropy port is made of the high one"
     )]
     fn choose(&self, packet: &Packet, tunnels: &'t [Tunnel]) -> Option<&'t Tunnel> {
-        let hash = packet.flow.symmetric_hash(self.config.seed) as u32;
+        let hash = packet.path_flow().symmetric_hash(self.config.seed) as u32;
         // The hash as a fraction of the set: no division, and no bias that could be seen.
         let index = (u64::from(hash) * tunnels.len() as u64) >> 32;
         tunnels.get(index as usize)
@@ -353,7 +355,7 @@ impl<'t> Rules<'t> {
             | Encapsulation::Geneve { port, .. }
             | Encapsulation::Fou { port }
             | Encapsulation::Gue { port } => Transport::Udp {
-                local_port: packet.flow.entropy_port(self.config.seed),
+                local_port: packet.path_flow().entropy_port(self.config.seed),
                 remote_port: port,
             },
         };

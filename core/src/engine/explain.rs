@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use zerocopy::IntoBytes;
 
-use super::decap::Admitted;
+use super::decap::{Admitted, verdict_of};
 use super::encap::{Size, Way, path_mtu};
 use super::lookups::Hops;
 use super::{Answer, Engine, Refusal, Rules};
@@ -146,7 +146,8 @@ impl Rules<'_> {
         found.peer = named(self.tables, peer);
         let opened = self.open(bytes, link)?;
         found.encapsulation = Some(opened.kind);
-        self.explain_admitted(&Admitted { peer, opened }, link, found)
+        let inner = bytes.get(opened.shim_octets..).unwrap_or_default();
+        self.explain_admitted(&Admitted { peer, opened }, inner, link, found)
     }
 
     /// As if the IP packet `inner` came out of the tunnel that leads to its source.
@@ -180,18 +181,21 @@ impl Rules<'_> {
         found.encapsulation = Some(opened.kind);
         found.peer = named(self.tables, tunnel.peer);
         let peer = tunnel.peer;
-        self.explain_admitted(&Admitted { peer, opened }, &link, found)
+        self.explain_admitted(&Admitted { peer, opened }, inner, &link, found)
     }
 
     fn explain_admitted(
         &self,
         admitted: &Admitted,
+        inner: &[u8],
         link: &Link,
         found: &mut Explanation,
     ) -> Result<Verdict, DropReason> {
-        found.packet = Some(admitted.opened.packet);
-        let hops = self.explain_routes(&admitted.opened.packet, found);
-        self.arrive(admitted, link, hops).map(|_| Verdict::Deliver)
+        let packet = &admitted.opened.packet;
+        found.packet = Some(*packet);
+        let hops = self.explain_routes(packet, found);
+        self.arrive(admitted, link, hops)
+            .map(|_| verdict_of(packet, inner))
     }
 
     fn explain_routes(&self, packet: &Packet, found: &mut Explanation) -> Hops {

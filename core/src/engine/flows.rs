@@ -154,17 +154,18 @@ impl<K: Copy + Eq, R> Flows<K, R> {
         self.generation += 1;
     }
 
-    /// Counts a packet whose flow was known without asking.
+    /// Counts a packet that needed no more than what is known about its flow.
     pub(super) const fn count_hit(&mut self) {
         self.hits += 1;
     }
 
-    /// How often a flow was known.
+    /// How often what is known about a flow was enough.
     pub(super) const fn hits(&self) -> u64 {
         self.hits
     }
 
-    /// What is known about a flow.
+    /// What is known about a flow. Whoever finds it enough says so by
+    /// [`count_hit`](Self::count_hit).
     pub(super) fn find(&mut self, flow: &FlowKey, key: &K) -> Option<&R> {
         let is_it = |entry: &Entry<K, R>| {
             entry.flow == *flow && entry.key == *key && entry.generation == self.generation
@@ -177,7 +178,6 @@ impl<K: Copy + Eq, R> Flows<K, R> {
             }
             self.last = place;
         }
-        self.hits += 1;
         let entry = self.entries.get(self.last).and_then(Option::as_ref);
         entry.map(|entry| &entry.ready)
     }

@@ -7,7 +7,8 @@
 //! An error about a packet of this node's own is sent as from the packet's destination: a host
 //! takes no packet from its own address, and the message is matched by what it quotes. All errors
 //! are, where [`EngineConfig::icmp_from_destination`](super::EngineConfig::icmp_from_destination)
-//! says so. Knowingly not RFC 4443 section 2.2 there.
+//! says so; only without it a node needs an address of the packet's family to speak. Knowingly not
+//! RFC 4443 section 2.2 there.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -95,11 +96,13 @@ pub(super) fn source_of_error(
     if packet.fragment == Fragment::Later || is_error_or_unreadable(packet, bytes) {
         return None;
     }
-    let source = local.icmp_source(packet.family())?;
-    let from = if from_destination || source == packet.flow.source {
+    let from = if from_destination {
         packet.flow.destination
     } else {
-        source
+        match local.icmp_source(packet.family())? {
+            own if own == packet.flow.source => packet.flow.destination,
+            own => own,
+        }
     };
     // A packet from this node's address to itself leaves nobody to speak.
     (from != packet.flow.source).then_some(from)

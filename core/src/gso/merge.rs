@@ -11,8 +11,10 @@ use zerocopy::FromBytes;
 
 /// Decides, packet by packet, what joins the run in progress.
 ///
-/// Two packets are merged when splitting the result gives back both, octet for octet: the rules of
-/// the kernel's generic receive offload. For TCP: same addresses, ports, traffic class, hop limit,
+/// Two packets are merged when splitting the result gives back both, octet for octet but for an IPv4
+/// identification that stayed the same where DF is set: there it means nothing (RFC 6864 section
+/// 4.1), and it counts up in what is split. These are the rules of the kernel's generic receive
+/// offload. For TCP: same addresses, ports, traffic class, hop limit,
 /// DF, acknowledgement, window, options and flags (but PSH and FIN, which end a run, and CWR, which
 /// stands alone); sequence numbers in a row; equal lengths but for a shorter last one; IPv4
 /// identifications that count up, or stay where DF is set. SYN, RST and URG are never merged. For

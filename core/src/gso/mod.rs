@@ -5,7 +5,8 @@
 //! one read and takes such packets in one write. [`split`] describes the segments of one: a header
 //! of its own each, and the range of the payload that follows it, so that the sender gathers both.
 //! [`merge`] decides which packets in a row may become one again, by the rules of the kernel's own
-//! receive offload: what is merged and split again gives the same octets.
+//! receive offload: what is merged and split again gives the same octets, but for identifications
+//! of IPv4 that nobody reads (see [`Merge`]).
 //!
 //! Knows `wire` and `packet`; allocates nothing.
 

@@ -322,6 +322,18 @@ impl Model {
         }
     }
 
+    fn is_to_host(&self, packet: &[u8]) -> bool {
+        let is_it = |own: &IpAddr| match own {
+            IpAddr::V4(own) => packet[0] >> 4 == 4 && packet[16..20] == own.octets(),
+            IpAddr::V6(own) => packet[0] >> 4 == 6 && packet[24..40] == own.octets(),
+        };
+        self.local
+            .addresses
+            .iter()
+            .chain(&self.local.underlay)
+            .any(is_it)
+    }
+
     /// Whether a packet without options, extensions and fragments is a tunnel packet again.
     fn is_nested(&self, packet: &[u8]) -> bool {
         let receive = &self.local.receive;
@@ -331,7 +343,7 @@ impl Model {
             (packet[6], &packet[40..])
         };
         match protocol {
-            4 | 41 => receive.ipip,
+            4 | 41 => receive.ipip || self.is_to_host(packet),
             17 => {
                 let [_, _, high, low, _, _, _, _, payload @ ..] = behind else {
                     return false;

@@ -51,9 +51,6 @@ pub(super) trait Sent {
 
     /// The encapsulations that it is sent.
     fn ways(&self) -> impl Iterator<Item = Encapsulation>;
-
-    /// Whether this node speaks for itself in the overlay.
-    fn has_voice(&self, family: Family) -> bool;
 }
 
 impl IcmpError {
@@ -95,13 +92,13 @@ impl IcmpError {
         shims(whole, &self.quoted, sent).find_map(|shim| {
             let inner = self.quoted.get(shim..)?;
             let (source, destination) = addresses(inner)?;
-            if !sent.leads(source, destination) || !sent.has_voice(Family::of(source)) {
+            if !sent.leads(source, destination) {
                 return None;
             }
             let outer_octets = u32::try_from(whole.header_octets + shim).ok()?;
             let pointer = whole.pointer.and_then(|at| at.checked_sub(outer_octets));
             let pointer = pointer.and_then(|at| u8::try_from(at).ok());
-            // This host takes no packet from its own address: as the engine does.
+            // This host takes no packet from its own address: as the engine does. So it needs none.
             relay::message(action, destination, inner, Mtu::ETHERNET, pointer)
         })
     }

@@ -139,10 +139,6 @@ impl Sent for All {
     fn ways(&self) -> impl Iterator<Item = Encapsulation> {
         ways().into_iter()
     }
-
-    fn has_voice(&self, _family: Family) -> bool {
-        true
-    }
 }
 
 fn ways() -> [Encapsulation; 6] {

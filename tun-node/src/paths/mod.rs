@@ -23,9 +23,13 @@
 //!
 //! A peer that answers no probe at all is left as it is configured.
 //!
+//! What arrives was sent by anybody, as much of it as they like: so a turn takes a part of it and
+//! goes on to what is due, and of one peer no more questions are answered than it could have.
+//!
 //! Which peers there are the plane says, whatever source they are from. Many of them are probed
 //! less often each: five hundred probes a second are the most that leave.
 
+mod bucket;
 mod icmp;
 mod notice;
 mod packet;
@@ -52,12 +56,13 @@ use warren_core::batch::Link;
 use warren_core::encap::Encapsulation;
 use warren_core::probe::{Kind, Message};
 use warren_core::tables::NextHop;
-use warren_core::units::{Family, MacAddr, Time};
+use warren_core::units::{MacAddr, Time};
 
 use crate::config::{Config, Probing};
 use crate::ctl::message::PathsReport;
 use crate::plane::PlaneSender;
 use crate::rib::{PeerChange, TablesReader, Way};
+use bucket::Bucket;
 use icmp::IcmpError;
 use notice::Notices;
 pub(crate) use notice::some_of;
@@ -68,7 +73,7 @@ use sockets::Sockets;
 /// What worker threads and the control socket hand to the thread.
 #[derive(Clone, Debug)]
 pub struct PathsSender {
-    sender: Sender<Input>,
+    arrivals: Sender<Arrival>,
     orders: Sender<Order>,
     waker: Arc<Waker>,
 }
@@ -80,10 +85,14 @@ impl PathsSender {
         let head = inner
             .get(..inner.len().min(HEAD_OCTETS))
             .unwrap_or_default();
-        self.send(Input::Arrived {
+        let arrival = Arrival {
             inner: head.into(),
             remote: link.remote,
-        });
+        };
+        if self.arrivals.try_send(arrival).is_ok() {
+            // A thread that has ended needs no waking.
+            let _ = self.waker.wake();
+        }
     }
 
     /// Prefers an encapsulation, by its name, to one peer or to all, from here on; `None` for the
@@ -94,7 +103,7 @@ impl PathsSender {
         encapsulation: Option<String>,
     ) -> Result<Vec<String>, String> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
-        self.send(Input::Prefer {
+        self.tell(Order::Prefer {
             peer,
             encapsulation,
             answer: sender,
@@ -107,7 +116,7 @@ impl PathsSender {
     /// What is known about the paths.
     pub(crate) fn report(&self) -> Option<PathsReport> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
-        self.send(Input::Report(sender));
+        self.tell(Order::Report(sender));
         receiver.recv_timeout(Duration::from_secs(1)).ok()
     }
 
@@ -132,13 +141,6 @@ impl PathsSender {
     fn tell(&self, order: Order) {
         // A thread that has ended needs to know nothing.
         if self.orders.send(order).is_ok() {
-            let _ = self.waker.wake();
-        }
-    }
-
-    fn send(&self, input: Input) {
-        if self.sender.try_send(input).is_ok() {
-            // A thread that has ended needs no waking.
             let _ = self.waker.wake();
         }
     }
@@ -179,7 +181,7 @@ pub struct Paths {
 pub struct PathsInlet {
     poll: Poll,
     sender: PathsSender,
-    receiver: Receiver<Input>,
+    arrivals: Receiver<Arrival>,
     orders: Receiver<Order>,
 }
 
@@ -192,16 +194,16 @@ impl PathsInlet {
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (sender, receiver) = crossbeam_channel::bounded(INPUTS_MAX);
+        let (arrived, arrivals) = crossbeam_channel::bounded(ARRIVALS_MAX);
         let (told, orders) = crossbeam_channel::unbounded();
         Ok(Self {
             poll,
             sender: PathsSender {
-                sender,
+                arrivals: arrived,
                 orders: told,
                 waker,
             },
-            receiver,
+            arrivals,
             orders,
         })
     }
@@ -219,7 +221,7 @@ impl PathsInlet {
     /// The kernel's.
     pub fn start(self, parts: PathsParts) -> io::Result<Paths> {
         let sender = self.sender.clone();
-        let core = Core::new(self.poll, self.receiver, self.orders, parts)?;
+        let core = Core::new(self.poll, self.arrivals, self.orders, parts)?;
         let thread = std::thread::Builder::new()
             .name("paths".to_owned())
             .spawn(move || core.run())?;
@@ -239,18 +241,11 @@ impl Drop for Paths {
     }
 }
 
+/// A probe that arrived, its first octets.
 #[derive(Debug)]
-enum Input {
-    Arrived {
-        inner: Box<[u8]>,
-        remote: IpAddr,
-    },
-    Prefer {
-        peer: Option<String>,
-        encapsulation: Option<String>,
-        answer: Sender<Result<Vec<String>, String>>,
-    },
-    Report(Sender<PathsReport>),
+struct Arrival {
+    inner: Box<[u8]>,
+    remote: IpAddr,
 }
 
 /// What must not be lost.
@@ -259,6 +254,12 @@ enum Order {
     Peers(Vec<PeerChange>),
     Own(Vec<IpAddr>),
     Underlay(Box<Config>),
+    Prefer {
+        peer: Option<String>,
+        encapsulation: Option<String>,
+        answer: Sender<Result<Vec<String>, String>>,
+    },
+    Report(Sender<PathsReport>),
     Stop,
 }
 
@@ -286,7 +287,7 @@ struct Question {
 
 struct Core {
     poll: Poll,
-    inputs: Receiver<Input>,
+    arrivals: Receiver<Arrival>,
     orders: Receiver<Order>,
     tables: TablesReader,
     plane: PlaneSender,
@@ -308,8 +309,7 @@ struct Core {
     tokens: u64,
     start: Instant,
     inject: Inject,
-    relay_credit: f64,
-    relayed_at: Time,
+    relays: Bucket,
     relayed: u64,
     ignored: u64,
     notices: Notices,
@@ -318,7 +318,7 @@ struct Core {
 impl Core {
     fn new(
         poll: Poll,
-        inputs: Receiver<Input>,
+        arrivals: Receiver<Arrival>,
         orders: Receiver<Order>,
         parts: PathsParts,
     ) -> io::Result<Self> {
@@ -329,7 +329,7 @@ impl Core {
         let prefixes = config.node.prefixes.iter().map(IpNet::network);
         Ok(Self {
             poll,
-            inputs,
+            arrivals,
             orders,
             sockets,
             vtep_mac: config.node.vtep_mac,
@@ -347,8 +347,7 @@ impl Core {
             tables: parts.tables,
             plane: parts.plane,
             inject: parts.inject,
-            relay_credit: RELAYS_PER_SECOND,
-            relayed_at: Time::ZERO,
+            relays: Bucket::new(RELAYS_PER_SECOND),
             relayed: 0,
             ignored: 0,
             notices: Notices::default(),
@@ -357,17 +356,23 @@ impl Core {
 
     fn run(mut self) {
         let mut events = Events::with_capacity(64);
+        let mut is_more = false;
         loop {
             let now = self.now();
             let next = self.due.peek().map(|Reverse((at, _))| *at);
             let wait = next.map_or(IDLE_MOST, |at| at.since(now));
-            let wait = wait.clamp(Duration::from_millis(1), IDLE_MOST);
+            let wait = match is_more {
+                // No event tells again of what was left.
+                true => Duration::ZERO,
+                false => wait.clamp(Duration::from_millis(1), IDLE_MOST),
+            };
             if let Err(error) = self.poll.poll(&mut events, Some(wait))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 warn!("paths: {error}: peers are not probed any more");
                 return;
             }
+            let mut touched = Vec::new();
             while let Ok(order) = self.orders.try_recv() {
                 match order {
                     Order::Peers(changes) => changes.into_iter().for_each(|c| self.change(c)),
@@ -377,16 +382,7 @@ impl Core {
                             warn!("paths: {error}: probes leave by the old address");
                         }
                     }
-                    Order::Stop => return,
-                }
-            }
-            let mut touched = Vec::new();
-            while let Ok(input) = self.inputs.try_recv() {
-                match input {
-                    Input::Arrived { inner, remote } => {
-                        touched.extend(self.arrived(&inner, remote));
-                    }
-                    Input::Prefer {
+                    Order::Prefer {
                         peer,
                         encapsulation,
                         answer,
@@ -399,15 +395,31 @@ impl Core {
                         });
                         drop(answer.try_send(remarks));
                     }
-                    Input::Report(answer) => drop(answer.try_send(self.report())),
+                    Order::Report(answer) => drop(answer.try_send(self.report())),
+                    Order::Stop => return,
                 }
             }
-            while let Some(error) = self.sockets.next_error() {
-                touched.extend(self.network_error(&error));
-            }
+            is_more = self.hear(&mut touched);
             self.probe(&mut touched);
             self.decide(touched);
         }
+    }
+
+    /// Takes a part of what came from outside, and names the peers that it told something about;
+    /// whether there may be more.
+    fn hear(&mut self, touched: &mut Vec<usize>) -> bool {
+        for _ in 0..ARRIVALS_PER_TURN {
+            let Ok(Arrival { inner, remote }) = self.arrivals.try_recv() else {
+                break;
+            };
+            touched.extend(self.arrived(&inner, remote));
+        }
+        let mut errors = Vec::new();
+        let is_more = self.sockets.take_errors(ERRORS_PER_TURN, &mut errors);
+        for error in &errors {
+            touched.extend(self.network_error(error));
+        }
+        is_more || !self.arrivals.is_empty()
     }
 
     /// A peer came, went or changed.
@@ -619,9 +631,13 @@ impl Core {
     /// Answers a question of a peer, in the encapsulation in which it came where that is one of
     /// the peer's ways.
     fn answer(&mut self, index: usize, question: Message, asker: IpAddr, asked: IpAddr) {
+        let now = self.now();
         let Some(Some(peer)) = self.peers.get_mut(index) else {
             return;
         };
+        if !peer.answers.take(now) {
+            return;
+        }
         let Some(encapsulation) = peer.encapsulation_of_kind(question.encapsulation) else {
             return;
         };
@@ -723,22 +739,11 @@ impl Core {
             return None;
         }
         if let Some(message) = error.relay(&sent)
-            && self.may_relay(now)
+            && self.relays.take(now)
         {
             self.relayed += u64::from((self.inject)(message));
         }
         None
-    }
-
-    fn may_relay(&mut self, now: Time) -> bool {
-        let gained = now.since(self.relayed_at).as_secs_f64() * RELAYS_PER_SECOND;
-        self.relayed_at = now;
-        self.relay_credit = (self.relay_credit + gained).min(RELAYS_PER_SECOND);
-        let may = self.relay_credit >= 1.0;
-        if may {
-            self.relay_credit -= 1.0;
-        }
-        may
     }
 
     /// Tells the plane about those of these peers whose way is another now.
@@ -820,10 +825,6 @@ impl icmp::Sent for SentTo {
     fn ways(&self) -> impl Iterator<Item = Encapsulation> {
         self.ways.iter().copied()
     }
-
-    fn has_voice(&self, family: Family) -> bool {
-        self.tables.local().icmp_source(family).is_some()
-    }
 }
 
 /// The next of a row of numbers that nobody guesses who does not know the first: splitmix64.
@@ -836,8 +837,12 @@ const fn next_token(last: u64) -> u64 {
 
 const WAKER: Token = Token(0);
 const FIRST_SOCKET: Token = Token(1);
-/// Probes and orders that may wait.
-const INPUTS_MAX: usize = 1024;
+/// Probes that may wait.
+const ARRIVALS_MAX: usize = 1024;
+/// Probes taken in one turn: a few milliseconds of work at most.
+const ARRIVALS_PER_TURN: usize = 256;
+/// Messages taken in one turn from each socket that tells of errors.
+const ERRORS_PER_TURN: usize = 64;
 /// Octets of an inner packet that are looked at: the longest headers and a message.
 const HEAD_OCTETS: usize = 128;
 /// How long an answer is waited for.
@@ -851,3 +856,6 @@ const RELAYS_PER_SECOND: f64 = 100.0;
 const PROBE_SPACING: Duration = Duration::from_micros(2667);
 /// How long the thread sleeps when nothing is due.
 const IDLE_MOST: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,15 @@ pub(super) enum Carrier {
     Echo,
 }
 
+impl Carrier {
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::Message => Self::Echo,
+            Self::Echo => Self::Message,
+        }
+    }
+}
+
 /// An inner packet with `message`, filled up to `octets`; `None` when the addresses are of two
 /// families.
 pub(super) fn inner(

@@ -98,6 +98,11 @@ impl Way {
         self.state == State::Up && self.heard.is_some_and(|heard| now.since(heard) < patience)
     }
 
+    /// Whether it is down, and the last probe was not answered either.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state == State::Down && self.in_a_row == 0
+    }
+
     /// The smoothed round-trip time. RFC 6298 section 2.
     pub(super) const fn rtt(&self) -> Option<Duration> {
         self.rtt

@@ -135,6 +135,8 @@ impl ReceiveRing {
             offered += 1;
         }
         self.received = 0;
+        // The socket of the turn before may be another.
+        self.dropped = None;
         ReceiveTurn {
             ring: self,
             offered,
@@ -155,9 +157,9 @@ impl ReceiveRing {
         &self.counters
     }
 
-    /// Datagrams that the socket had dropped for want of buffer when it queued
-    /// the last message; `None` when it has not been asked to tell
-    /// (`SO_RXQ_OVFL`) or has dropped none.
+    /// Datagrams that the socket of the last turn had dropped for want of buffer
+    /// when it queued the last message; `None` when it has not been asked to tell
+    /// (`SO_RXQ_OVFL`), has dropped none, or nothing was received.
     #[must_use]
     pub const fn dropped(&self) -> Option<u32> {
         self.dropped

@@ -75,6 +75,33 @@ pub fn drops(socket: BorrowedFd<'_>) -> Result<u32> {
     Ok(drops)
 }
 
+/// Lets a raw ICMPv6 socket receive messages of these types and no others (`ICMP6_FILTER`, RFC 3542
+/// section 3.2).
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn pass_icmpv6(socket: BorrowedFd<'_>, types: &[u8]) -> Result<()> {
+    const ICMP6_FILTER: libc::c_int = 1;
+    // A bit for each type, set where it is not delivered (`linux/icmpv6.h`).
+    let mut blocked = [u32::MAX; 8];
+    for kind in types {
+        if let Some(word) = blocked.get_mut(usize::from(kind / 32)) {
+            *word &= !(1 << (kind % 32));
+        }
+    }
+    // SAFETY: the option takes eight words, which live through the call and whose size is given.
+    done(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_ICMPV6,
+            ICMP6_FILTER,
+            blocked.as_ptr().cast(),
+            ICMP6_FILTER_OCTETS,
+        )
+    })
+}
+
 /// Attaches a filter that drops every datagram before it is queued
 /// (`SO_ATTACH_FILTER`), for sockets that only send.
 ///
@@ -247,6 +274,9 @@ const INT_OCTETS: libc::socklen_t = 4;
 
 /// Octets of nine numbers of `SO_MEMINFO`.
 const MEMINFO_OCTETS: libc::socklen_t = 36;
+
+/// Octets of the eight words of `ICMP6_FILTER`.
+const ICMP6_FILTER_OCTETS: libc::socklen_t = 32;
 
 /// Octets of a `sock_fprog`.
 const FILTER_OCTETS: libc::socklen_t = 16;

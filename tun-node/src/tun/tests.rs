@@ -192,6 +192,40 @@ fn a_persistent_device_is_attached_to_and_left_as_it_was() {
 }
 
 #[test]
+fn a_device_with_another_size_of_header_is_given_ours() {
+    in_tun_netns(|| {
+        ip("tuntap add dev kept0 mode tun");
+        ip("addr add 10.77.0.1/24 dev kept0");
+        ip("link set kept0 up");
+        let name = "kept0".parse().unwrap();
+        // Somebody before us was a virtual machine.
+        let before = Tun::attach(name, true, Offload::NONE).unwrap();
+        sys::tun::set_vnet_header_octets(before.as_fd(), 12).unwrap();
+        drop(before);
+        let mut attached = None;
+        eventually(|| {
+            attached = Tun::attach(name, true, Offload::NONE).ok();
+            attached.is_some()
+        });
+        let tun = attached.unwrap();
+        assert_eq!(tun.vnet_header_octets(), 10);
+        let socket = UdpSocket::bind("10.77.0.1:5000").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4([10, 77, 0, 9], [10, 77, 0, 1], 64)
+            .udp(6000, 5000)
+            .write(&mut packet, b"back")
+            .unwrap();
+        tun.send_plain(&packet).unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"back");
+    });
+}
+
+#[test]
 fn attaching_to_what_is_not_ours_is_refused_with_the_reason() {
     in_tun_netns(|| {
         let attach = |name: &str| Tun::attach(name.parse().unwrap(), false, Offload::NONE);

@@ -399,6 +399,11 @@ fn a_full_receive_buffer_is_told_as_a_count() {
         receive.ring.dropped(),
         Some(200 - u32::try_from(queued).unwrap())
     );
+    // It is that socket's: another one that is read into the same ring has dropped none.
+    let c = Udp::bind(&UdpConfig::new(LOOPBACK[0].parse().unwrap())).unwrap();
+    a.send_to(b"x", c.local_addr()).unwrap();
+    assert_eq!(receive.once(&c), 1);
+    assert_eq!(receive.ring.dropped(), None);
 }
 
 #[test]

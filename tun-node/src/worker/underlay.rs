@@ -228,9 +228,15 @@ impl Underlay {
         mut is_probe: impl FnMut(&[u8], &Link) -> bool,
     ) {
         batch.clear();
+        let receives_raw = self.receives_raw();
         let Some(receiver) = self.receivers.get_mut(index).filter(|r| r.readable) else {
             return;
         };
+        // One that only sends is never read: who carries one direction has no room to read into.
+        if !receives_raw && matches!(receiver.socket, Socket::Raw(_)) {
+            receiver.readable = false;
+            return;
+        }
         let counters = self.counters.of(receiver.kind);
         let ring = &mut self.receive_ring;
         let wanted = receiver.receives().min(ring.capacity());
@@ -779,7 +785,11 @@ fn uncut_packet(first: &[u8], octets: usize) -> Option<SegmentKind> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::config::example_config;
+    use crate::sys::process::{Capability, has_capability};
 
     #[test]
     fn the_kernels_32_bit_count_of_drops_may_wrap() {
@@ -793,5 +803,28 @@ mod tests {
         // A datagram that was queued before the kernel was asked.
         assert_eq!(overflows.since(Some(u32::MAX)), 0);
         assert_eq!(overflows.since(Some(6)), 2);
+    }
+
+    #[test]
+    fn sockets_that_only_send_are_not_read_and_count_no_error() {
+        if !has_capability(Capability::NetRaw) {
+            eprintln!("skipped: raw sockets need CAP_NET_RAW");
+            return;
+        }
+        let text = format!("{}\n[ipip]\nenabled = true\n", example_config());
+        let mut config = Config::parse(&text, "example.toml").unwrap();
+        config.node.underlay_v4 = Some(Ipv4Addr::LOCALHOST);
+        config.node.underlay_v6 = None;
+        let open = Underlay::open(&config, Share::ALONE, Duty::Encap, 7);
+        let mut underlay = open.unwrap();
+        let mut batch = Batch::new(0, 0);
+        assert!(underlay.is_readable());
+        for socket in 0..underlay.sockets() {
+            underlay.receive(socket, &mut batch, |_, _| false);
+        }
+        assert!(!underlay.is_readable());
+        for report in underlay.report() {
+            assert!(report.receive_errors.is_empty(), "{report:?}");
+        }
     }
 }
