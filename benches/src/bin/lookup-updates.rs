@@ -2,10 +2,11 @@
 //! reader notices, and how long a build takes.
 //!
 //! ```text
-//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-updates [ipv4] [ipv6] [pairs]
+//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-updates [ipv4] [ipv6] [pairs] [no-ask]
 //! ```
 //!
-//! With a family only that one; with `pairs` only what updates cost the reader.
+//! With a family only that one; with `pairs` only what updates cost the reader; with `no-ask` the reader of these does not
+//! ask for what has changed when it takes a snapshot up.
 //!
 //! The reader takes the newest snapshot the way a worker does: an atomic epoch once a batch, the handle under a lock
 //! when the epoch moved. The writer removes and inserts random routes of the table; it
@@ -42,16 +43,16 @@ fn main() {
     let has = |word: &str| words.iter().any(|given| given == word);
     if let Some(other) = words
         .iter()
-        .find(|word| !["ipv4", "ipv6", "pairs"].contains(&word.as_str()))
+        .find(|word| !["ipv4", "ipv6", "pairs", "no-ask"].contains(&word.as_str()))
     {
-        eprintln!("lookup-updates: {other}: what can be asked for is ipv4, ipv6 and pairs");
+        eprintln!("lookup-updates: {other}: what can be asked for is ipv4, ipv6, pairs and no-ask");
         std::process::exit(2);
     }
     if has("ipv4") || !has("ipv6") {
-        report::<Ipv4Addr>(&routes::full::<Ipv4Addr>(), has("pairs"));
+        report::<Ipv4Addr>(&routes::full::<Ipv4Addr>(), has("pairs"), !has("no-ask"));
     }
     if has("ipv6") || !has("ipv4") {
-        report::<Ipv6Addr>(&routes::full::<Ipv6Addr>(), has("pairs"));
+        report::<Ipv6Addr>(&routes::full::<Ipv6Addr>(), has("pairs"), !has("no-ask"));
     }
     if !words.is_empty() {
         return;
@@ -89,7 +90,7 @@ fn many<A: Family>(len: u8, routes: u32) {
     );
 }
 
-fn report<A: Family>(routes: &[(A::Prefix, u16)], pairs_only: bool) {
+fn report<A: Family>(routes: &[(A::Prefix, u16)], pairs_only: bool, asks: bool) {
     println!("\n{}: {} routes", A::NAME, routes.len());
     if !pairs_only {
         build::<A>(routes);
@@ -111,7 +112,7 @@ fn report<A: Family>(routes: &[(A::Prefix, u16)], pairs_only: bool) {
         ("pairs, 100,000 updates a second", 100_000.0),
         ("pairs, as fast as it goes", f64::INFINITY),
     ] {
-        paired(&mut fib, routes, &trace, name, rate);
+        paired(&mut fib, routes, &trace, (name, rate), asks);
     }
     if pairs_only {
         return;
@@ -269,8 +270,8 @@ fn paired<A: Family>(
     fib: &mut Fib<A>,
     routes: &[(A::Prefix, u16)],
     trace: &[A],
-    name: &str,
-    rate: f64,
+    (name, rate): (&str, f64),
+    asks: bool,
 ) {
     let published = Alone(Mutex::new(fib.reader()));
     let epoch = Alone(AtomicU64::new(0));
@@ -292,7 +293,9 @@ fn paired<A: Family>(
                     }
                     seen = now;
                     table = published.0.lock().expect("no holder panics").clone();
-                    table.ask_for_changes();
+                    if asks {
+                        table.ask_for_changes();
+                    }
                 }
                 table.lookup_batch(addresses, &mut answers);
                 count += addresses.len() as u64;

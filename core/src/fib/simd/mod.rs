@@ -167,7 +167,7 @@ impl Level {
             for at in 0..count {
                 let line = core::ptr::without_provenance::<i8>(line.wrapping_add(at * fresh::LINE));
                 // SAFETY: a prefetch never faults, whatever the address.
-                unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T1 }>(line) };
+                unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
