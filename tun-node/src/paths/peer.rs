@@ -446,12 +446,14 @@ impl PeerPaths {
         self.last_error = Some((now, error));
     }
 
-    /// The last error and its age; `None` when the way in use has been well for long after it.
+    /// The last error and its age; `None` when it is old and the way in use is well, as far as
+    /// anybody asks.
     fn shown_error(&self, now: Time) -> Option<String> {
         let (at, error) = self.last_error.as_ref()?;
         let age = now.since(*at);
-        let in_use = self.ways.get(self.in_use);
-        if age >= ERROR_LIFE && in_use.is_some_and(|way| way.live.is_heard(now)) {
+        let mut in_use = self.ways.get(self.in_use).into_iter();
+        let is_well = !self.is_probed || in_use.any(|way| way.live.is_heard(now));
+        if age >= ERROR_LIFE && is_well {
             return None;
         }
         Some(format!("{error}, {} s ago", age.as_secs()))

@@ -316,5 +316,9 @@ mod by_hand {
         assert_eq!(shown(&peer, 90_100), None);
         peer.failed("host unreachable".to_owned(), ms(90_200));
         assert_eq!(shown(&peer, 90_300), said(0));
+        // One that is not probed never answers.
+        peer.is_probed = false;
+        assert_eq!(shown(&peer, 150_100), said(59));
+        assert_eq!(shown(&peer, 150_200), None);
     }
 }
