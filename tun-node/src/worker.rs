@@ -347,7 +347,7 @@ impl Worker {
         }
         let device = self.device.name();
         self.underlay.offload_raw(config, device.as_str(), seed);
-        self.decap_batch = decap_batch(&self.underlay, self.duty);
+        fit(&mut self.decap_batch, &self.underlay, self.duty);
         Ok(opened?)
     }
 
@@ -525,6 +525,14 @@ fn decap_batch(underlay: &Underlay, duty: Duty) -> Batch {
     Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, underlay.receives())
 }
 
+/// Makes the batch anew where the sockets, which are others now, hand over more or less in one call
+/// than it has room for: that is up to 4 MiB, and a port that is taken is tried every few seconds.
+fn fit(batch: &mut Batch, underlay: &Underlay, duty: Duty) {
+    if duty.decaps() && batch.vacancies(usize::MAX).count() != underlay.receives() {
+        *batch = decap_batch(underlay, duty);
+    }
+}
+
 /// The time since the worker was made.
 fn now(shared: &Shared) -> Time {
     let nanos = shared.start.elapsed().as_nanos();
@@ -564,3 +572,30 @@ const ENCAP_LARGEST: usize = 4;
 /// Datagrams of one decap turn: what a UDP socket brings in trains of 64 in one call, and more
 /// where they are small.
 const DECAP_FRAMES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::config::example_config;
+
+    #[test]
+    fn a_batch_that_fits_its_sockets_is_not_made_anew() {
+        let mut config = Config::parse(example_config(), "example.toml").expect("it is valid");
+        config.node.underlay_v4 = Some(Ipv4Addr::LOCALHOST);
+        config.node.underlay_v6 = None;
+        let duty = Duty::Both;
+        // One that only sends takes no port.
+        let underlay = Underlay::open(&config, Share::ALONE, Duty::Encap, 7).expect("loopback");
+        let arena = |batch: &mut Batch| batch.vacancies(1).next().map(|place| place.as_ptr());
+        let mut batch = decap_batch(&underlay, duty);
+        let before = arena(&mut batch);
+        fit(&mut batch, &underlay, duty);
+        assert_eq!(arena(&mut batch), before);
+        // Raw sockets came, say.
+        let mut narrow = Batch::with_largest(DECAP_FRAMES, FRAME_OCTETS_MAX, 1);
+        fit(&mut narrow, &underlay, duty);
+        assert_eq!(narrow.vacancies(usize::MAX).count(), underlay.receives());
+    }
+}

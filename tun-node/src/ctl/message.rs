@@ -282,7 +282,8 @@ pub struct PathReport {
     pub changes: u64,
     /// The last of them, and why.
     pub last_change: Option<String>,
-    /// What the network last said, and how long ago; none after a minute without anything wrong.
+    /// What the network last said, and how long ago; none after a minute without another, once the
+    /// peer answers, if it is probed.
     pub last_error: Option<String>,
     /// The encapsulation that `tun-node prefer` asked for, whether or not it is in use.
     pub asked_for: Option<String>,

@@ -27,7 +27,9 @@
 //! goes on to what is due, and of one peer no more questions are answered than it could have.
 //!
 //! Which peers there are the plane says, whatever source they are from. Many of them are probed
-//! less often each: five hundred probes a second are the most that leave.
+//! less often each: some five hundred small probes a second leave in each encapsulation. Those to
+//! a peer that does not answer there are two in place of one, for it may answer either kind; the
+//! probes of the path MTU come on top.
 
 mod bucket;
 mod icmp;
@@ -851,8 +853,8 @@ const QUESTION_LIFE: Duration = Duration::from_secs(5);
 const REMARKS_MAX: usize = 100;
 /// ICMP errors relayed to inner senders, at most.
 const RELAYS_PER_SECOND: f64 = 100.0;
-/// Probes of small packets leave this far apart, less the jitter, or further: three quarters of it
-/// are two milliseconds.
+/// Times to probe in an encapsulation are this far apart over all peers, less the jitter, or further:
+/// three quarters of it are two milliseconds.
 const PROBE_SPACING: Duration = Duration::from_micros(2667);
 /// How long the thread sleeps when nothing is due.
 const IDLE_MOST: Duration = Duration::from_millis(250);

@@ -59,7 +59,7 @@ pub(super) struct PeerPaths {
     last_change: Option<(Time, String)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct OneWay {
     encapsulation: Encapsulation,
     live: way::Way,
@@ -182,6 +182,12 @@ impl PeerPaths {
         self.ways
             .iter()
             .position(|way| way.encapsulation.name() == name)
+    }
+
+    fn way_of(&self, encapsulation: Encapsulation) -> Option<usize> {
+        self.ways
+            .iter()
+            .position(|way| way.encapsulation == encapsulation)
     }
 
     pub(super) fn names(&self) -> String {
@@ -310,6 +316,10 @@ impl PeerPaths {
     pub(super) fn decide(&mut self) -> Option<Decision> {
         let states: Vec<State> = self.ways.iter().map(|way| way.live.state()).collect();
         let chosen = way::choose(&states, self.forced);
+        // What the tables have may be what passes: it stays until more is known of another way.
+        if !self.is_told && self.is_probed && states.get(chosen) == Some(&State::Unknown) {
+            return None;
+        }
         let why = self.why(&states, chosen);
         let encapsulation = self.encapsulation(chosen)?;
         let path = encapsulation.inner_mtu(self.underlay_family(), self.search.current());
@@ -370,13 +380,39 @@ impl PeerPaths {
     }
 
     /// Comes in the place of the same peer as it was configured before, whose way the tables may
-    /// still have, and goes on with what was asked for of it.
+    /// still have, and goes on with what was measured and asked for of it: what is known to be dead
+    /// or too large is not tried again on traffic.
     ///
     /// # Errors
     ///
     /// The encapsulation that was asked for, when this peer does not have it.
     pub(super) fn succeed(&mut self, before: &Self) -> Result<(), &'static str> {
         self.is_told = false;
+        if let Some(way) = self.way_of(before.told.encapsulation) {
+            (self.in_use, self.told) = (way, before.told);
+        }
+        if self.is_probed && before.is_probed {
+            // Who is probed from or at another address may answer where nobody did.
+            if (self.source, self.target) == (before.source, before.target) {
+                for way in &mut self.ways {
+                    let known = before.way_of(way.encapsulation);
+                    if let Some(known) = known.and_then(|known| before.ways.get(known)) {
+                        way.clone_from(known);
+                    }
+                }
+            }
+            // Sizes are of the path outside, whoever answers inside.
+            if self.spec.underlay_mtu == before.spec.underlay_mtu {
+                self.search = before.search.clone();
+                self.search_after = before.search_after;
+                self.hint = before.hint;
+            }
+            self.is_down = before.is_down;
+        }
+        (self.probes_sent, self.probes_heard) = (before.probes_sent, before.probes_heard);
+        (self.changes, self.forged) = (before.changes, before.forged);
+        self.last_change.clone_from(&before.last_change);
+        self.last_error.clone_from(&before.last_error);
         let Some(name) = before.asked_for() else {
             return Ok(());
         };
@@ -384,11 +420,15 @@ impl PeerPaths {
         self.forced.map(drop).ok_or(name)
     }
 
-    /// Whether the peer is down, no way to it being answered, if that is news.
+    /// Whether the peer is down, if that is news: it is when no way to it is answered, until one is
+    /// again.
     pub(super) fn turned(&mut self) -> Option<bool> {
         let was_down = self.is_down;
-        let mut ways = self.ways.iter();
-        self.is_down = ways.all(|way| way.live.state() == State::Down);
+        let mut states = self.ways.iter().map(|way| way.live.state());
+        self.is_down = match was_down {
+            true => states.all(|state| state != State::Up),
+            false => states.all(|state| state == State::Down),
+        };
         (self.is_down != was_down).then_some(self.is_down)
     }
 
@@ -406,12 +446,14 @@ impl PeerPaths {
         self.last_error = Some((now, error));
     }
 
-    /// The last error and its age; `None` when the way in use has been well for long after it.
+    /// The last error and its age; `None` when it is old and the way in use is well, as far as
+    /// anybody asks.
     fn shown_error(&self, now: Time) -> Option<String> {
         let (at, error) = self.last_error.as_ref()?;
         let age = now.since(*at);
-        let in_use = self.ways.get(self.in_use);
-        if age >= ERROR_LIFE && in_use.is_some_and(|way| way.live.is_heard(now)) {
+        let mut in_use = self.ways.get(self.in_use).into_iter();
+        let is_well = !self.is_probed || in_use.any(|way| way.live.is_heard(now));
+        if age >= ERROR_LIFE && is_well {
             return None;
         }
         Some(format!("{error}, {} s ago", age.as_secs()))

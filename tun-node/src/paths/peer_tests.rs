@@ -189,22 +189,117 @@ mod by_hand {
         }
     }
 
-    #[test]
-    fn a_peer_that_is_configured_anew_tells_its_way_though_it_is_the_usual_one() {
-        let mut before = peer();
-        for at in 0..20 {
-            let now = ms(at * 400);
-            probe(&mut before, now, &[1]);
-            before.poll(now, Duration::from_millis(400), &mut Vec::new());
+    /// Lets both ways be probed every 400 ms, `times` from `start` on, gives when that ends.
+    fn go_on(peer: &mut PeerPaths, start: u64, times: u64, answered: &[usize]) -> u64 {
+        let interval = Probing::default().interval;
+        for turn in 0..times {
+            let now = ms(start + turn * 400);
+            probe(peer, now, answered);
+            peer.poll(now, interval, &mut Vec::new());
         }
-        let left = before.decide().expect("fou does not answer");
+        start + times * 400
+    }
+
+    /// A peer whose preferred way, fou, is dead: the tables have gue.
+    fn failed_over() -> (PeerPaths, u64) {
+        let mut peer = peer();
+        let now = go_on(&mut peer, 0, 20, &[1]);
+        let left = peer.decide().expect("fou does not answer");
         assert_eq!(left.to.encapsulation.name(), "gue");
-        // The tables have gue, which is a way of the new one, too.
+        (peer, now)
+    }
+
+    #[test]
+    fn a_peer_that_is_configured_anew_stays_on_the_way_that_passes_until_the_usual_one_does() {
+        let (before, now) = failed_over();
         let mut after = peer();
         assert_eq!(after.succeed(&before), Ok(()));
         let told = after.decide().expect("it is not known what they have");
-        assert_eq!(told.to.encapsulation.name(), "fou");
+        assert_eq!(told.to.encapsulation.name(), "gue");
         assert!(after.decide().is_none());
+        let answers = u64::from(Probing::default().up_after);
+        let now = go_on(&mut after, now, answers - 1, &[0, 1]);
+        // Nobody answers the search: it may say that less passes.
+        let told = after.decide();
+        assert!(told.is_none_or(|told| told.to.encapsulation.name() == "gue"));
+        let now = go_on(&mut after, now, 1, &[0, 1]);
+        let told = after.decide().expect("it answers");
+        assert_eq!(told.to.encapsulation.name(), "fou");
+        assert_eq!(after.report(ms(now)).changes, 2);
+    }
+
+    #[test]
+    fn a_peer_that_is_probed_elsewhere_keeps_its_way_until_one_is_known() {
+        let (before, now) = failed_over();
+        let mut after = peer();
+        after.target = [10, 244, 2, 9].into();
+        assert_eq!(after.succeed(&before), Ok(()));
+        assert!(after.decide().is_none(), "nothing is known");
+        let used = |peer: &PeerPaths| peer.report(ms(now)).ways[1].in_use;
+        assert!(used(&after), "the tables have it");
+        let mut other = peer();
+        other.target = after.target;
+        assert_eq!(other.succeed(&before), Ok(()));
+        go_on(&mut after, now, 20, &[1]);
+        let told = after.decide().expect("fou does not answer here either");
+        assert_eq!(told.to.encapsulation.name(), "gue");
+        go_on(&mut other, now, 1, &[0, 1]);
+        let told = other.decide().expect("fou answers here");
+        assert_eq!(told.to.encapsulation.name(), "fou");
+    }
+
+    #[test]
+    fn a_peer_that_is_configured_anew_keeps_the_size_that_passes() {
+        let mut before = peer();
+        let now = go_on(&mut before, 0, 1, &[0, 1]);
+        let wide = before.decide().expect("less the headers").to.mtu;
+        let probe = Question {
+            peer: 0,
+            way: 0,
+            octets: 1500,
+            is_search: true,
+            carrier: Carrier::Message,
+            sent: ms(now),
+        };
+        before.too_big(1400, Some(&probe), ms(now));
+        let narrow = before.decide().expect("the path is narrow").to.mtu;
+        assert!(narrow < wide);
+        let mut spec = before.spec.clone();
+        let renewed = |spec: &PeerSpec| {
+            let own = [before.source];
+            let after = PeerPaths::new(spec, &before.prefixes, &own, &Probing::default());
+            let mut after = after.expect("it can be probed");
+            assert_eq!(after.succeed(&before), Ok(()));
+            after.decide().expect("it is not known what they have").to
+        };
+        spec.name = "gamma".to_owned();
+        assert_eq!(renewed(&spec).mtu, narrow);
+        spec.ways.reverse();
+        assert!(renewed(&spec).mtu <= narrow);
+        // Another device: another path.
+        spec.underlay_mtu = Mtu::new(9000);
+        assert!(renewed(&spec).mtu > narrow);
+        // Nobody would ever find that it has widened.
+        spec.underlay_mtu = Mtu::ETHERNET;
+        spec.probe = false;
+        assert!(renewed(&spec).mtu > narrow);
+    }
+
+    #[test]
+    fn a_peer_that_is_configured_anew_while_it_is_down_is_so_until_it_answers() {
+        let mut before = peer();
+        let now = go_on(&mut before, 0, 20, &[]);
+        assert_eq!(before.turned(), Some(true));
+        for target in [before.target, [10, 244, 2, 9].into()] {
+            let mut after = peer();
+            after.target = target;
+            assert_eq!(after.succeed(&before), Ok(()));
+            assert_eq!(after.turned(), None, "known, and said");
+            let now = go_on(&mut after, now, 20, &[]);
+            assert_eq!(after.turned(), None);
+            go_on(&mut after, now, 20, &[1]);
+            assert_eq!(after.turned(), Some(false));
+        }
     }
 
     #[test]
@@ -221,5 +316,9 @@ mod by_hand {
         assert_eq!(shown(&peer, 90_100), None);
         peer.failed("host unreachable".to_owned(), ms(90_200));
         assert_eq!(shown(&peer, 90_300), said(0));
+        // One that is not probed never answers.
+        peer.is_probed = false;
+        assert_eq!(shown(&peer, 150_100), said(59));
+        assert_eq!(shown(&peer, 150_200), None);
     }
 }

@@ -48,7 +48,7 @@ pub(super) enum State {
 }
 
 /// One way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Way {
     timers: Timers,
     state: State,
@@ -62,7 +62,7 @@ pub(super) struct Way {
     rtt: Option<Duration>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sent {
     token: u64,
     at: Time,

@@ -145,7 +145,7 @@ impl Underlay {
                 }
             }
         }
-        failed.extend(self.ways.open_fragmenting(config, seed).err());
+        failed.extend(self.ways.open_fragmenting(config, seed));
         UnderlayError::all(failed)
     }
 

@@ -1,6 +1,6 @@
 //! By which socket of a worker a frame leaves.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use warren_core::batch::{Link, Transport};
 use warren_core::units::Family;
@@ -33,12 +33,10 @@ pub(super) struct Way {
 }
 
 impl Ways {
-    /// Opens the sockets for what may be fragmented, beside those for what may not.
-    pub(super) fn open_fragmenting(
-        &mut self,
-        config: &Config,
-        seed: u64,
-    ) -> Result<(), UnderlayError> {
+    /// Opens those sockets for what may be fragmented, beside those for what may not, that are not
+    /// open. Every one is tried, whatever became of the others; gives what failed.
+    pub(super) fn open_fragmenting(&mut self, config: &Config, seed: u64) -> Vec<UnderlayError> {
+        let mut failed = Vec::new();
         let underlay = [Family::V4, Family::V6].map(|family| config.node.underlay(family));
         let addresses = underlay.into_iter().zip(&mut self.fragmenting);
         for (address, fragmenting) in addresses {
@@ -48,21 +46,24 @@ impl Ways {
                 let mut udp = udp_config(config, bind);
                 udp.path_mtu = PathMtu::Fragment;
                 let opened = TransmitPool::bind(&udp, 1, seed.rotate_left(32));
-                *fragmenting = Some(opened.map_err(UnderlayError::udp(bind))?);
+                match opened.map_err(UnderlayError::udp(bind)) {
+                    Ok(opened) => *fragmenting = Some(opened),
+                    Err(error) => failed.push(error),
+                }
             }
-            let mut raws = self.fragmenting_raw.iter();
-            if uses_ipip(config) && raws.all(|raw| raw.local_addr() != address) {
-                for inner in [Inner::Ipv4, Inner::Ipv6] {
-                    let mut raw = raw_config(config, address, inner);
-                    raw.path_mtu = PathMtu::Fragment;
-                    raw.receive_buffer_octets = 0;
-                    let raw = RawIp::open(&raw)?;
-                    raw.receive_nothing()?;
-                    self.fragmenting_raw.push(raw);
+            for inner in [Inner::Ipv4, Inner::Ipv6] {
+                let mut raws = self.fragmenting_raw.iter();
+                let is_open = raws.any(|raw| raw.local_addr() == address && raw.inner() == inner);
+                if !uses_ipip(config) || is_open {
+                    continue;
+                }
+                match open_raw(config, address, inner) {
+                    Ok(raw) => self.fragmenting_raw.push(raw),
+                    Err(error) => failed.push(error),
                 }
             }
         }
-        Ok(())
+        failed
     }
 
     pub(super) fn find(&self, receivers: &[Receiver], link: &Link) -> Option<Way> {
@@ -129,5 +130,57 @@ impl Ways {
             Kind::Udp6 => v6.as_ref(),
             Kind::Ip4 | Kind::Ip6 => None,
         }
+    }
+}
+
+/// Opens a raw socket for outer packets that may be fragmented.
+fn open_raw(config: &Config, address: IpAddr, inner: Inner) -> Result<RawIp, UnderlayError> {
+    let mut raw = raw_config(config, address, inner);
+    raw.path_mtu = PathMtu::Fragment;
+    raw.receive_buffer_octets = 0;
+    let raw = RawIp::open(&raw)?;
+    raw.receive_nothing()?;
+    Ok(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::config::example_config;
+    use crate::sys::process::{Capability, has_capability};
+
+    #[test]
+    fn of_two_raw_sockets_the_one_that_is_missing_is_opened_later() {
+        if !has_capability(Capability::NetRaw) {
+            eprintln!("skipped: raw sockets need CAP_NET_RAW");
+            return;
+        }
+        let text = format!("{}\n[ipip]\nenabled = true\n", example_config());
+        let mut config = Config::parse(&text, "example.toml").expect("it is valid");
+        config.node.underlay_v4 = Some(Ipv4Addr::LOCALHOST);
+        config.node.underlay_v6 = None;
+        for missing in 0..2 {
+            let mut ways = Ways::default();
+            assert!(ways.open_fragmenting(&config, 7).is_empty());
+            ways.fragmenting_raw.remove(missing);
+            for _ in 0..2 {
+                assert!(ways.open_fragmenting(&config, 7).is_empty());
+                let raws = ways.fragmenting_raw.iter();
+                let mut protocols: Vec<u8> = raws.map(|raw| raw.inner().protocol()).collect();
+                protocols.sort_unstable();
+                assert_eq!(protocols, [4, 41]);
+            }
+        }
+    }
+
+    #[test]
+    fn each_family_is_tried_whatever_became_of_the_other() {
+        let mut config = Config::parse(example_config(), "example.toml").expect("it is valid");
+        config.node.underlay_v4 = Some(Ipv4Addr::new(192, 0, 2, 250));
+        config.node.underlay_v6 = Some("2001:db8::250".parse().expect("an address"));
+        let failed = Ways::default().open_fragmenting(&config, 7);
+        assert_eq!(failed.len(), 2, "{failed:?}");
     }
 }
