@@ -133,6 +133,8 @@ pub struct Agent {
     differed: Option<u64>,
     now: Time,
     alarms: Alarms,
+    /// What the cluster was lost for, until it answers.
+    lost: Option<String>,
     updates: VecDeque<SourceUpdate>,
     notices: VecDeque<Notice>,
     /// What the node was told that it has.
@@ -170,6 +172,7 @@ impl Agent {
             differed: None,
             now: Time::ZERO,
             alarms: Alarms::new(),
+            lost: None,
             updates: VecDeque::new(),
             notices: VecDeque::new(),
             claimed: None,
@@ -320,6 +323,9 @@ impl Agent {
             Err(failure) => return self.failed(&request, failure, now),
         };
         self.backoff = BACKOFF_LEAST;
+        if let Some(why) = self.lost.take() {
+            self.alarms.retract_this(&why);
+        }
         self.ping_at = now.after(self.ping_every());
         match (request, answer) {
             (Request::List, Answer::Listed { header, kvs }) => {
@@ -408,6 +414,7 @@ impl Agent {
     }
 
     fn failed(&mut self, request: &Request, failure: Failure, now: Time) {
+        let is_refused = matches!(failure, Failure::Refused(_));
         match failure {
             Failure::NoSuchLease => {
                 self.claim.lease_lost();
@@ -418,6 +425,8 @@ impl Agent {
                     source: SourceKind::Etcd,
                     kind: UpdateKind::Lost { why: why.clone() },
                 });
+                // That a list is answered says nothing of a write that was refused.
+                self.lost = (!is_refused || !request.is_write()).then(|| why.clone());
                 self.alarm(why);
             }
         }
