@@ -466,3 +466,15 @@ fn a_failure_that_is_over_is_not_announced_any_more() {
     let told = ["nobody", "the watch ended: it fell", "nobody"];
     assert_eq!(notices(&mut agent), told.map(alarm));
 }
+
+#[test]
+fn a_network_without_ipv4_is_the_reason_that_there_is_no_subnet() {
+    let network = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48",
+        "Backend":{"Type":"vxlan"}}"#;
+    let mut agent = agent();
+    list(&mut agent, 5, vec![kv("config", network, 2, 0)], at(0));
+    let asked = agent.poll_request(at(0));
+    assert!(!matches!(asked, Some(Request::Grant { .. })), "{asked:?}");
+    let why = "the network has no IPv4, without which etcd's keys name no subnet";
+    assert_eq!(notices(&mut agent), [Notice::Alarm(why.to_owned())]);
+}
