@@ -387,9 +387,7 @@ impl Agent {
                     self.claim.written();
                     self.put_by_us(key, condition, value, lease, header);
                 } else {
-                    // Someone was faster; the watch will say who, unless it is behind.
-                    self.claim.not_written(now);
-                    self.phase = Phase::Stale;
+                    self.not_written(now);
                 }
             }
             (Request::Delete { key, .. }, Answer::Written { header, succeeded }) => {
@@ -399,8 +397,7 @@ impl Agent {
                     let revision = header.revision;
                     self.take_own(WatchEvent::Delete { key, revision });
                 } else {
-                    self.claim.not_written(now);
-                    self.phase = Phase::Stale;
+                    self.not_written(now);
                 }
             }
             (_, Answer::Listed { .. } | Answer::Counted { .. } | Answer::Pong { .. })
@@ -411,6 +408,15 @@ impl Agent {
             }
         }
         self.settle_claim();
+    }
+
+    /// Someone was faster; the watch will say who, unless it is behind.
+    fn not_written(&mut self, now: Time) {
+        self.claim.not_written(now);
+        // With more keys than are kept a list says no more than is known, and this would go on.
+        if !self.is_full() {
+            self.phase = Phase::Stale;
+        }
     }
 
     fn failed(&mut self, request: &Request, failure: Failure, now: Time) {
@@ -500,7 +506,8 @@ impl Agent {
                 continue;
             }
             self.copy.seen = self.copy.seen.max(revision);
-            // What the node cannot do without has room always: the configuration, what is its own.
+            // What the node cannot do without has room when the watch tells of it: the configuration,
+            // what is its own. Of a list only the beginning has.
             if let WatchEvent::Put(kv) = &event
                 && self.is_full()
                 && !self.copy.has(&kv.key, &self.settings.prefix)

@@ -478,3 +478,25 @@ fn a_network_without_ipv4_is_the_reason_that_there_is_no_subnet() {
     let why = "the network has no IPv4, without which etcd's keys name no subnet";
     assert_eq!(notices(&mut agent), [Notice::Alarm(why.to_owned())]);
 }
+
+#[test]
+fn where_not_all_is_kept_a_write_that_does_not_happen_costs_no_list() {
+    for (keys_max, lists) in [(4, false), (5, true)] {
+        let settings = AgentSettings {
+            keys_max,
+            ..AgentSettings::default()
+        };
+        let mut agent = Agent::new(settings, own());
+        let others = (2..5).map(|n| kv(&format!("subnets/10.5.{n}.0-24"), "of somebody", n, 0));
+        let kvs = std::iter::once(kv("config", NETWORK, 2, 0)).chain(others);
+        list(&mut agent, 9, kvs.collect(), at(0));
+        grant(&mut agent, at(0));
+        let asked = agent.poll_request(at(0));
+        assert!(matches!(asked, Some(Request::Put { .. })), "{asked:?}");
+        let (header, succeeded) = (header(10), false);
+        let answer = Answer::Written { header, succeeded };
+        agent.handle(Input::Answer(Ok(answer)), at(0));
+        let asked = agent.poll_request(at(200));
+        assert_eq!(asked == Some(Request::List), lists, "{asked:?}");
+    }
+}
