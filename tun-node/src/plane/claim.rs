@@ -346,7 +346,7 @@ impl Unreceived {
 }
 
 /// How often receiving is tried again: flannel and others give their ports back when they end.
-const RECEIVE_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const RECEIVE_AGAIN: Duration = Duration::from_secs(5);
 
 fn enter<T: Ord + Copy>(list: &mut Vec<T>, value: T) {
     if !list.contains(&value) {
