@@ -342,6 +342,8 @@ struct Core {
     has_moved: bool,
     /// What workers do not receive though they were told to, as long as it is so.
     unreceived: Option<Unreceived>,
+    /// When the files are taken again, whose underlay address could not be received at.
+    move_again: Option<Time>,
     /// Whether the probes' sockets were opened for IP in IP, too.
     probes_ipip: bool,
 }
@@ -373,6 +375,7 @@ impl Core {
             parts: None,
             has_moved: false,
             unreceived: None,
+            move_again: None,
             probes_ipip: false,
             loaded,
         };
@@ -473,7 +476,8 @@ impl Core {
         let memory = self.memory.as_ref().map(Memory::poll_timeout);
         let due = self.reconciler.poll_timeout();
         let receiving = self.unreceived.as_ref().map(|unreceived| unreceived.again);
-        [memory, due, receiving].into_iter().flatten().min()
+        let due_times = [memory, due, receiving, self.move_again];
+        due_times.into_iter().flatten().min()
     }
 
     /// Shows everybody what changed since this was last called.
@@ -621,6 +625,7 @@ impl Running {
                     return self.end();
                 }
             }
+            self.core.move_if_due();
             if std::mem::take(&mut self.core.has_moved) {
                 let own = self.core.own();
                 for source in &self.sources {

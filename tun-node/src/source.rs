@@ -45,8 +45,8 @@ use crate::config::Config;
 use crate::flannel::NetConf;
 use crate::rib::{SourceKind, SourceUpdate};
 
-pub(crate) use start::kubernetes_server;
 pub use start::{SourceError, check_all, start_all};
+pub(crate) use start::{kubernetes_network, kubernetes_server};
 
 /// This node, as sources describe it to other nodes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

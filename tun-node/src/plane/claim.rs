@@ -21,6 +21,7 @@ use crate::ctl::sources::ClaimReport;
 use crate::flannel::{Backend, NetConf, SubnetEnv};
 use crate::rib::SourceKind;
 use crate::snapshot::SavedLease;
+use crate::source::kubernetes_network;
 
 /// Subnets that are this node's.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -162,11 +163,24 @@ impl Core {
 
     /// What this node had before it was started.
     pub(super) fn recall(&mut self, leases: &[SavedLease]) {
+        let kubernetes = self.loaded.config.sources.kubernetes.as_ref();
+        let configured = kubernetes.and_then(|kubernetes| kubernetes_network(kubernetes).ok());
+        // As it would be remembered.
+        let configured =
+            configured.and_then(|network| NetConf::parse(network_json(&network).as_bytes()).ok());
         let recalled = leases.iter().find_map(|lease| {
+            let network = NetConf::parse(lease.network.as_bytes()).ok()?;
+            // Kubernetes' network is this host's to say, and of another one's port nothing is known
+            // any more: a node that cannot receive there does not start.
+            let is_kube = lease.source == SourceKind::Kube;
+            if is_kube && configured.as_ref().is_some_and(|now| *now != network) {
+                info!("the network is configured otherwise: its subnet is asked for anew");
+                return None;
+            }
             Some(Claim {
                 source: lease.source,
                 subnets: lease.prefixes.clone(),
-                network: NetConf::parse(lease.network.as_bytes()).ok()?,
+                network,
             })
         });
         if let Some(claim) = recalled {
@@ -332,7 +346,7 @@ impl Unreceived {
 }
 
 /// How often receiving is tried again: flannel and others give their ports back when they end.
-const RECEIVE_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const RECEIVE_AGAIN: Duration = Duration::from_secs(5);
 
 fn enter<T: Ord + Copy>(list: &mut Vec<T>, value: T) {
     if !list.contains(&value) {
@@ -391,6 +405,46 @@ mod tests {
     use crate::config::Loaded;
     use crate::paths::PathsInlet;
     use crate::plane::PlaneParts;
+
+    #[test]
+    fn a_subnet_of_kubernetes_is_remembered_while_the_network_is_the_configured_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("net-conf.json");
+        let write = |port: u16| {
+            let text = format!(
+                r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan","Port":{port}}}}}"#
+            );
+            std::fs::write(&file, &text).expect("a directory of ours");
+            NetConf::parse(text.as_bytes()).expect("valid")
+        };
+        let lease = |source| SavedLease {
+            source,
+            scope: String::new(),
+            prefixes: vec!["10.5.1.0/24".parse().expect("a prefix")],
+            vteps: Vec::new(),
+            network: network_json(&write(8472)),
+        };
+        let leases = [SourceKind::Kube, SourceKind::Etcd].map(lease);
+        let text = format!(
+            "[node]\nname = \"alpha\"\nunderlay = [\"192.0.2.1\"]\n\
+             [kubernetes]\nnet-conf = \"{}\"\n[state]\nfile = \"\"\n",
+            file.display()
+        );
+        // etcd says itself what its network is, which the file has nothing to do with.
+        for (port, known) in [(8472, [true, true]), (4789, [false, true])] {
+            write(port);
+            let recalled = leases.each_ref().map(|lease| {
+                let loaded = Loaded {
+                    config: Config::parse(&text, "node.toml").expect("valid"),
+                    files: Vec::new(),
+                };
+                let mut core = Core::new(loaded, PathBuf::from("node.toml"), true);
+                core.recall(std::slice::from_ref(lease));
+                core.claim.is_some()
+            });
+            assert_eq!(recalled, known, "{port}");
+        }
+    }
 
     #[test]
     fn what_could_not_be_received_is_shown_and_tried_again_until_it_is() {

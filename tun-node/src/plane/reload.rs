@@ -18,6 +18,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use tracing::{info, warn};
 use warren_core::units::Family;
 
+use super::claim::RECEIVE_AGAIN;
 use super::{Core, PlaneSender, identity, settings};
 use crate::config::{Config, Loaded, route_files};
 use crate::ctl::sources::ReloadReport;
@@ -47,6 +48,8 @@ impl Core {
             Err(errors) => {
                 let why = errors.to_string();
                 if !dry_run {
+                    // The next change of the files is seen.
+                    self.move_again = None;
                     self.files_are_lost(&why);
                 }
                 return Err(why);
@@ -57,7 +60,9 @@ impl Core {
         let differences = differences(&self.loaded, &taken);
         let is_changed = taken != self.loaded;
         if !dry_run {
+            self.move_again = None;
             if is_changed && let Err(why) = self.take(taken) {
+                self.move_again = Some(self.now().after(RECEIVE_AGAIN));
                 self.files_are_lost(&why);
                 return Err(why);
             }
@@ -73,6 +78,18 @@ impl Core {
             at_next_start,
             epoch: self.rib.reader().tables().epoch().0,
         })
+    }
+
+    /// Takes the files again that could not be taken, if it is time: whoever has a port at the new
+    /// address may have left it, and no file changes by that.
+    pub(super) fn move_if_due(&mut self) {
+        if self.move_again.is_some_and(|again| again <= self.now()) {
+            let report = self.reload(false);
+            // That it failed was said when it first did, and is shown as long as it does.
+            if report.is_ok() {
+                self.log_reload(report);
+            }
+        }
     }
 
     /// What a reload came to, where nobody waits for an answer.
@@ -435,5 +452,55 @@ mod tests {
                 "+ receive vxlan on UDP 8472",
             ]
         );
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_received_at_is_tried_again_until_it_can() {
+        use crate::paths::PathsInlet;
+        use crate::plane::PlaneParts;
+        use parking_lot::Mutex;
+        use warren_core::units::Time;
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("node.toml");
+        let write = |address: &str| {
+            let text = format!("[node]\nname = \"alpha\"\nunderlay = [\"{address}\"]\n");
+            std::fs::write(&path, text).expect("a directory of ours");
+        };
+        write("192.0.2.1");
+        let loaded = Loaded::read(&path).expect("valid");
+        let mut core = Core::new(loaded, path.clone(), true);
+        let in_the_way = Arc::new(Mutex::new(true));
+        let is_in_the_way = Arc::clone(&in_the_way);
+        core.parts = Some(PlaneParts {
+            paths: PathsInlet::new().expect("a few descriptors").sender(),
+            host: None,
+            receives: Box::new(move |config| {
+                let is_old = config.node.underlay_v4 == Some([192, 0, 2, 1].into());
+                let fails = *is_in_the_way.lock() && !is_old;
+                if fails {
+                    return Err("UDP port 8472 is in use".to_owned());
+                }
+                Ok(())
+            }),
+        });
+        let address = |core: &Core| core.loaded.config.node.underlay_v4;
+        write("192.0.2.2");
+        core.reload(false).expect_err("somebody has the port");
+        assert_eq!(address(&core), Some([192, 0, 2, 1].into()));
+        let due = core.poll_timeout().expect("it is tried again");
+        assert!(due <= core.now().after(RECEIVE_AGAIN));
+        // It goes on for as long as the port is in use, and not before it is time.
+        core.move_again = Some(Time::ZERO);
+        core.move_if_due();
+        assert!(core.move_again.is_some_and(|again| again > core.now()));
+        *in_the_way.lock() = false;
+        core.move_if_due();
+        assert_eq!(address(&core), Some([192, 0, 2, 1].into()));
+        core.move_again = Some(Time::ZERO);
+        core.move_if_due();
+        assert_eq!(address(&core), Some([192, 0, 2, 2].into()));
+        assert!(core.has_moved);
+        assert_eq!(core.move_again, None);
     }
 }

@@ -56,6 +56,17 @@ impl Alarms {
     pub(super) fn retract(&mut self) {
         self.waiting = None;
     }
+
+    /// This sentence is not so any more: where it waits it is not said, and where it was said last
+    /// it is news when it is so again.
+    pub(super) fn retract_this(&mut self, text: &str) {
+        if self.waiting.as_deref() == Some(text) {
+            self.waiting = None;
+        }
+        if self.said == text {
+            self.said.clear();
+        }
+    }
 }
 
 /// The least time between two sentences.
@@ -87,5 +98,19 @@ mod tests {
         assert_eq!(say(&mut alarms, "four", 33), None);
         alarms.retract();
         assert_eq!(alarms.poll(at(60)), None);
+    }
+
+    #[test]
+    fn what_is_over_is_not_said_and_is_news_when_it_comes_back() {
+        let mut alarms = Alarms::new();
+        let say = |alarms: &mut Alarms, text: &str, s| alarms.say(text.to_owned(), at(s));
+        assert_eq!(say(&mut alarms, "one", 1).as_deref(), Some("one"));
+        assert_eq!(say(&mut alarms, "two", 2), None);
+        alarms.retract_this("one");
+        assert_eq!(alarms.poll_timeout(), Some(at(11)), "the other one waits");
+        alarms.retract_this("two");
+        assert_eq!(alarms.poll_timeout(), None);
+        assert_eq!(say(&mut alarms, "one", 3), None);
+        assert_eq!(alarms.poll(at(11)).as_deref(), Some("one"));
     }
 }

@@ -114,10 +114,7 @@ fn kube_settings(
     own: Own,
 ) -> Result<KubeSettings, SourceError> {
     let access = kube_access(kubernetes)?;
-    let network = match &kubernetes.network {
-        KubernetesNetwork::Keys(network) => network.clone(),
-        KubernetesNetwork::File(path) => net_conf(path)?,
-    };
+    let network = kubernetes_network(kubernetes)?;
     let node = kubernetes.node.clone();
     let node = node.or_else(|| variable("NODE_NAME"));
     let node = node.unwrap_or_else(|| config.node.name.clone());
@@ -125,6 +122,18 @@ fn kube_settings(
     agent.prefix.clone_from(&kubernetes.annotation_prefix);
     agent.allow_loopback = own.v4.is_some_and(|address| address.is_loopback());
     Ok(KubeSettings { access, agent, own })
+}
+
+/// The network that a node is part of, which Kubernetes does not know.
+///
+/// # Errors
+///
+/// [`SourceError`] of the file that it is in.
+pub(crate) fn kubernetes_network(kubernetes: &config::Kubernetes) -> Result<NetConf, SourceError> {
+    match &kubernetes.network {
+        KubernetesNetwork::Keys(network) => Ok(network.clone()),
+        KubernetesNetwork::File(path) => net_conf(path),
+    }
 }
 
 /// The API server that a node is to ask; `None` where nothing says which.

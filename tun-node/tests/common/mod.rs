@@ -414,10 +414,13 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs the program under test and returns how it ended and what it printed.
+/// Runs the program under test, as in no Pod, and returns how it ended and what it printed.
 pub(crate) fn tun_node(arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
         .args(arguments)
+        // Whoever runs the tests may be one.
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .env_remove("KUBERNETES_SERVICE_PORT")
         .stdin(Stdio::null())
         .output()
         .unwrap()

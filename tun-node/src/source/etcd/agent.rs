@@ -133,6 +133,8 @@ pub struct Agent {
     differed: Option<u64>,
     now: Time,
     alarms: Alarms,
+    /// What the cluster was lost for, until it answers.
+    lost: Option<String>,
     updates: VecDeque<SourceUpdate>,
     notices: VecDeque<Notice>,
     /// What the node was told that it has.
@@ -170,6 +172,7 @@ impl Agent {
             differed: None,
             now: Time::ZERO,
             alarms: Alarms::new(),
+            lost: None,
             updates: VecDeque::new(),
             notices: VecDeque::new(),
             claimed: None,
@@ -320,6 +323,9 @@ impl Agent {
             Err(failure) => return self.failed(&request, failure, now),
         };
         self.backoff = BACKOFF_LEAST;
+        if let Some(why) = self.lost.take() {
+            self.alarms.retract_this(&why);
+        }
         self.ping_at = now.after(self.ping_every());
         match (request, answer) {
             (Request::List, Answer::Listed { header, kvs }) => {
@@ -381,9 +387,7 @@ impl Agent {
                     self.claim.written();
                     self.put_by_us(key, condition, value, lease, header);
                 } else {
-                    // Someone was faster; the watch will say who, unless it is behind.
-                    self.claim.not_written(now);
-                    self.phase = Phase::Stale;
+                    self.not_written(now);
                 }
             }
             (Request::Delete { key, .. }, Answer::Written { header, succeeded }) => {
@@ -393,8 +397,7 @@ impl Agent {
                     let revision = header.revision;
                     self.take_own(WatchEvent::Delete { key, revision });
                 } else {
-                    self.claim.not_written(now);
-                    self.phase = Phase::Stale;
+                    self.not_written(now);
                 }
             }
             (_, Answer::Listed { .. } | Answer::Counted { .. } | Answer::Pong { .. })
@@ -407,7 +410,17 @@ impl Agent {
         self.settle_claim();
     }
 
+    /// Someone was faster; the watch will say who, unless it is behind.
+    fn not_written(&mut self, now: Time) {
+        self.claim.not_written(now);
+        // With more keys than are kept a list says no more than is known, and this would go on.
+        if !self.is_full() {
+            self.phase = Phase::Stale;
+        }
+    }
+
     fn failed(&mut self, request: &Request, failure: Failure, now: Time) {
+        let is_refused = matches!(failure, Failure::Refused(_));
         match failure {
             Failure::NoSuchLease => {
                 self.claim.lease_lost();
@@ -418,6 +431,8 @@ impl Agent {
                     source: SourceKind::Etcd,
                     kind: UpdateKind::Lost { why: why.clone() },
                 });
+                // That a list is answered says nothing of a write that was refused.
+                self.lost = (!is_refused || !request.is_write()).then(|| why.clone());
                 self.alarm(why);
             }
         }
@@ -491,7 +506,8 @@ impl Agent {
                 continue;
             }
             self.copy.seen = self.copy.seen.max(revision);
-            // What the node cannot do without has room always: the configuration, what is its own.
+            // What the node cannot do without has room when the watch tells of it: the configuration,
+            // what is its own. Of a list only the beginning has.
             if let WatchEvent::Put(kv) = &event
                 && self.is_full()
                 && !self.copy.has(&kv.key, &self.settings.prefix)

@@ -416,3 +416,87 @@ fn beyond_what_is_kept_nothing_is_compared_but_everything_is_when_there_is_room(
     agent.handle(watched(12, config), at(640_000));
     assert!(agent.network().is_some());
 }
+
+#[test]
+fn a_failure_that_is_over_is_not_announced_any_more() {
+    let mut agent = agent();
+    let alarm = |text: &str| Notice::Alarm(text.to_owned());
+    let fail = |agent: &mut Agent, failure, ms| {
+        assert_eq!(agent.poll_request(at(ms)), Some(Request::List));
+        agent.handle(Input::Answer(Err(failure)), at(ms));
+    };
+    let unreachable = |why: &str| Failure::Unreachable(why.to_owned());
+    fail(&mut agent, unreachable("nobody"), 0);
+    assert_eq!(notices(&mut agent), [alarm("nobody")]);
+    fail(&mut agent, unreachable("timeout"), 1_000);
+    list(&mut agent, 5, vec![kv("config", NETWORK, 2, 0)], at(2_000));
+    let granted = |agent: &mut Agent, now| {
+        let asked = agent.poll_request(now);
+        assert!(matches!(asked, Some(Request::Grant { .. })), "{asked:?}");
+    };
+    granted(&mut agent, at(11_000));
+    assert_eq!(notices(&mut agent), [], "it was over before its time came");
+
+    // A write that is refused while lists are answered is said, and once.
+    let refused = || Failure::Refused("no permission".to_owned());
+    agent.handle(Input::Answer(Err(refused())), at(11_000));
+    assert_eq!(notices(&mut agent), [alarm("no permission")]);
+    for s in [30, 60] {
+        list(
+            &mut agent,
+            5,
+            vec![kv("config", NETWORK, 2, 0)],
+            at(s * 1000),
+        );
+        granted(&mut agent, at(s * 1000));
+        agent.handle(Input::Answer(Err(refused())), at(s * 1000));
+    }
+    assert_eq!(notices(&mut agent), []);
+
+    // What nobody answered is news when it comes back.
+    fail(&mut agent, unreachable("nobody"), 70_000);
+    list(&mut agent, 5, vec![kv("config", NETWORK, 2, 0)], at(71_000));
+    agent.handle(
+        Input::WatchEnded {
+            why: "it fell".to_owned(),
+        },
+        at(81_000),
+    );
+    fail(&mut agent, unreachable("nobody"), 92_000);
+    let told = ["nobody", "the watch ended: it fell", "nobody"];
+    assert_eq!(notices(&mut agent), told.map(alarm));
+}
+
+#[test]
+fn a_network_without_ipv4_is_the_reason_that_there_is_no_subnet() {
+    let network = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48",
+        "Backend":{"Type":"vxlan"}}"#;
+    let mut agent = agent();
+    list(&mut agent, 5, vec![kv("config", network, 2, 0)], at(0));
+    let asked = agent.poll_request(at(0));
+    assert!(!matches!(asked, Some(Request::Grant { .. })), "{asked:?}");
+    let why = "the network has no IPv4, without which etcd's keys name no subnet";
+    assert_eq!(notices(&mut agent), [Notice::Alarm(why.to_owned())]);
+}
+
+#[test]
+fn where_not_all_is_kept_a_write_that_does_not_happen_costs_no_list() {
+    for (keys_max, lists) in [(4, false), (5, true)] {
+        let settings = AgentSettings {
+            keys_max,
+            ..AgentSettings::default()
+        };
+        let mut agent = Agent::new(settings, own());
+        let others = (2..5).map(|n| kv(&format!("subnets/10.5.{n}.0-24"), "of somebody", n, 0));
+        let kvs = std::iter::once(kv("config", NETWORK, 2, 0)).chain(others);
+        list(&mut agent, 9, kvs.collect(), at(0));
+        grant(&mut agent, at(0));
+        let asked = agent.poll_request(at(0));
+        assert!(matches!(asked, Some(Request::Put { .. })), "{asked:?}");
+        let (header, succeeded) = (header(10), false);
+        let answer = Answer::Written { header, succeeded };
+        agent.handle(Input::Answer(Ok(answer)), at(0));
+        let asked = agent.poll_request(at(200));
+        assert_eq!(asked == Some(Request::List), lists, "{asked:?}");
+    }
+}

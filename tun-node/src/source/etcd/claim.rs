@@ -213,7 +213,12 @@ impl Claim {
         if self.leaving {
             return self.give_back(store, prefix, may_write);
         }
-        let network = network.filter(|network| network.v4.is_some())?;
+        let network = network?;
+        if network.v4.is_none() {
+            let text = "the network has no IPv4, without which etcd's keys name no subnet";
+            self.alarm = Some(text.to_owned());
+            return None;
+        }
         if network.v6.is_some() && self.own.public_ipv6.is_none() {
             let text = "the network has IPv6, but this node has no IPv6 underlay address";
             self.alarm = Some(text.to_owned());

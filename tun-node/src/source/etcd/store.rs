@@ -155,6 +155,17 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether it would change something in the store.
+    pub(super) const fn is_write(&self) -> bool {
+        match self {
+            Self::List | Self::Count | Self::Ping { .. } => false,
+            Self::Grant { .. } | Self::Renew { .. } | Self::Revoke { .. } => true,
+            Self::Put { .. } | Self::Delete { .. } => true,
+        }
+    }
+}
+
 /// What the store says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Answer {

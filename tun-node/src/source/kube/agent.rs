@@ -192,6 +192,8 @@ pub struct Agent {
     writes: VecDeque<Time>,
     now: Time,
     alarms: Alarms,
+    /// What the server was lost for, until it answers.
+    lost: Option<String>,
     updates: VecDeque<SourceUpdate>,
     notices: VecDeque<Notice>,
     leaving: bool,
@@ -231,6 +233,7 @@ impl Agent {
             writes: VecDeque::new(),
             now: Time::ZERO,
             alarms: Alarms::new(),
+            lost: None,
             updates: VecDeque::new(),
             notices: VecDeque::new(),
             leaving: false,
@@ -421,6 +424,9 @@ impl Agent {
             Err(failure) => return self.failed(&request, failure),
         };
         self.backoff = BACKOFF_LEAST;
+        if let Some(why) = self.lost.take() {
+            self.alarms.retract_this(&why);
+        }
         self.ping_at = self.now.after(self.settings.ping_every);
         match (request, answer) {
             (Request::List, Answer::Listed { version, nodes }) => self.listed(version, nodes),
@@ -455,6 +461,7 @@ impl Agent {
             source: SourceKind::Kube,
             kind: UpdateKind::Lost { why: why.clone() },
         });
+        self.lost = Some(why.clone());
         self.alarm(why);
         if matches!(self.phase, Phase::Synced(_)) {
             self.phase = Phase::Adrift;
@@ -478,6 +485,8 @@ impl Agent {
         }
         if self.phase == Phase::Adrift {
             self.phase = self.watch_from(self.seen.clone());
+            // What was wrong before is what is wrong still, and no longer that nobody answers.
+            self.look_at_own();
         }
         if self.updates.is_empty() {
             self.updates.push_back(SourceUpdate {

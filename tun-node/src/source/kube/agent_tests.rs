@@ -506,3 +506,39 @@ fn what_is_to_be_said_soon_after_something_else_is_said_later() {
     agent.poll_request(at(10_000));
     assert_eq!(said(&mut agent), ["there is no Node called n1"]);
 }
+
+#[test]
+fn a_failure_that_is_over_is_not_announced_any_more_and_what_was_wrong_before_is_again() {
+    let alarms = |agent: &mut Agent| -> Vec<String> {
+        let notices = std::iter::from_fn(|| agent.poll_notice());
+        let alarms = notices.filter_map(|notice| match notice {
+            Notice::Alarm(text) => Some(text),
+            Notice::Claimed(_) | Notice::Left => None,
+        });
+        alarms.collect()
+    };
+    let ping = |agent: &mut Agent, ms, answer| {
+        let asked = agent.poll_request(at(ms));
+        assert!(matches!(asked, Some(Request::Ping { .. })), "{asked:?}");
+        agent.handle(answer, at(ms));
+    };
+    // The node has what it needs: a failure that waits for its turn is over before.
+    let mut agent = synced(vec![settled(50)]);
+    ping(&mut agent, 8_000, unreachable());
+    assert_eq!(alarms(&mut agent), ["nobody"]);
+    let late = Input::Answer(Err(Failure::Unreachable("late".to_owned())));
+    ping(&mut agent, 9_000, late);
+    ping(&mut agent, 10_000, pong(100));
+    agent.poll_request(at(60_000));
+    assert_eq!(alarms(&mut agent), [""; 0]);
+
+    // There is no Node: that is the reason again, after nobody answered for a while.
+    let absent = "there is no Node called n1";
+    let mut agent = synced(vec![]);
+    assert_eq!(alarms(&mut agent), [absent]);
+    ping(&mut agent, 20_000, unreachable());
+    assert_eq!(alarms(&mut agent), ["nobody"]);
+    ping(&mut agent, 21_000, pong(100));
+    agent.poll_request(at(31_000));
+    assert_eq!(alarms(&mut agent), [absent]);
+}
