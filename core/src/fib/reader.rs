@@ -127,9 +127,9 @@ impl<A: Address> FibReader<A> {
     /// Asks the processor for the cache lines that changed in this snapshot, all at once, ahead of the lookups that will
     /// read them: for a worker that takes the snapshot up and has looked addresses up in the one before.
     ///
-    /// A hundred changes are some eight hundred lines, which take a few microseconds so, however far away the core of the
-    /// writer is; met one by one they can cost the lookups of a millisecond a tenth of their time. Does nothing in small
-    /// tables, nor when more has changed than is worth it.
+    /// A hundred changes are some eight hundred lines. Where the writer's core has no cache in common with the reader's,
+    /// meeting them one by one costs the lookups of a millisecond a tenth of their time, and a third of that so. Does
+    /// nothing in small tables, nor when more has changed than is worth it.
     pub fn ask_for_changes(&self) {
         let pushed = self.snapshot.pushed.as_ref().map(|pushed| &pushed.fresh);
         let windowed = self.snapshot.windowed.as_ref();
