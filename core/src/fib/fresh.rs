@@ -2,8 +2,9 @@
 //!
 //! What a change writes a reader on another core has in none of its caches. Where the two cores have no cache in common,
 //! a line takes a fifth of a microsecond, and a lookup that comes upon one waits for it: of a hundred changes there are
-//! some eight hundred such lines, met one by one. Asked for in a row they come side by side. So the writer notes what lookups will read of what it has written, a snapshot has the list, and whoever takes the
-//! snapshot up asks for it ([`FibReader::ask_for_changes`](super::FibReader::ask_for_changes)).
+//! some eight hundred such lines, met one by one. Asked for in a row they come side by side. So the writer notes what
+//! lookups will read of what it has written, a snapshot has the list, and whoever takes the snapshot up asks for it
+//! ([`FibReader::ask_for_changes`](super::FibReader::ask_for_changes)).
 //!
 //! It is a hint and no more: what is not in the list, or has gone since, costs nothing but the time that it was to save.
 
