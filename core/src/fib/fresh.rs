@@ -67,7 +67,7 @@ pub(super) fn runs(fresh: &[u64]) -> impl Iterator<Item = (usize, usize)> {
 
 /// Octets of a cache line.
 pub(super) const LINE: usize = 64;
-/// Lines that are asked for at most: far away from the writer, all of them take some 70 microseconds.
+/// Lines that are asked for at most: as many as some thousand changes make anew.
 const MOST: usize = 8192;
 
 #[cfg(test)]

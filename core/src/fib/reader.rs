@@ -14,7 +14,7 @@ use super::flat::Flatness;
 use super::hashed::Hashed;
 use super::node::RouteCell;
 use super::pushed::PushedRoot;
-use super::simd::{Level, SimdLevel};
+use super::simd::{Level, SimdLevel, ask_for_lines};
 use super::walk::{Covering, Routes, Trie, View};
 use super::windows::Windowed;
 
@@ -134,7 +134,7 @@ impl<A: Address> FibReader<A> {
         let pushed = self.snapshot.pushed.as_ref().map(|pushed| &pushed.fresh);
         let windowed = self.snapshot.windowed.as_ref();
         if let Some(fresh) = pushed.or_else(|| windowed.map(|windowed| &windowed.fresh)) {
-            self.level.ask_for(fresh);
+            ask_for_lines(fresh);
         }
     }
 

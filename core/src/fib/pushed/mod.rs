@@ -119,7 +119,7 @@ pub(super) struct PushedRoot {
     pub(super) short: Short,
     /// The number of the publication, of those that had pushed chunks.
     version: u64,
-    /// What the blocks are in.
+    /// What the blocks are in; of a snapshot only, since the writer has its arena.
     pub(super) lines: Arc<[Segment]>,
     /// The lines that this snapshot has new (`fresh.rs`).
     pub(super) fresh: Box<[u64]>,
@@ -193,20 +193,29 @@ impl Short {
 impl PushedRoot {
     /// Makes this, an older one, the same as `root`, which differs in the slots that `log` says.
     fn follow(&mut self, root: &Self, log: &Log, fresh: &mut Fresh) {
+        let Self {
+            words,
+            handles,
+            wide,
+            spread,
+            short,
+            // Each snapshot's own.
+            version: _,
+            lines: _,
+            fresh: _,
+        } = root;
         if let Some(changed) = log.since(self.version) {
             for slot in changed {
-                put_over(&mut self.words, &root.words, slot, Some(fresh));
-                put_over(&mut self.handles, &root.handles, slot, None);
+                put_over(&mut self.words, words, slot, Some(fresh));
+                put_over(&mut self.handles, handles, slot, None);
             }
         } else {
-            let words = Some(mem::take(&mut self.words));
-            self.words = copy_over(words, &root.words, Some(fresh));
-            let handles = Some(mem::take(&mut self.handles));
-            self.handles = copy_over(handles, &root.handles, None);
+            self.words = copy_over(Some(mem::take(&mut self.words)), words, Some(fresh));
+            self.handles = copy_over(Some(mem::take(&mut self.handles)), handles, None);
         }
-        self.wide = root.wide;
-        self.spread = root.spread;
-        self.short = root.short;
+        self.wide = *wide;
+        self.spread = *spread;
+        self.short = *short;
     }
 
     /// Octets of it and its lists.
@@ -559,7 +568,7 @@ impl<A: Address> Fib<A> {
             spread: false,
             short: short_of(&routes),
             version: 0,
-            lines: Arc::clone(self.lines.segments()),
+            lines: Arc::default(),
             fresh: Box::default(),
         }));
         self.pushed.log.begin();

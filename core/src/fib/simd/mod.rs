@@ -4,10 +4,11 @@
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`);
 //! batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two
-//! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for five things: calling a function that was compiled for such a processor, after it
-//! was found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; reading cells, lines
-//! and lists without asking whether the place is in bounds, which the portable twin asks each time; numbers that change
-//! from array to vector and back; and an `asm!` without instructions that keeps the compiler from another order.
+//! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for five things: calling a function that was
+//! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
+//! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
+//! twin asks each time; numbers that change from array to vector and back; and an `asm!` without instructions that keeps
+//! the compiler from another order.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -122,6 +123,21 @@ pub(super) fn ask_for_block(block: &[AtomicU64], cells: usize) {
     let _ = (block, cells);
 }
 
+/// Asks for the lines of `fresh`, a snapshot's list.
+pub(super) fn ask_for_lines(fresh: &[u64]) {
+    // A processor that has as many lines under way as it can drops what is asked for beyond; the second time it is not.
+    #[cfg(target_arch = "x86_64")]
+    for (line, count) in fresh::runs(fresh).chain(fresh::runs(fresh)) {
+        for at in 0..count {
+            let line = core::ptr::without_provenance::<i8>(line.wrapping_add(at * fresh::LINE));
+            // SAFETY: a prefetch never faults, whatever the address.
+            unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = fresh;
+}
+
 impl Level {
     /// `wanted`, or the highest level that the machine has when that is lower.
     pub(super) fn new(wanted: SimdLevel) -> Self {
@@ -158,21 +174,6 @@ impl Level {
                 batch::lookup(Portable, view, addresses, next_hops);
             }
         }
-    }
-
-    /// Asks for the lines of `fresh`.
-    pub(super) fn ask_for(self, fresh: &[u64]) {
-        // A processor that has as many lines under way as it can drops what is asked for beyond; the second time it is not.
-        #[cfg(target_arch = "x86_64")]
-        for (line, count) in fresh::runs(fresh).chain(fresh::runs(fresh)) {
-            for at in 0..count {
-                let line = core::ptr::without_provenance::<i8>(line.wrapping_add(at * fresh::LINE));
-                // SAFETY: a prefetch never faults, whatever the address.
-                unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line) };
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = fresh;
     }
 
     /// Looks up each of `addresses` in pushed chunks.
