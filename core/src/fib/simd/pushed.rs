@@ -334,7 +334,7 @@ fn root_slot(key: u32) -> usize {
     bits::<{ ROOT_SHIFT }, { ROOT_STRIDE as u32 }>(key)
 }
 
-/// Where `block` has the group cell of `key`: [`group_of`].
+/// Where `block` has the group cell of `key`: `group_of` of the portable twin.
 #[inline(always)]
 fn group(block: *const AtomicU64, key: u32) -> *const AtomicU64 {
     block.wrapping_add(GROUPS_AT + bits::<{ 8 + DENSE_BITS }, { GROUPS.ilog2() }>(key))
