@@ -97,6 +97,7 @@ impl<A: Family> Table<A> for Warren<A> {
             SimdLevel::Bmi2 => "warren bmi2",
             SimdLevel::Avx2 => "warren avx2",
             SimdLevel::Avx512 => "warren avx512",
+            SimdLevel::Avx512Gather => "warren gather",
         }
     }
 

@@ -10,9 +10,11 @@
 
 use core::arch::x86_64::{
     __m128i, __m512i, _bextr2_u32, _mm_cmpeq_epi16_mask, _mm_cvtepu8_epi16, _mm_insert_epi8,
-    _mm_insert_epi16, _mm_max_epu16, _mm_set1_epi16, _mm_setzero_si128, _mm512_add_epi64,
-    _mm512_maskz_popcnt_epi32, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shrdv_epi32,
-    _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64, _mm512_test_epi64_mask,
+    _mm_insert_epi16, _mm_max_epu16, _mm_set1_epi16, _mm_setzero_si128, _mm256_cvtepi32_epi16,
+    _mm256_srli_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_i64gather_epi32,
+    _mm512_i64gather_epi64, _mm512_maskz_popcnt_epi32, _mm512_set1_epi64, _mm512_setzero_si512,
+    _mm512_shrdv_epi32, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
+    _mm512_test_epi64_mask,
 };
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -75,17 +77,23 @@ pub(super) fn lookup<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-pub(super) fn lookup_in_vectors<A: Address>(
+pub(super) fn lookup_in_vectors<A: Address, const GATHER: bool>(
     pushed: &PushedRoot,
     segments: &[Segment],
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
     match (pushed.wide, pushed.short.some) {
-        (false, false) => by_vectors::<A, false, false>(pushed, segments, addresses, next_hops),
-        (false, true) => by_vectors::<A, false, true>(pushed, segments, addresses, next_hops),
-        (true, false) => by_vectors::<A, true, false>(pushed, segments, addresses, next_hops),
-        (true, true) => by_vectors::<A, true, true>(pushed, segments, addresses, next_hops),
+        (false, false) => {
+            by_vectors::<A, false, false, GATHER>(pushed, segments, addresses, next_hops)
+        }
+        (false, true) => {
+            by_vectors::<A, false, true, GATHER>(pushed, segments, addresses, next_hops)
+        }
+        (true, false) => {
+            by_vectors::<A, true, false, GATHER>(pushed, segments, addresses, next_hops)
+        }
+        (true, true) => by_vectors::<A, true, true, GATHER>(pushed, segments, addresses, next_hops),
     }
 }
 
@@ -95,14 +103,14 @@ pub(super) fn lookup_in_vectors<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn by_vectors<A: Address, const WIDE: bool, const SHORT: bool>(
+fn by_vectors<A: Address, const WIDE: bool, const SHORT: bool, const GATHER: bool>(
     pushed: &PushedRoot,
     segments: &[Segment],
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
     if let Some(table) = Table::of(pushed, segments) {
-        in_groups::<A, Vectors<WIDE, SHORT>>(&table, addresses, next_hops);
+        in_groups::<A, Vectors<WIDE, SHORT, GATHER>>(&table, addresses, next_hops);
     }
 }
 
@@ -165,9 +173,11 @@ impl<const WIDE: bool, const SHORT: bool> Group for Scalars<WIDE, SHORT> {
 }
 
 /// A group eight to a vector.
-struct Vectors<const WIDE: bool, const SHORT: bool>;
+struct Vectors<const WIDE: bool, const SHORT: bool, const GATHER: bool>;
 
-impl<const WIDE: bool, const SHORT: bool> Group for Vectors<WIDE, SHORT> {
+impl<const WIDE: bool, const SHORT: bool, const GATHER: bool> Group
+    for Vectors<WIDE, SHORT, GATHER>
+{
     type Table<'a> = Table<'a>;
 
     #[inline(always)]
@@ -182,7 +192,13 @@ impl<const WIDE: bool, const SHORT: bool> Group for Vectors<WIDE, SHORT> {
         next_hops: &mut [Option<NextHopId>; LANES],
     ) {
         // SAFETY: whoever takes this group was compiled for these instructions, too: `pushed_avx512`.
-        unsafe { vectors::<A, WIDE, SHORT>(table, addresses, next_hops) };
+        unsafe {
+            if GATHER {
+                gathered::<A, WIDE, SHORT>(table, addresses, next_hops);
+            } else {
+                vectors::<A, WIDE, SHORT>(table, addresses, next_hops);
+            }
+        }
     }
 }
 
@@ -266,6 +282,92 @@ fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
     };
     if escapes != 0 {
         settle::<A, WIDE, SHORT>(table, addresses, next_hops, escapes);
+    }
+}
+
+/// The same by gathers: all words of the root, all group cells, all leaves.
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn gathered<A: Address, const WIDE: bool, const SHORT: bool>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    let (eights, _) = addresses.as_chunks::<EIGHT>();
+    let [a, b, c, d] = eights else {
+        return;
+    };
+    let keys = [
+        keys_of_eight(a),
+        keys_of_eight(b),
+        keys_of_eight(c),
+        keys_of_eight(d),
+    ];
+    let none = _mm512_setzero_si512();
+    let (mut blocks, mut cells) = ([none; LANES / EIGHT], [none; LANES / EIGHT]);
+    for (block, key) in blocks.iter_mut().zip(keys) {
+        // SAFETY: a root slot is one of the words.
+        *block = unsafe {
+            let slot = _mm512_srli_epi64::<{ ROOT_SHIFT }>(key);
+            _mm512_i64gather_epi64::<8>(slot, table.words.as_ptr().cast())
+        };
+    }
+    for ((cell, block), key) in cells.iter_mut().zip(blocks).zip(keys) {
+        let group = _mm512_srli_epi64::<{ 8 + DENSE_BITS - 3 }>(key);
+        let group = _mm512_and_si512(group, _mm512_set1_epi64((GROUPS as i64 - 1) << 3));
+        let place = _mm512_add_epi64(block, group);
+        // SAFETY: as in `cell`.
+        *cell =
+            unsafe { _mm512_i64gather_epi64::<1>(place, ptr::without_provenance(8 * GROUPS_AT)) };
+    }
+    let (answers, _) = next_hops.as_chunks_mut::<EIGHT>();
+    let mut largest = _mm_setzero_si128();
+    let lanes = blocks.iter().zip(cells).zip(keys).zip(eights).zip(answers);
+    for ((((block, cell), key), addresses), next_hops) in lanes {
+        let mut codes = gather_leaves::<WIDE>(leaves::<WIDE>(*block, cell, key));
+        if SHORT {
+            // SAFETY: both are eight 16-bit numbers, and every value is one of each.
+            let mut each = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
+            for (code, address) in each.iter_mut().zip(addresses) {
+                *code = table.pushed.short.below(*code, key_of(*address));
+            }
+            // SAFETY: as above.
+            codes = unsafe { mem::transmute::<[u16; EIGHT], __m128i>(each) };
+        }
+        largest = _mm_max_epu16(largest, codes);
+        // SAFETY: both are eight 16-bit numbers, and every value is one of each.
+        let codes = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
+        *next_hops = codes.map(NextHopId::from_code);
+    }
+    let escape = _mm_set1_epi16(escape(WIDE).cast_signed());
+    // What a short route says may be larger than the escape of leaves of one octet.
+    if (SHORT && !WIDE) || _mm_cmpeq_epi16_mask(largest, escape) != 0 {
+        settle::<A, WIDE, SHORT>(table, addresses, next_hops, u32::MAX);
+    }
+}
+
+/// The leaves at eight places.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw")]
+fn gather_leaves<const WIDE: bool>(places: __m512i) -> __m128i {
+    // Each is the last of four octets that are read: so these are in the block, before whose leaves there are others.
+    // SAFETY: as in `read`.
+    unsafe {
+        _mm256_cvtepi32_epi16(if WIDE {
+            let fours = _mm512_i64gather_epi32::<1>(
+                places,
+                ptr::without_provenance(2_usize.wrapping_neg()),
+            );
+            _mm256_srli_epi32::<16>(fours)
+        } else {
+            let fours = _mm512_i64gather_epi32::<1>(
+                places,
+                ptr::without_provenance(3_usize.wrapping_neg()),
+            );
+            _mm256_srli_epi32::<24>(fours)
+        })
     }
 }
 
