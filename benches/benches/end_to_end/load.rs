@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tun_node::udp::{SendRing, SocketCounters, Transmit, Udp, UdpConfig};
 
 use crate::contender::Tunnel;
+use crate::iperf;
 use crate::topology::{End, Net, Running, Wire};
 
 /// What is measured.
@@ -108,6 +109,23 @@ const PORT: u16 = 7000;
 /// After the last datagram of a short load, so that the sink knows that it was the last one.
 const PATIENCE: Duration = Duration::from_millis(150);
 
+/// Who makes TCP streams and paced datagrams.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Generator {
+    Own,
+    Iperf3,
+}
+
+impl Generator {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        match word {
+            "own" => Some(Self::Own),
+            "iperf3" => Some(Self::Iperf3),
+            _ => None,
+        }
+    }
+}
+
 /// Takes one measurement. `near` is the first figure of the same one in an earlier round, if there
 /// was one: a search begins there.
 pub(crate) fn measure(
@@ -116,13 +134,14 @@ pub(crate) fn measure(
     measure: Measure,
     length: Duration,
     near: Option<f64>,
+    by: Generator,
 ) -> Result<Vec<f64>, String> {
     match measure {
-        Measure::Tcp1 => tcp(net, tunnel, 1, End::A, length),
-        Measure::Tcp4 => tcp(net, tunnel, 4, End::A, length),
-        Measure::Tcp1Reverse => tcp(net, tunnel, 1, End::B, length),
-        Measure::Udp64 => highest_rate(net, tunnel, 64, length, near),
-        Measure::Udp1400 => highest_rate(net, tunnel, 1400, length, near),
+        Measure::Tcp1 => tcp(net, tunnel, 1, End::A, length, by),
+        Measure::Tcp4 => tcp(net, tunnel, 4, End::A, length, by),
+        Measure::Tcp1Reverse => tcp(net, tunnel, 1, End::B, length, by),
+        Measure::Udp64 => highest_rate(net, tunnel, 64, length, near, by),
+        Measure::Udp1400 => highest_rate(net, tunnel, 1400, length, near, by),
         Measure::RoundTrip => round_trip(net, tunnel, length / 2),
         Measure::Loaded => {
             let (sink, source) = start_tcp(
@@ -188,21 +207,33 @@ fn tcp(
     streams: usize,
     from: End,
     length: Duration,
+    by: Generator,
 ) -> Result<Vec<f64>, String> {
     let (machine, own) = (machine_cpu_seconds(), tunnel.cpu_seconds());
+    let (rate, octets) = match by {
+        Generator::Own => own_tcp(net, tunnel, streams, from, length)?,
+        Generator::Iperf3 => iperf::tcp(net, tunnel, streams, from, length)?,
+    };
+    let (machine, own) = (machine_cpu_seconds() - machine, tunnel.cpu_seconds() - own);
+    let gigabytes = octets / 1e9;
+    Ok(vec![rate, machine / gigabytes, own / gigabytes])
+}
+
+/// Gb/s received, and octets.
+fn own_tcp(
+    net: &Net,
+    tunnel: &Tunnel,
+    streams: usize,
+    from: End,
+    length: Duration,
+) -> Result<(f64, f64), String> {
     let (sink, source) = start_tcp(net, tunnel, streams, from, length)?;
     source.finish()?;
     let figures = numbers(&sink.finish()?)?;
-    let (machine, own) = (machine_cpu_seconds() - machine, tunnel.cpu_seconds() - own);
     let [octets, seconds] = figures[..] else {
         return Err("the sink said nothing".into());
     };
-    let gigabytes = octets / 1e9;
-    Ok(vec![
-        octets * 8.0 / 1e9 / seconds,
-        machine / gigabytes,
-        own / gigabytes,
-    ])
+    Ok((octets * 8.0 / 1e9 / seconds, octets))
 }
 
 /// The highest rate, in thousands a second, at which less than 0.1 % is lost: growing from below,
@@ -214,6 +245,7 @@ pub(crate) fn highest_rate(
     octets: usize,
     length: Duration,
     near: Option<f64>,
+    by: Generator,
 ) -> Result<Vec<f64>, String> {
     let step = (length / 4).max(Duration::from_millis(400));
     let mut good = 0.0_f64;
@@ -223,7 +255,10 @@ pub(crate) fn highest_rate(
         None => (100_000.0, 2.0),
     };
     for _ in 0..12 {
-        let (sent, lost) = rate_step(net, tunnel, octets, rate, step)?;
+        let (sent, lost) = match by {
+            Generator::Own => rate_step(net, tunnel, octets, rate, step)?,
+            Generator::Iperf3 => iperf::datagrams(net, tunnel, octets, rate, step)?,
+        };
         let passes = lost < 0.001;
         if passes {
             good = good.max(sent);

@@ -15,6 +15,7 @@
 
 mod contender;
 mod forwarder;
+mod iperf;
 mod load;
 mod peer;
 mod plot;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use contender::Contender;
-use load::{Measure, Sample};
+use load::{Generator, Measure, Sample};
 use topology::{Net, Wire};
 use warren_benches::cpus::line_nanos;
 
@@ -46,6 +47,7 @@ struct Plan {
     json: Option<String>,
     svg: Option<String>,
     soak_minutes: f64,
+    generator: Generator,
 }
 
 const HELP: &str = "Whole tunnels side by side, contenders taking turns.
@@ -65,6 +67,8 @@ Usage: end_to_end [OPTIONS]
                      warren-ipip+OPTIONS and the like have them with another encapsulation
   --measures LIST    tcp1,tcp4,tcp1r,udp64,udp1400,rtt,loaded,idle (all for none, kernel and warren;
                      for the others, at half the length, those that they are there for)
+  --load own|iperf3  who makes TCP streams and paced datagrams (own); iperf3 is to be installed, and
+                     measures whole seconds
   --json FILE        write every sample
   --svg FILE         write a plot of the medians
   --fallbacks        Warren with each of its fallbacks forced, in tcp1,udp64,udp1400: the same as a
@@ -135,7 +139,7 @@ fn run(plan: &Plan) -> Result<(), String> {
                             && sample.contender == contender.to_string()
                     });
                     let near = near.and_then(|sample| sample.value.first().copied());
-                    match load::measure(&net, &tunnel, measure, length, near) {
+                    match load::measure(&net, &tunnel, measure, length, near, plan.generator) {
                         Ok(value) => samples.push(Sample {
                             wire,
                             round,
@@ -187,6 +191,7 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
         json: None,
         svg: None,
         soak_minutes: 0.0,
+        generator: Generator::Own,
     };
     let mut words = words.iter();
     while let Some(&option) = words.next() {
@@ -216,6 +221,10 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
                 plan.is_usual = false;
             }
             "--measures" => plan.measures = Some(list(value, Measure::parse)?),
+            "--load" => {
+                plan.generator = Generator::parse(value)
+                    .ok_or_else(|| format!("{value} is unknown; see --help"))?;
+            }
             "--json" => plan.json = Some(value.into()),
             "--svg" => plan.svg = Some(value.into()),
             "--soak" => {

@@ -30,6 +30,7 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
         64,
         Duration::from_secs_f64(plan.seconds),
         None,
+        plan.generator,
     )?;
     let rate = highest.first().copied().unwrap_or_default() * 1e3 / 2.0;
     let length = Duration::from_secs_f64(plan.soak_minutes * 60.0);
