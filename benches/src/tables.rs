@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use warren_core::fib::{Fib, FibReader, NextHopId, SimdLevel};
+use warren_core::fib::{Fib, FibReplica, NextHopId, SimdLevel};
 
 use crate::routes::Family;
 
@@ -60,7 +60,7 @@ pub trait Table<A: Family> {
 
 /// Warren's table.
 #[derive(Debug)]
-pub struct Warren<A: Family>(pub FibReader<A>);
+pub struct Warren<A: Family>(pub FibReplica<A>);
 
 impl<A: Family> Warren<A> {
     /// Builds the table.
@@ -70,13 +70,14 @@ impl<A: Family> Warren<A> {
             .iter()
             .map(|(prefix, next_hop)| (*prefix, id(*next_hop)));
         let mut fib = Fib::from_routes(routes).expect("far below the limit");
-        (Self(fib.reader()), fib)
+        (Self(FibReplica::new(fib.reader())), fib)
     }
 
     /// The same table, looked up with no more than `level` of the machine's instructions.
     #[must_use]
     pub fn at(&self, level: SimdLevel) -> Self {
-        Self(self.0.clone().with_simd_level(level))
+        let reader = self.0.reader().clone();
+        Self(FibReplica::new(reader.with_simd_level(level)))
     }
 }
 
@@ -92,7 +93,7 @@ fn number(next_hop: Option<NextHopId>) -> u16 {
 
 impl<A: Family> Table<A> for Warren<A> {
     fn name(&self) -> &'static str {
-        match self.0.simd_level() {
+        match self.0.reader().simd_level() {
             SimdLevel::Portable => "warren portable",
             SimdLevel::Bmi2 => "warren bmi2",
             SimdLevel::Avx2 => "warren avx2",

@@ -258,12 +258,6 @@ impl Tables {
         &self.fib_v6
     }
 
-    /// Asks for what changed in both tables: [`FibReader::ask_for_changes`].
-    pub(crate) fn ask_for_changes(&self) {
-        self.fib_v4.ask_for_changes();
-        self.fib_v6.ask_for_changes();
-    }
-
     /// The same tables, looked up with no more than `level` of the machine's instructions: for tests and comparisons.
     #[must_use]
     pub fn with_simd_level(&self, level: SimdLevel) -> Self {

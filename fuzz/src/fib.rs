@@ -20,7 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use warren_core::fib::{Address, Fib, FibReader, NextHopId, SimdLevel};
+use warren_core::fib::{Address, Fib, FibReader, FibReplica, NextHopId, SimdLevel};
 
 /// Plays a script against the table and the map.
 ///
@@ -240,12 +240,30 @@ impl<A: Address> Played<A> {
     fn check(&self) {
         let addresses: Vec<A> = self.asked.iter().map(|key| A::from_key(*key)).collect();
         let last = self.held.len() - 1;
+        let mut replica: Option<FibReplica<A>> = None;
         for (at, (reader, twin)) in self.held.iter().enumerate() {
             let lens: BTreeSet<u8> = twin.keys().map(|(_, len)| *len).collect();
             let expected: Vec<Option<NextHopId>> = addresses
                 .iter()
                 .map(|address| longest(twin, &lens, address.to_key()))
                 .collect();
+            let replica = match &mut replica {
+                Some(replica) => {
+                    replica.follow(reader.clone());
+                    replica
+                }
+                none => none.insert(FibReplica::new(reader.clone())),
+            };
+            let mut answers = vec![None; addresses.len()];
+            replica.lookup_batch(&addresses, &mut answers);
+            assert_eq!(answers, expected, "{addresses:?} by a replica");
+            for (address, expected) in addresses.iter().zip(&expected) {
+                assert_eq!(
+                    replica.lookup(*address),
+                    *expected,
+                    "{address} by a replica"
+                );
+            }
             for level in SimdLevel::ALL {
                 let reader = reader.clone().with_simd_level(level);
                 let mut answers = vec![None; addresses.len()];

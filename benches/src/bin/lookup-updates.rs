@@ -2,11 +2,11 @@
 //! reader notices, and how long a build takes.
 //!
 //! ```text
-//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-updates [ipv4] [ipv6] [pairs] [no-ask]
+//! WARREN_ROUTES=table.txt.gz cargo run --profile bench -p warren-benches --bin lookup-updates [ipv4] [ipv6] [pairs] [snapshots]
 //! ```
 //!
-//! With a family only that one; with `pairs` only what updates cost the reader; with `no-ask` the reader of these does not
-//! ask for what has changed when it takes a snapshot up.
+//! With a family only that one; with `pairs` only what updates cost the reader; with `snapshots` the reader of these has no
+//! replica of its own.
 //!
 //! The reader takes the newest snapshot the way a worker does: an atomic epoch once a batch, the handle under a lock
 //! when the epoch moved. The writer removes and inserts random routes of the table; it
@@ -36,23 +36,25 @@ use std::time::{Duration, Instant};
 use warren_benches::cpus::{Alone, Ball, NEAR};
 use warren_benches::routes::{self, Family, Rng};
 use warren_benches::tables::{Warren, id};
-use warren_core::fib::Fib;
+use warren_core::fib::{Fib, FibReplica};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let has = |word: &str| words.iter().any(|given| given == word);
     if let Some(other) = words
         .iter()
-        .find(|word| !["ipv4", "ipv6", "pairs", "no-ask"].contains(&word.as_str()))
+        .find(|word| !["ipv4", "ipv6", "pairs", "snapshots"].contains(&word.as_str()))
     {
-        eprintln!("lookup-updates: {other}: what can be asked for is ipv4, ipv6, pairs and no-ask");
+        eprintln!(
+            "lookup-updates: {other}: what can be asked for is ipv4, ipv6, pairs and snapshots"
+        );
         std::process::exit(2);
     }
     if has("ipv4") || !has("ipv6") {
-        report::<Ipv4Addr>(&routes::full::<Ipv4Addr>(), has("pairs"), !has("no-ask"));
+        report::<Ipv4Addr>(&routes::full::<Ipv4Addr>(), has("pairs"), !has("snapshots"));
     }
     if has("ipv6") || !has("ipv4") {
-        report::<Ipv6Addr>(&routes::full::<Ipv6Addr>(), has("pairs"), !has("no-ask"));
+        report::<Ipv6Addr>(&routes::full::<Ipv6Addr>(), has("pairs"), !has("snapshots"));
     }
     if !words.is_empty() {
         return;
@@ -90,7 +92,7 @@ fn many<A: Family>(len: u8, routes: u32) {
     );
 }
 
-fn report<A: Family>(routes: &[(A::Prefix, u16)], pairs_only: bool, asks: bool) {
+fn report<A: Family>(routes: &[(A::Prefix, u16)], pairs_only: bool, replicas: bool) {
     println!("\n{}: {} routes", A::NAME, routes.len());
     if !pairs_only {
         build::<A>(routes);
@@ -112,7 +114,7 @@ fn report<A: Family>(routes: &[(A::Prefix, u16)], pairs_only: bool, asks: bool) 
         ("pairs, 100,000 updates a second", 100_000.0),
         ("pairs, as fast as it goes", f64::INFINITY),
     ] {
-        paired(&mut fib, routes, &trace, (name, rate), asks);
+        paired(&mut fib, routes, &trace, (name, rate), replicas);
     }
     if pairs_only {
         return;
@@ -271,7 +273,7 @@ fn paired<A: Family>(
     routes: &[(A::Prefix, u16)],
     trace: &[A],
     (name, rate): (&str, f64),
-    asks: bool,
+    replicas: bool,
 ) {
     let published = Alone(Mutex::new(fib.reader()));
     let epoch = Alone(AtomicU64::new(0));
@@ -281,6 +283,7 @@ fn paired<A: Family>(
     let pairs = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut table = published.0.lock().expect("no holder panics").clone();
+            let mut replica = replicas.then(|| FibReplica::new(table.clone()));
             let (mut seen, mut count, mut answers) = (0, 0_u64, [None; 32]);
             for addresses in trace.chunks(32).cycle() {
                 let now = epoch.0.load(Ordering::Acquire);
@@ -293,11 +296,15 @@ fn paired<A: Family>(
                     }
                     seen = now;
                     table = published.0.lock().expect("no holder panics").clone();
-                    if asks {
-                        table.ask_for_changes();
+                    match &mut replica {
+                        Some(replica) => replica.follow(table.clone()),
+                        None => table.ask_for_changes(),
                     }
                 }
-                table.lookup_batch(addresses, &mut answers);
+                match &replica {
+                    Some(replica) => replica.lookup_batch(addresses, &mut answers),
+                    None => table.lookup_batch(addresses, &mut answers),
+                }
                 count += addresses.len() as u64;
                 lookups.0.store(count, Ordering::Relaxed);
             }
@@ -390,7 +397,8 @@ fn beside_a_reader<A: Family>(
     let mut busy = Duration::ZERO;
     let ns = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let mut table = published.0.lock().expect("no holder panics").clone();
+            let first = published.0.lock().expect("no holder panics").clone();
+            let mut table = FibReplica::new(first);
             let (mut seen, mut lookups, mut answers) = (0, 0_u64, [None; 32]);
             let start = Instant::now();
             while !done.0.load(Ordering::Relaxed) {
@@ -398,8 +406,7 @@ fn beside_a_reader<A: Family>(
                     let now = epoch.0.load(Ordering::Acquire);
                     if now != seen {
                         seen = now;
-                        table = published.0.lock().expect("no holder panics").clone();
-                        table.ask_for_changes();
+                        table.follow(published.0.lock().expect("no holder panics").clone());
                     }
                     table.lookup_batch(addresses, &mut answers);
                 }

@@ -119,7 +119,7 @@ impl Engine {
                 }
             }
         }
-        self.lookups.resolve(rules.tables);
+        self.lookups.resolve();
         for (index, slot) in (start..batch.len()).zip(&self.opened) {
             let (Some(admitted), Some(mut frame)) = (slot, batch.frame_mut(index)) else {
                 continue;

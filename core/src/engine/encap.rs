@@ -91,7 +91,7 @@ impl Engine {
                 Err(reason) => drop_frame(&mut frame, reason, &mut self.encap),
             }
         }
-        self.lookups.resolve(rules.tables);
+        self.lookups.resolve();
         for (index, slot) in (start..batch.len()).zip(&self.admitted) {
             let (Some(packet), Some(frame)) = (slot, batch.frame_mut(index)) else {
                 continue;

@@ -6,7 +6,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::fib::{Address, FibReader, NextHopId};
+use crate::fib::{Address, FibReplica, NextHopId};
 use crate::packet::Packet;
 use crate::tables::Tables;
 use crate::units::Family;
@@ -23,16 +23,27 @@ pub(super) struct Hops {
 
 #[derive(Debug)]
 pub(super) struct Lookups {
+    fib_v4: FibReplica<Ipv4Addr>,
+    fib_v6: FibReplica<Ipv6Addr>,
     v4: Column<Ipv4Addr>,
     v6: Column<Ipv6Addr>,
 }
 
 impl Lookups {
-    pub(super) const fn new() -> Self {
+    /// Lookups in the routes of `tables`.
+    pub(super) fn new(tables: &Tables) -> Self {
         Self {
+            fib_v4: FibReplica::new(tables.fib_v4().clone()),
+            fib_v6: FibReplica::new(tables.fib_v6().clone()),
             v4: Column::new(Ipv4Addr::UNSPECIFIED),
             v6: Column::new(Ipv6Addr::UNSPECIFIED),
         }
+    }
+
+    /// Looks up in the routes of other tables from here on.
+    pub(super) fn follow(&mut self, tables: &Tables) {
+        self.fib_v4.follow(tables.fib_v4().clone());
+        self.fib_v6.follow(tables.fib_v6().clone());
     }
 
     /// Forgets the last chunk.
@@ -52,9 +63,9 @@ impl Lookups {
     }
 
     /// Answers all.
-    pub(super) fn resolve(&mut self, tables: &Tables) {
-        self.v4.resolve(tables.fib_v4());
-        self.v6.resolve(tables.fib_v6());
+    pub(super) fn resolve(&mut self) {
+        self.v4.resolve(&self.fib_v4);
+        self.v6.resolve(&self.fib_v6);
     }
 
     /// The answer for the next packet of `family`, in the order of the questions.
@@ -97,7 +108,7 @@ impl<A: Address> Column<A> {
         }
     }
 
-    fn resolve(&mut self, fib: &FibReader<A>) {
+    fn resolve(&mut self, fib: &FibReplica<A>) {
         let addresses = self.addresses.get(..self.asked).unwrap_or_default();
         let next_hops = self.next_hops.get_mut(..self.asked).unwrap_or_default();
         fib.lookup_batch(addresses.as_flattened(), next_hops.as_flattened_mut());

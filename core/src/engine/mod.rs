@@ -114,7 +114,7 @@ impl Engine {
             decap: Counters::ZERO,
             peers: peers::carry_over(&[], &[], tables.peers()),
             limiters: Limiters::new(config.icmp_per_second, config.icmp_burst, config.seed),
-            lookups: Lookups::new(),
+            lookups: Lookups::new(&tables),
             departures: Flows::new(config.flows, config.seed),
             deliveries: Flows::new(config.flows, config.seed),
             admitted: [const { None }; CHUNK],
@@ -131,8 +131,8 @@ impl Engine {
         self.peers = peers::carry_over(self.tables.peers(), &self.peers, tables.peers());
         self.departures.forget();
         self.deliveries.forget();
+        self.lookups.follow(&tables);
         self.tables = tables;
-        self.tables.ask_for_changes();
     }
 
     /// The tables that it works by.

@@ -51,6 +51,7 @@ mod node;
 mod published;
 mod pushed;
 mod reader;
+mod replica;
 mod root;
 #[allow(
     unsafe_code,
@@ -69,6 +70,7 @@ mod tests;
 
 pub use address::Address;
 pub use reader::FibReader;
+pub use replica::FibReplica;
 pub use simd::SimdLevel;
 pub use table::Fib;
 pub use walk::{Covering, Routes};

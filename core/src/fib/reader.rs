@@ -240,6 +240,17 @@ impl<A: Address> FibReader<A> {
         pushed.filter(|_| A::BITS == 32)
     }
 
+    /// What a replica copies, where lookups are faster in the copy.
+    #[inline(always)]
+    pub(super) fn flat_source(&self) -> Option<&PushedRoot> {
+        self.pushed().filter(|_| self.level.has_flat())
+    }
+
+    #[inline(always)]
+    pub(super) fn parts(&self) -> (Level, &Snapshot) {
+        (self.level, &self.snapshot)
+    }
+
     /// The hash of an IPv6 table that has one.
     #[inline(always)]
     fn hashed(&self) -> Option<&Hashed> {

@@ -10,7 +10,7 @@ use super::address::{Address, prefix_mask};
 use super::batch;
 use super::flat::Flatness;
 use super::root::WriterRoot;
-use super::{Fib, FibReader, NextHopId, SimdLevel};
+use super::{Fib, FibReader, FibReplica, NextHopId, SimdLevel};
 
 mod flat;
 mod full;
@@ -162,6 +162,20 @@ fn check_batch<A: Address>(reader: &FibReader<A>, twin: &Twin, keys: &[u128]) {
     let mut answers = alloc::vec![Some(id(77)); addresses.len()];
     batch::lookup(batch::Portable, &reader.view(), &addresses, &mut answers);
     assert_eq!(answers, expected, "{addresses:?}");
+}
+
+/// Asks `replica`, which follows `reader` first, what `reader` says.
+fn check_replica<A: Address>(replica: &mut FibReplica<A>, reader: &FibReader<A>, keys: &[u128]) {
+    replica.follow(reader.clone());
+    let addresses: Vec<A> = keys.iter().map(|key| A::from_key(*key)).collect();
+    let mut expected = alloc::vec![None; addresses.len()];
+    reader.lookup_batch(&addresses, &mut expected);
+    let mut answers = alloc::vec![Some(id(77)); addresses.len()];
+    replica.lookup_batch(&addresses, &mut answers);
+    assert_eq!(answers, expected, "{addresses:?}");
+    for (address, expected) in addresses.iter().zip(expected) {
+        assert_eq!(replica.lookup(*address), expected, "{address}");
+    }
 }
 
 /// Random inserts and removals of prefixes that `draw` gives, everything compared as it goes.

@@ -465,7 +465,7 @@ pub(super) const EPOCH_CELL: usize = 1;
 /// The cell of the first group.
 pub(in super::super) const GROUPS_AT: usize = 2;
 /// The cell of the first entry, or of the first leaves where there is none.
-const ENTRIES_AT: usize = GROUPS_AT + GROUPS;
+pub(in super::super) const ENTRIES_AT: usize = GROUPS_AT + GROUPS;
 /// The most cells of a block: an entry and a leaf of two octets for each slot, and leaves added.
 pub(in super::super) const MOST_CELLS: usize =
     ENTRIES_AT + CHUNK.slots() + CHUNK.slots() / 4 + MOST_ADDED;

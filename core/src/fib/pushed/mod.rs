@@ -39,10 +39,10 @@ use super::simd::ask_for_block;
 use super::spare::{copy_over, put_over};
 use super::table::Fib;
 use super::tails::Tails;
+pub(super) use block::{ENTRIES_AT, GROUPS, GROUPS_AT, escape, lookup, lookup_one};
 use block::{EPOCH_CELL, Patch, Patched, PushedDraft, blank_code, cells_of};
 #[cfg(target_arch = "x86_64")]
-pub(super) use block::{GROUPS, GROUPS_AT, MOST_CELLS, beyond, leaf_octet};
-pub(super) use block::{escape, lookup, lookup_one};
+pub(super) use block::{MOST_CELLS, beyond, leaf_octet};
 
 /// The writer's side.
 #[derive(Debug, Default)]

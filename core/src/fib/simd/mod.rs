@@ -14,6 +14,8 @@
 //! checked.
 
 #[cfg(target_arch = "x86_64")]
+mod flat;
+#[cfg(target_arch = "x86_64")]
 mod hashed;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
@@ -50,6 +52,8 @@ use super::few::Few;
 use super::fresh;
 use super::hashed::Hashed;
 use super::pushed::{self as portable, PushedRoot};
+use super::reader::Snapshot;
+use super::replica::Flat;
 use super::walk::{Trie, View};
 use super::windows::Windowed;
 
@@ -236,6 +240,33 @@ impl Level {
             _ => unsafe { pushed_one_bmi2(pushed, segments, key) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => portable::lookup_one(Portable, pushed, segments, key),
+        }
+    }
+
+    /// Whether lookups are faster in a worker's copy of pushed chunks (`replica.rs`).
+    #[inline(always)]
+    pub(super) fn has_flat(self) -> bool {
+        cfg!(target_arch = "x86_64") && self.0 >= SimdLevel::Avx512
+    }
+
+    /// Looks up each of `addresses` in `flat`, a worker's copy of what is pushed in `snapshot`.
+    #[inline]
+    pub(super) fn flat<A: Address>(
+        self,
+        flat: &Flat,
+        snapshot: &Snapshot,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_flat() {
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            unsafe { flat_avx512(flat, snapshot, addresses, next_hops) };
+            return;
+        }
+        let _ = flat;
+        if let Some(root) = &snapshot.pushed {
+            self.pushed(root, &snapshot.segments, addresses, next_hops);
         }
     }
 
@@ -472,6 +503,19 @@ fn pushed_avx512<A: Address, const GATHER: bool>(
     next_hops: &mut [Option<NextHopId>],
 ) {
     pushed::lookup_in_vectors::<A, GATHER>(pushed, segments, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn flat_avx512<A: Address>(
+    flat: &Flat,
+    snapshot: &Snapshot,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    flat::lookup(flat, snapshot, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -23,7 +23,7 @@ use ipnet::Ipv6Net;
 use prefix_trie::{Prefix, PrefixMap};
 
 use super::super::address::{Address, prefix_mask};
-use super::super::{Fib, FibReader, NextHopId, SimdLevel};
+use super::super::{Fib, FibReplica, NextHopId, SimdLevel};
 use super::id;
 use super::rng::Rng;
 
@@ -82,7 +82,7 @@ fn text_of(path: &str) -> String {
 
 /// Compares `count` lookups, half anywhere and half in or at the edge of a route, in batches, at every level.
 fn compare<A: Address>(
-    reader: &FibReader<A>,
+    replica: &FibReplica<A>,
     twin: &PrefixMap<A::Prefix, NextHopId>,
     prefixes: &[A::Prefix],
     rng: &mut Rng,
@@ -91,7 +91,7 @@ fn compare<A: Address>(
 where
     A::Prefix: Prefix,
 {
-    let readers = SimdLevel::ALL.map(|level| reader.clone().with_simd_level(level));
+    let readers = SimdLevel::ALL.map(|level| replica.reader().clone().with_simd_level(level));
     let mut wrong = 0;
     let mut answers = [None; 61];
     for round in 0..count / answers.len() {
@@ -107,7 +107,10 @@ where
                 })
             })
             .collect();
-        readers[round % readers.len()].lookup_batch(&addresses, &mut answers);
+        match readers.get(round % (readers.len() + 1)) {
+            Some(reader) => reader.lookup_batch(&addresses, &mut answers),
+            None => replica.lookup_batch(&addresses, &mut answers),
+        }
         for (address, answer) in addresses.iter().zip(&answers) {
             let host = A::join(address.to_key(), A::BITS);
             let expected = twin.get_lpm(&host).map(|(_, next_hop)| *next_hop);
@@ -131,7 +134,8 @@ where
     let mut twin: PrefixMap<A::Prefix, NextHopId> = with_hops.iter().copied().collect();
     let mut fib = Fib::<A>::from_routes(with_hops.iter().copied()).unwrap();
     assert_eq!(fib.len(), twin.iter().count());
-    let mut wrong = compare(&fib.reader(), &twin, &prefixes, &mut rng, lookups / 6);
+    let mut replica = FibReplica::new(fib.reader());
+    let mut wrong = compare(&replica, &twin, &prefixes, &mut rng, lookups / 6);
     for _ in 0..5 {
         let mut removed = Vec::new();
         for step in 0..churn {
@@ -142,7 +146,8 @@ where
                 let _ = fib.reader();
             }
         }
-        wrong += compare(&fib.reader(), &twin, &prefixes, &mut rng, lookups / 12);
+        replica.follow(fib.reader());
+        wrong += compare(&replica, &twin, &prefixes, &mut rng, lookups / 12);
         for prefix in removed {
             let next_hop = id(rng.below(251));
             assert_eq!(
@@ -150,7 +155,8 @@ where
                 twin.insert(prefix, next_hop)
             );
         }
-        wrong += compare(&fib.reader(), &twin, &prefixes, &mut rng, lookups / 12);
+        replica.follow(fib.reader());
+        wrong += compare(&replica, &twin, &prefixes, &mut rng, lookups / 12);
     }
     assert_eq!(fib.len(), prefixes.len());
     assert!(
@@ -230,10 +236,12 @@ where
                 };
                 let addresses: Vec<A> = group.iter().map(last_of).collect();
                 let mut last = 0;
+                let mut replica = FibReplica::new(published.lock().unwrap().clone());
                 while !done.load(Ordering::Acquire) {
                     let reader = published.lock().unwrap().clone();
+                    replica.follow(reader);
                     let mut answers = [None; 96];
-                    reader.lookup_batch(&addresses, &mut answers);
+                    replica.lookup_batch(&addresses, &mut answers);
                     let generation = answers[0].unwrap().index();
                     assert!(
                         answers
@@ -243,7 +251,7 @@ where
                     );
                     assert!(generation >= last, "generations go forward");
                     last = generation;
-                    assert_eq!(compare(&reader, twin, still, &mut rng, 122), 0);
+                    assert_eq!(compare(&replica, twin, still, &mut rng, 122), 0);
                     compared.fetch_add(122 + 96, Ordering::Relaxed);
                 }
             });

@@ -7,10 +7,10 @@ use core::net::Ipv4Addr;
 
 use super::super::address::{Address, prefix_mask};
 use super::super::pushed::{SHARE, SLOTS};
-use super::super::{Fib, FibReader};
+use super::super::{Fib, FibReader, FibReplica, SimdLevel};
 use super::hooks::cells_written;
 use super::rng::Rng;
-use super::{Twin, check_batch, has_line, id};
+use super::{Twin, check_batch, check_replica, has_line, id};
 
 /// Prefixes of all lengths in many root slots, crowded in some, few of them longer than /24.
 fn draw(rng: &mut Rng) -> (u128, u8) {
@@ -30,6 +30,8 @@ fn draw(rng: &mut Rng) -> (u128, u8) {
 struct Pair {
     fib: Fib<Ipv4Addr>,
     twin: Twin,
+    /// Follows what is checked.
+    replica: FibReplica<Ipv4Addr>,
 }
 
 impl Pair {
@@ -38,6 +40,7 @@ impl Pair {
         let mut fib = Fib::new();
         fib.set_pushed_limits(least, SHARE);
         Self {
+            replica: FibReplica::new(fib.reader()),
             fib,
             twin: Twin::default(),
         }
@@ -82,6 +85,9 @@ impl Pair {
             keys.push(key.wrapping_sub(1));
         }
         check_batch(&reader, &self.twin, &keys);
+        // Three more, so that there is a group of 32, and something besides.
+        keys.extend([rng.wide(), rng.wide(), rng.wide()]);
+        check_replica(&mut self.replica, &reader, &keys);
     }
 }
 
@@ -112,6 +118,64 @@ fn random_changes_are_followed_slot_by_slot() {
         let keys: Vec<u128> = twin.routes.iter().map(|route| route.0 | 1 << 96).collect();
         check_batch(reader, twin, &keys);
     }
+}
+
+#[test]
+fn a_replica_follows_whatever_snapshot_comes_and_does_not_grow() {
+    let mut rng = Rng(60);
+    let mut pair = Pair::filled(&mut rng, 200);
+    let mut other = Pair::filled(&mut rng, 90);
+    let keys: Vec<u128> = (0..200)
+        .map(|n| {
+            let of = if n % 2 == 0 { &pair } else { &other };
+            let (key, len) = of.any(&mut rng);
+            key | rng.wide() & !prefix_mask(len)
+        })
+        .collect();
+    let mut replica = FibReplica::new(pair.fib.reader());
+    let mut held = alloc::vec![pair.fib.reader()];
+    let octets = replica.octets();
+    let flat = SimdLevel::detect() >= SimdLevel::Avx512 && cfg!(target_arch = "x86_64");
+    assert_eq!(octets > 0, flat, "{octets}");
+    for step in 0..400 {
+        for _ in 0..rng.below(40) {
+            let hop = rng.below(200);
+            let route = draw(&mut rng);
+            pair.insert(route, hop);
+            other.insert(draw(&mut rng), hop);
+            if rng.below(2) == 0 {
+                pair.remove(route);
+            }
+        }
+        // The next one, an old one, one of another table, and one that is looked up without vectors.
+        let reader = match step % 16 {
+            13 => held[rng.below(held.len() as u64) as usize].clone(),
+            14 => other.fib.reader(),
+            15 => pair.fib.reader().with_simd_level(SimdLevel::Avx2),
+            _ => pair.fib.reader(),
+        };
+        check_replica(&mut replica, &reader, &keys);
+        if step % 50 == 0 {
+            held.push(reader);
+        }
+    }
+    assert!(replica.octets() < octets + octets / 4 || !flat);
+    // All of it again and again, so that regions of leaves of all sizes come and go.
+    for round in 0..20_u64 {
+        for n in 0..2_000_u128 {
+            let len = 24 - (n % 5) as u8 * u8::from(round % 2 == 0);
+            let key = (n * 0x9_1b00) << 96 & prefix_mask(len);
+            if round % 3 == 2 {
+                pair.fib.remove(Ipv4Addr::join(key, len));
+            } else {
+                pair.fib
+                    .insert(Ipv4Addr::join(key, len), id(rng.below(200)))
+                    .unwrap();
+            }
+        }
+        check_replica(&mut replica, &pair.fib.reader(), &keys);
+    }
+    assert!(replica.octets() < octets + octets / 4 || !flat);
 }
 
 #[test]

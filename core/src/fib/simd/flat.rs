@@ -1,0 +1,229 @@
+//! A worker's copy of a large IPv4 table (`fib/replica.rs`) with AVX-512: sixteen group cells by two gathers, the leaves
+//! by two.
+//!
+//! An escape, which one address in several hundred finds, is looked up in the snapshot.
+
+use core::arch::x86_64::{
+    __m128i, __m512i, _mm_cmpeq_epi16_mask, _mm_max_epu16, _mm_set1_epi16, _mm256_cvtepi32_epi16,
+    _mm256_srli_epi32, _mm512_i64gather_epi32, _mm512_i64gather_epi64, _mm512_maskz_popcnt_epi32,
+    _mm512_setzero_si512, _mm512_shrdv_epi32, _mm512_slli_epi64, _mm512_srli_epi64,
+    _mm512_sub_epi64,
+};
+use core::mem;
+
+use super::super::NextHopId;
+use super::super::address::Address;
+use super::super::batch::{LANES, key_of};
+use super::super::node::DENSE_BITS;
+use super::super::pushed::escape;
+use super::super::reader::Snapshot;
+use super::super::replica::Flat;
+
+use super::lanes::{EIGHT, keys_of_eight};
+use super::narrow::{Group, in_groups};
+use super::pushed;
+
+/// What a group is looked up in.
+#[derive(Clone, Copy)]
+pub(super) struct Table<'a> {
+    flat: &'a Flat,
+    snapshot: &'a Snapshot,
+}
+
+/// Looks up each of `addresses`, eight to a vector.
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+pub(super) fn lookup<A: Address>(
+    flat: &Flat,
+    snapshot: &Snapshot,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    let table = Table { flat, snapshot };
+    match (flat.wide, flat.short.some) {
+        (false, false) => by_vectors::<A, false, false>(table, addresses, next_hops),
+        (false, true) => by_vectors::<A, false, true>(table, addresses, next_hops),
+        (true, false) => by_vectors::<A, true, false>(table, addresses, next_hops),
+        (true, true) => by_vectors::<A, true, true>(table, addresses, next_hops),
+    }
+}
+
+#[inline(never)]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn by_vectors<A: Address, const WIDE: bool, const SHORT: bool>(
+    table: Table<'_>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    in_groups::<A, Vectors<WIDE, SHORT>>(&table, addresses, next_hops);
+}
+
+/// A group eight to a vector.
+struct Vectors<const WIDE: bool, const SHORT: bool>;
+
+impl<const WIDE: bool, const SHORT: bool> Group for Vectors<WIDE, SHORT> {
+    type Table<'a> = Table<'a>;
+
+    #[inline(always)]
+    fn one(table: &Table<'_>, key: u32) -> u16 {
+        one::<WIDE>(table, key)
+    }
+
+    #[inline(always)]
+    fn lookup<A: Address>(
+        table: &Table<'_>,
+        addresses: &[A; LANES],
+        next_hops: &mut [Option<NextHopId>; LANES],
+    ) {
+        // SAFETY: whoever takes this group was compiled for these instructions, too: `flat_avx512`.
+        unsafe { vectors::<A, WIDE, SHORT>(table, addresses, next_hops) };
+    }
+}
+
+/// The group cells of all, then the leaves of all.
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    let (eights, _) = addresses.as_chunks::<EIGHT>();
+    let (answers, _) = next_hops.as_chunks_mut::<EIGHT>();
+    let ([a, b, c, d], [to_a, to_b, to_c, to_d]) = (eights, answers) else {
+        return;
+    };
+    let (keys_a, keys_b) = (keys_of_eight(a), keys_of_eight(b));
+    let (keys_c, keys_d) = (keys_of_eight(c), keys_of_eight(d));
+    let (cells_a, cells_b) = (cells(table, keys_a), cells(table, keys_b));
+    let (cells_c, cells_d) = (cells(table, keys_c), cells(table, keys_d));
+    let codes_a = answer::<A, SHORT>(table, a, leaves::<WIDE>(table, cells_a, keys_a), to_a);
+    let codes_b = answer::<A, SHORT>(table, b, leaves::<WIDE>(table, cells_b, keys_b), to_b);
+    let codes_c = answer::<A, SHORT>(table, c, leaves::<WIDE>(table, cells_c, keys_c), to_c);
+    let codes_d = answer::<A, SHORT>(table, d, leaves::<WIDE>(table, cells_d, keys_d), to_d);
+    let largest = _mm_max_epu16(
+        _mm_max_epu16(codes_a, codes_b),
+        _mm_max_epu16(codes_c, codes_d),
+    );
+    let most = _mm_set1_epi16(escape(WIDE).cast_signed());
+    // What a short route says may be larger than the escape of leaves of one octet.
+    if (SHORT && !WIDE) || _mm_cmpeq_epi16_mask(largest, most) != 0 {
+        settle::<A, WIDE>(table, addresses, next_hops);
+    }
+}
+
+/// The group cells of eight addresses.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn cells(table: &Table<'_>, keys: __m512i) -> __m512i {
+    let group = _mm512_srli_epi64::<{ GROUP_SHIFT }>(keys);
+    // SAFETY: the first 19 bits of an address number the group cells.
+    unsafe { _mm512_i64gather_epi64::<8>(group, table.flat.groups().as_ptr().cast()) }
+}
+
+/// Writes what the leaves of eight addresses say, or the short routes where they say nothing; gives the codes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn answer<A: Address, const SHORT: bool>(
+    table: &Table<'_>,
+    addresses: &[A; EIGHT],
+    codes: __m128i,
+    next_hops: &mut [Option<NextHopId>; EIGHT],
+) -> __m128i {
+    // SAFETY: both are eight 16-bit numbers, and every value is one of each.
+    let mut each = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
+    if SHORT {
+        for (code, address) in each.iter_mut().zip(addresses) {
+            *code = table.flat.short.below(*code, key_of(*address));
+        }
+    }
+    *next_hops = each.map(NextHopId::from_code);
+    // SAFETY: as above.
+    unsafe { mem::transmute::<[u16; EIGHT], __m128i>(each) }
+}
+
+/// What the leaves of eight addresses say.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2")]
+fn leaves<const WIDE: bool>(table: &Table<'_>, cells: __m512i, keys: __m512i) -> __m128i {
+    // The lower half of a cell says where runs start. It is shifted by the last five bits of its number, which are the
+    // slot, and of both halves only its bits are counted.
+    let slot = _mm512_srli_epi64::<8>(keys);
+    let starts = _mm512_shrdv_epi32(cells, _mm512_setzero_si512(), slot);
+    let before = _mm512_maskz_popcnt_epi32(0x5555, starts);
+    let before = if WIDE {
+        _mm512_slli_epi64::<1>(before)
+    } else {
+        before
+    };
+    let places = _mm512_sub_epi64(_mm512_srli_epi64::<32>(cells), before);
+    let leaves = table.flat.leaves().as_ptr();
+    // A leaf is the last of the four octets that are read.
+    // SAFETY: the upper half of a cell is a place from `LEAST_PLACE` to the last but one; at most 32 leaves of `before`
+    // come off it, and what is read begins at most three octets before.
+    unsafe {
+        _mm256_cvtepi32_epi16(if WIDE {
+            let fours = _mm512_i64gather_epi32::<1>(places, leaves.wrapping_sub(2).cast());
+            _mm256_srli_epi32::<16>(fours)
+        } else {
+            let fours = _mm512_i64gather_epi32::<1>(places, leaves.wrapping_sub(3).cast());
+            _mm256_srli_epi32::<24>(fours)
+        })
+    }
+}
+
+/// Takes up the answers that are the escape, or look like it.
+#[inline(never)]
+fn settle<A: Address, const WIDE: bool>(
+    table: &Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    for (address, next_hop) in addresses.iter().zip(next_hops) {
+        if next_hop.map_or(0, NextHopId::code) == escape(WIDE) {
+            *next_hop = NextHopId::from_code(beyond(table, key_of(*address)));
+        }
+    }
+}
+
+/// The code for one address.
+#[inline(always)]
+fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
+    let cell = table
+        .flat
+        .groups()
+        .get((key >> GROUP_SHIFT) as usize)
+        .copied()
+        .unwrap_or_default();
+    let starts = (cell & 0xffff_ffff) as u32;
+    let before = (starts >> (key >> 8 & ((1 << DENSE_BITS) - 1))).count_ones() as usize;
+    let place = ((cell >> 32) as usize).wrapping_sub(before << usize::from(WIDE));
+    let octet = |at: usize| table.flat.leaves().get(at).copied().unwrap_or_default();
+    let code = if WIDE {
+        u16::from_le_bytes([octet(place), octet(place + 1)])
+    } else {
+        u16::from(octet(place))
+    };
+    if code == escape(WIDE) {
+        return beyond(table, key);
+    }
+    table.flat.short.below(code, key)
+}
+
+/// What the snapshot has for one address.
+#[inline(always)]
+fn beyond(table: &Table<'_>, key: u32) -> u16 {
+    match &table.snapshot.pushed {
+        Some(root) => pushed::lookup_one(root, &table.snapshot.segments, key),
+        None => 0,
+    }
+}
+
+/// Bits of an address below those that number its group cell.
+const GROUP_SHIFT: u32 = 8 + DENSE_BITS;
