@@ -18,12 +18,13 @@
 use core::arch::asm;
 use core::arch::x86_64::{
     __m128i, __m512i, _mm_cvtsi64_si128, _mm_loadu_si128, _mm_storeu_si128, _mm_unpacklo_epi64,
-    _mm512_and_si512, _mm512_cmpeq_epi16_mask, _mm512_cvtepi64_epi16, _mm512_inserti32x4,
-    _mm512_loadu_si512, _mm512_mask_cmple_epi16_mask, _mm512_maskz_compress_epi64,
-    _mm512_maskz_loadu_epi16, _mm512_mullo_epi64, _mm512_or_si512, _mm512_permutexvar_epi64,
-    _mm512_rorv_epi64, _mm512_set_epi64, _mm512_set1_epi64, _mm512_set4_epi64,
-    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi64, _mm512_srl_epi64,
-    _mm512_srli_epi64, _mm512_storeu_si512, _mm512_test_epi64_mask, _mm512_zextsi128_si512,
+    _mm512_and_si512, _mm512_cmpeq_epi16_mask, _mm512_cvtepi64_epi16, _mm512_i64gather_epi64,
+    _mm512_inserti32x4, _mm512_loadu_si512, _mm512_mask_cmple_epi16_mask,
+    _mm512_maskz_compress_epi64, _mm512_maskz_loadu_epi16, _mm512_mullo_epi64, _mm512_or_si512,
+    _mm512_permutexvar_epi64, _mm512_rorv_epi64, _mm512_set_epi64, _mm512_set1_epi64,
+    _mm512_set4_epi64, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi64,
+    _mm512_srl_epi64, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_test_epi64_mask,
+    _mm512_zextsi128_si512,
 };
 use core::hint::select_unpredictable;
 use core::mem::{self, MaybeUninit};
@@ -35,6 +36,7 @@ use super::super::batch;
 use super::super::node::ROOT_STRIDE;
 use super::super::walk::View;
 use super::super::windows::{ASK, Kind, OF_24, OF_32, OF_40, Windowed};
+use super::gathered;
 use super::windows::{self, Avx512, Slots, Unit as _, load, next, place, prefetch};
 use super::{Native, ask_ahead};
 
@@ -43,7 +45,7 @@ use super::{Native, ask_ahead};
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-pub(super) fn lookup<A: Address>(
+pub(super) fn lookup<A: Address, const GATHER: bool>(
     windowed: &Windowed,
     view: &View<'_>,
     addresses: &[A],
@@ -57,8 +59,11 @@ pub(super) fn lookup<A: Address>(
         view,
         slots,
     };
+    if GATHER {
+        return gathered::lookup(&table, addresses, next_hops);
+    }
     let nowhere = windows::nowhere();
-    let mut lanes = Lanes::new(nowhere.0.as_ptr());
+    let mut lanes = Lanes::with(nowhere.0.as_ptr());
     let groups = addresses.chunks(LANES).zip(next_hops.chunks_mut(LANES));
     for (addresses, next_hops) in groups {
         // As many as the shorter holds.
@@ -89,10 +94,10 @@ pub(super) fn lookup<A: Address>(
 }
 
 /// What a group is looked up in.
-struct Table<'a> {
-    windowed: &'a Windowed,
-    view: &'a View<'a>,
-    slots: &'a Slots,
+pub(super) struct Table<'a> {
+    pub(super) windowed: &'a Windowed,
+    pub(super) view: &'a View<'a>,
+    pub(super) slots: &'a Slots,
 }
 
 /// Looks up at most four times eight addresses.
@@ -118,7 +123,7 @@ fn group<A: Address>(
         all &= _mm512_test_epi64_mask(turned, _mm512_set1_epi64(1));
     }
     if all != u8::MAX {
-        return by_root(table, lanes, addresses, next_hops);
+        return by_root::<A, false>(table, lanes, addresses, next_hops);
     }
     let mut open = longest(table.windowed, lanes, next_hops);
     while open != 0 {
@@ -135,7 +140,7 @@ fn group<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn by_root<A: Address>(
+pub(super) fn by_root<A: Address, const GATHER: bool>(
     table: &Table<'_>,
     lanes: &mut Lanes,
     addresses: &[[A; EIGHT]],
@@ -146,6 +151,17 @@ fn by_root<A: Address>(
         let first = EIGHT * number;
         let slots = _mm512_srli_epi64::<{ 64 - ROOT_STRIDE as u32 }>(lanes.highs.eight(first));
         lanes.places.set_eight(first, slots);
+        if GATHER {
+            // SAFETY: a root slot is one of the slots.
+            let roots = unsafe { _mm512_i64gather_epi64::<8>(slots, table.slots.as_ptr().cast()) };
+            // SAFETY: eight codes are 16 octets.
+            unsafe {
+                _mm_storeu_si128(next_hops.as_mut_ptr().cast(), _mm512_cvtepi64_epi16(roots))
+            };
+            let children = _mm512_test_epi64_mask(roots, _mm512_set1_epi64(-1 << 32));
+            deeper |= u32::from(children) << first;
+            continue;
+        }
         let root = |at: usize| {
             let slot = lanes.places.get(first + at) & (table.slots.len() - 1) as u64;
             load(table.slots, (slot & 0xffff) as usize).cast_signed()
@@ -187,7 +203,7 @@ fn by_root<A: Address>(
     }
     let mut answers = [[None; EIGHT]; LANES / EIGHT];
     let (answers, _) = answers.split_at_mut(count.div_ceil(EIGHT).min(LANES / EIGHT));
-    let mut open = longest(table.windowed, lanes, answers);
+    let mut open = found::<GATHER>(table.windowed, lanes, answers);
     let mut numbers = [0; LANES];
     let answers = answers.as_flattened().iter().take(count);
     for (answer, number) in answers.zip(&mut numbers) {
@@ -202,6 +218,23 @@ fn by_root<A: Address>(
         if item < count {
             lookup(load(&numbers, item), next_hops);
         }
+    }
+}
+
+/// [`longest`], or the same by gathers.
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn found<const GATHER: bool>(
+    windowed: &Windowed,
+    lanes: &mut Lanes,
+    answers: &mut [[Option<NextHopId>; EIGHT]],
+) -> u32 {
+    if GATHER {
+        gathered::longest(windowed, &lanes.highs, answers)
+    } else {
+        longest(windowed, lanes, answers)
     }
 }
 
@@ -361,7 +394,7 @@ fn window(lanes: &Lanes, lane: usize, wanted: u32) -> (*const u64, u16, u8) {
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn code(line: *const u64, slot: u16, kind: u8, high: u64) -> u16 {
+pub(super) fn code(line: *const u64, slot: u16, kind: u8, high: u64) -> u16 {
     // SAFETY: as in `windows::code`; a kind is one of four multiples of 8.
     unsafe {
         let below = Avx512::below(line, slot);
@@ -390,7 +423,7 @@ fn unknown(value: u64) -> u64 {
 
 /// Whether a window that says this leaves the answer open.
 #[inline(always)]
-fn is_open(code: u16) -> bool {
+pub(super) fn is_open(code: u16) -> bool {
     code.wrapping_sub(1) >= ASK - 1
 }
 
@@ -399,7 +432,7 @@ fn is_open(code: u16) -> bool {
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn one<A: Address>(table: &Table<'_>, address: &A) -> u16 {
+pub(super) fn one<A: Address>(table: &Table<'_>, address: &A) -> u16 {
     let key = address.to_key();
     match windows::lookup_one::<Avx512>(table.windowed, table.slots, key) {
         Some(code) => code,
@@ -432,16 +465,16 @@ fn high_of_eight<A: Address>(eight: &[A; EIGHT]) -> __m512i {
 /// [`Kind::hash`] for eight addresses.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn hash_of_eight(kind: Kind, high: __m512i) -> __m512i {
+pub(super) fn hash_of_eight(kind: Kind, high: __m512i) -> __m512i {
     let unused = _mm_cvtsi64_si128(64 - i64::from(kind.len));
     let factor = _mm512_set1_epi64(kind.factor.cast_signed());
     _mm512_mullo_epi64(_mm512_srl_epi64(high, unused), factor)
 }
 
 /// What passes leave each other. Nothing is set up: each reads what those before it have written for the same lanes.
-struct Lanes {
+pub(super) struct Lanes {
     /// The first halves of addresses.
-    highs: List<u64, LANES>,
+    pub(super) highs: List<u64, LANES>,
     /// The same without the last 8 bits: shifted right by 0, 8 or 16 more they end with the slot in a window.
     slots: List<u64, LANES>,
     /// Places in the directory, kind after kind.
@@ -461,8 +494,8 @@ struct Lanes {
 
 impl Lanes {
     #[inline(always)]
-    fn new(nowhere: *const u64) -> Self {
-        let mut lanes = Self {
+    pub(super) const fn new() -> Self {
+        Self {
             highs: List::new(),
             slots: List::new(),
             places: List::new(),
@@ -472,7 +505,12 @@ impl Lanes {
             windows: List::new(),
             of_window: List::new(),
             kinds: List::new(),
-        };
+        }
+    }
+
+    #[inline(always)]
+    fn with(nowhere: *const u64) -> Self {
+        let mut lanes = Self::new();
         for lane in 0..LANES {
             lanes.lines.set(4 * lane + 3, nowhere);
         }
@@ -482,16 +520,16 @@ impl Lanes {
 
 /// A list of plain values, each of which is written before it is read.
 #[repr(align(64))]
-struct List<T, const N: usize>([MaybeUninit<T>; N]);
+pub(super) struct List<T, const N: usize>(pub(super) [MaybeUninit<T>; N]);
 
 impl<T: Copy, const N: usize> List<T, N> {
     #[inline(always)]
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self([const { MaybeUninit::uninit() }; N])
     }
 
     #[inline(always)]
-    fn get(&self, at: usize) -> T {
+    pub(super) fn get(&self, at: usize) -> T {
         debug_assert!(at < N, "{at} of {N}");
         // SAFETY: lanes are below `LANES` and each list has as many places as are made of them; passes write before
         // they read, as `Lanes` says.
@@ -499,7 +537,7 @@ impl<T: Copy, const N: usize> List<T, N> {
     }
 
     #[inline(always)]
-    fn set(&mut self, at: usize, value: T) {
+    pub(super) fn set(&mut self, at: usize, value: T) {
         debug_assert!(at < N, "{at} of {N}");
         // SAFETY: in bounds as above.
         unsafe { self.0.get_unchecked_mut(at) }.write(value);
@@ -509,7 +547,7 @@ impl<T: Copy, const N: usize> List<T, N> {
 impl<const N: usize> List<u64, N> {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn eight(&self, first: usize) -> __m512i {
+    pub(super) fn eight(&self, first: usize) -> __m512i {
         debug_assert!(first + EIGHT <= N, "{first} of {N}");
         // SAFETY: eight numbers of the list, written as above.
         unsafe { _mm512_loadu_si512(self.0.as_ptr().add(first).cast()) }
@@ -517,7 +555,7 @@ impl<const N: usize> List<u64, N> {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn set_eight(&mut self, first: usize, eight: __m512i) {
+    pub(super) fn set_eight(&mut self, first: usize, eight: __m512i) {
         debug_assert!(first + EIGHT <= N, "{first} of {N}");
         // SAFETY: eight numbers of the list.
         unsafe { _mm512_storeu_si512(self.0.as_mut_ptr().add(first).cast(), eight) };
@@ -525,7 +563,7 @@ impl<const N: usize> List<u64, N> {
 }
 
 /// Longest first: the order in which windows are chosen.
-const KINDS: [Kind; 3] = [OF_40, OF_32, OF_24];
+pub(super) const KINDS: [Kind; 3] = [OF_40, OF_32, OF_24];
 /// The slots of the window that is not there, whose tag is always found.
 const NOWHERE: u32 = 0xff << 24;
 /// The bits of their prefixes; none for that window.
@@ -534,6 +572,6 @@ static PREFIXES: [u64; 4] = [!0 << 24, !0 << 32, !0 << 40, 0];
 /// Addresses below the root of which there are as few as that are looked up one by one.
 const FEW: u32 = 9;
 /// Addresses that go side by side.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 /// Numbers of a vector.
-const EIGHT: usize = 8;
+pub(super) const EIGHT: usize = 8;

@@ -4,7 +4,7 @@
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`);
 //! batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two
-//! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for five things: calling a function that was
+//! with AVX-512, too (batches in windows: `longest.rs`, by gathers `gathered.rs`). `unsafe` is for five things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
 //! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
 //! twin asks each time; numbers that change from array to vector and back; and an `asm!` without instructions that keeps
@@ -15,6 +15,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod flat;
+#[cfg(target_arch = "x86_64")]
+mod gathered;
 #[cfg(target_arch = "x86_64")]
 mod hashed;
 #[cfg(target_arch = "x86_64")]
@@ -388,9 +390,14 @@ impl Level {
                 windowed_bmi2(windowed, view, addresses, next_hops);
             },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a `Level` of these exists only where the instructions were found.
-            SimdLevel::Avx512 | SimdLevel::Avx512Gather => unsafe {
-                windowed_avx512(windowed, view, addresses, next_hops);
+            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
+            SimdLevel::Avx512 => unsafe {
+                windowed_avx512::<A, false>(windowed, view, addresses, next_hops);
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of `Avx512Gather` exists only where these instructions were found.
+            SimdLevel::Avx512Gather => unsafe {
+                windowed_avx512::<A, true>(windowed, view, addresses, next_hops);
             },
             #[cfg(not(target_arch = "x86_64"))]
             _ => {
@@ -616,13 +623,13 @@ fn windowed_bmi2<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn windowed_avx512<A: Address>(
+fn windowed_avx512<A: Address, const GATHER: bool>(
     windowed: &Windowed,
     view: &View<'_>,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    longest::lookup(windowed, view, addresses, next_hops);
+    longest::lookup::<A, GATHER>(windowed, view, addresses, next_hops);
 }
 
 /// The processor state that the operating system keeps over a switch, as XCR0 has it.

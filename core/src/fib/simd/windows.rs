@@ -302,7 +302,7 @@ unsafe fn word(line: *const u64, at: usize) -> u64 {
 
 /// The window that is not there.
 #[inline(always)]
-fn absent() -> u64 {
+pub(super) fn absent() -> u64 {
     ABSENT.0.as_ptr().expose_provenance() as u64 | 16
 }
 
