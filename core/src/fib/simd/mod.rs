@@ -2,7 +2,8 @@
 //!
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
-//! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`);
+//! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`, by gathers
+//! `few.rs`);
 //! batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two
 //! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for five things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
@@ -13,6 +14,8 @@
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
 
+#[cfg(target_arch = "x86_64")]
+mod few;
 #[cfg(target_arch = "x86_64")]
 mod hashed;
 #[cfg(target_arch = "x86_64")]
@@ -248,10 +251,18 @@ impl Level {
         next_hops: &mut [Option<NextHopId>],
     ) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if self.0 >= SimdLevel::Avx512 {
+        match self.0 {
+            SimdLevel::Portable | SimdLevel::Bmi2 | SimdLevel::Avx2 => {}
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            unsafe { few_avx512(few, addresses, next_hops) };
-            return true;
+            SimdLevel::Avx512 => unsafe {
+                few_avx512::<A, false>(few, addresses, next_hops);
+                return true;
+            },
+            // SAFETY: a `Level` of `Avx512Gather` exists only where these instructions were found.
+            SimdLevel::Avx512Gather => unsafe {
+                few_avx512::<A, true>(few, addresses, next_hops);
+                return true;
+            },
         }
         let _ = (few, addresses, next_hops);
         false
@@ -484,11 +495,16 @@ fn pushed_one_bmi2(pushed: &PushedRoot, segments: &[Segment], key: u32) -> u16 {
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn few_avx512<A: Address>(few: &Few, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-    if few.wide {
-        few_wide_or_not::<A, true>(few, addresses, next_hops);
-    } else {
-        few_wide_or_not::<A, false>(few, addresses, next_hops);
+fn few_avx512<A: Address, const GATHER: bool>(
+    few: &Few,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    match (GATHER, few.wide) {
+        (false, false) => few_wide_or_not::<A, false>(few, addresses, next_hops),
+        (false, true) => few_wide_or_not::<A, true>(few, addresses, next_hops),
+        (true, false) => few_gathered::<A, false>(few, addresses, next_hops),
+        (true, true) => few_gathered::<A, true>(few, addresses, next_hops),
     }
 }
 
@@ -508,6 +524,25 @@ fn few_wide_or_not<A: Address, const WIDE: bool>(
         (8, _) => narrow::in_groups::<A, Lanes<1, true, WIDE>>(few, addresses, next_hops),
         (16, _) => narrow::in_groups::<A, Lanes<2, true, WIDE>>(few, addresses, next_hops),
         (_, _) => narrow::in_groups::<A, Lanes<4, true, WIDE>>(few, addresses, next_hops),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn few_gathered<A: Address, const WIDE: bool>(
+    few: &Few,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    use few::Gathered;
+    match (few.places, few.code) {
+        (8, 0) => narrow::in_groups::<A, Gathered<1, false, WIDE>>(few, addresses, next_hops),
+        (8, _) => narrow::in_groups::<A, Gathered<1, true, WIDE>>(few, addresses, next_hops),
+        (16, _) => narrow::in_groups::<A, Gathered<2, true, WIDE>>(few, addresses, next_hops),
+        (_, _) => narrow::in_groups::<A, Gathered<4, true, WIDE>>(few, addresses, next_hops),
     }
 }
 
@@ -626,9 +661,16 @@ const AVX512_ECX: u32 = 1 << 6 | 1 << 14;
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn ask_ahead<A>(addresses: &[A]) {
+    ask_groups_ahead(addresses, 1);
+}
+
+/// Asks for the addresses of a group that has `between` others before it.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn ask_groups_ahead<A>(addresses: &[A], between: usize) {
     let octets = size_of_val(addresses);
     let end = addresses.as_ptr_range().end.cast::<i8>();
-    let ahead = end.wrapping_add(octets);
+    let ahead = end.wrapping_add(between * octets);
     for line in 0..octets.div_ceil(64) {
         // SAFETY: a prefetch never faults, whatever the address.
         unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(ahead.wrapping_add(64 * line)) };
