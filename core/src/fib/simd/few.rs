@@ -28,7 +28,67 @@ use super::super::batch::LANES;
 use super::super::few::{Few as FewRoot, PLACE_SHIFT};
 use super::super::node::{CHUNK_STRIDE, ROOT_STRIDE};
 use super::lanes::{Few, keys_of_sixteen, registers, select, select_tags, tags};
-use super::narrow::Group;
+use super::narrow::{Group, group, in_groups};
+
+/// Looks up each of `addresses`.
+///
+/// One group, which is the usual batch, takes no loop and nothing that is there for what is left of one: that would be a
+/// tenth of it.
+#[inline]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn lookup<A: Address>(
+    few: &FewRoot,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    if addresses.len() == LANES && next_hops.len() >= LANES {
+        of_kind::<A, true>(few, addresses, next_hops);
+    } else {
+        any_number(few, addresses, next_hops);
+    }
+}
+
+#[inline(never)]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+fn any_number<A: Address>(few: &FewRoot, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    of_kind::<A, false>(few, addresses, next_hops);
+}
+
+/// Looks up each of `addresses`, which are `ONE` group or any number, in a table of its kind.
+#[inline]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+fn of_kind<A: Address, const ONE: bool>(
+    few: &FewRoot,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    match (few.wide, few.places, few.code) {
+        (false, 8, 0) => by::<A, Gathered<1, false, false>, ONE>(few, addresses, next_hops),
+        (false, 8, _) => by::<A, Gathered<1, true, false>, ONE>(few, addresses, next_hops),
+        (false, 16, _) => by::<A, Gathered<2, true, false>, ONE>(few, addresses, next_hops),
+        (false, _, _) => by::<A, Gathered<4, true, false>, ONE>(few, addresses, next_hops),
+        (true, 8, 0) => by::<A, Gathered<1, false, true>, ONE>(few, addresses, next_hops),
+        (true, 8, _) => by::<A, Gathered<1, true, true>, ONE>(few, addresses, next_hops),
+        (true, 16, _) => by::<A, Gathered<2, true, true>, ONE>(few, addresses, next_hops),
+        (true, _, _) => by::<A, Gathered<4, true, true>, ONE>(few, addresses, next_hops),
+    }
+}
+
+#[inline(always)]
+fn by<A: Address, G: for<'a> Group<Table<'a> = FewRoot>, const ONE: bool>(
+    few: &FewRoot,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    if ONE
+        && let (Ok(addresses), Some(next_hops)) =
+            (addresses.try_into(), next_hops.first_chunk_mut())
+    {
+        group::<A, G>(few, addresses, next_hops);
+    } else {
+        in_groups::<A, G>(few, addresses, next_hops);
+    }
+}
 
 /// A group in a table whose root is in `N` registers, with a default route or without, as [`Few`] is one.
 pub(super) struct Gathered<const N: usize, const DEFAULT: bool, const WIDE: bool>;
@@ -50,7 +110,7 @@ impl<const N: usize, const DEFAULT: bool, const WIDE: bool> Group for Gathered<N
         addresses: &[A; LANES],
         next_hops: &mut [Option<NextHopId>; LANES],
     ) {
-        // SAFETY: whoever takes this group was compiled for these instructions, too: `few_avx512`.
+        // SAFETY: whoever takes this group was compiled for these instructions, too: `few_gathered`.
         unsafe { gathered::<A, N, DEFAULT, WIDE>(root, addresses, next_hops) };
     }
 }

@@ -2,14 +2,13 @@
 //!
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
-//! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`, by gathers
-//! `few.rs`);
-//! batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two
-//! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for five things: calling a function that was
-//! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
-//! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
-//! twin asks each time; numbers that change from array to vector and back; and an `asm!` without instructions that keeps
-//! the compiler from another order.
+//! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
+//! small ones by gathers where these are fast (`few.rs`); batches of IPv6 (`wide.rs`), IPv6 tables with a hash
+//! (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too (batches in windows:
+//! `longest.rs`). `unsafe` is for five things: calling a function that was compiled for such a processor, after it was
+//! found to be one; the prefetch, which is unsafe to call only because it takes a raw pointer; reading cells, lines and
+//! lists without asking whether the place is in bounds, which the portable twin asks each time; numbers that change from
+//! array to vector and back; and an `asm!` without instructions that keeps the compiler from another order.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -255,12 +254,12 @@ impl Level {
             SimdLevel::Portable | SimdLevel::Bmi2 | SimdLevel::Avx2 => {}
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
             SimdLevel::Avx512 => unsafe {
-                few_avx512::<A, false>(few, addresses, next_hops);
+                few_avx512(few, addresses, next_hops);
                 return true;
             },
             // SAFETY: a `Level` of `Avx512Gather` exists only where these instructions were found.
             SimdLevel::Avx512Gather => unsafe {
-                few_avx512::<A, true>(few, addresses, next_hops);
+                few_gathered(few, addresses, next_hops);
                 return true;
             },
         }
@@ -495,16 +494,11 @@ fn pushed_one_bmi2(pushed: &PushedRoot, segments: &[Segment], key: u32) -> u16 {
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn few_avx512<A: Address, const GATHER: bool>(
-    few: &Few,
-    addresses: &[A],
-    next_hops: &mut [Option<NextHopId>],
-) {
-    match (GATHER, few.wide) {
-        (false, false) => few_wide_or_not::<A, false>(few, addresses, next_hops),
-        (false, true) => few_wide_or_not::<A, true>(few, addresses, next_hops),
-        (true, false) => few_gathered::<A, false>(few, addresses, next_hops),
-        (true, true) => few_gathered::<A, true>(few, addresses, next_hops),
+fn few_avx512<A: Address>(few: &Few, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    if few.wide {
+        few_wide_or_not::<A, true>(few, addresses, next_hops);
+    } else {
+        few_wide_or_not::<A, false>(few, addresses, next_hops);
     }
 }
 
@@ -528,22 +522,11 @@ fn few_wide_or_not<A: Address, const WIDE: bool>(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[inline]
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn few_gathered<A: Address, const WIDE: bool>(
-    few: &Few,
-    addresses: &[A],
-    next_hops: &mut [Option<NextHopId>],
-) {
-    use few::Gathered;
-    match (few.places, few.code) {
-        (8, 0) => narrow::in_groups::<A, Gathered<1, false, WIDE>>(few, addresses, next_hops),
-        (8, _) => narrow::in_groups::<A, Gathered<1, true, WIDE>>(few, addresses, next_hops),
-        (16, _) => narrow::in_groups::<A, Gathered<2, true, WIDE>>(few, addresses, next_hops),
-        (_, _) => narrow::in_groups::<A, Gathered<4, true, WIDE>>(few, addresses, next_hops),
-    }
+fn few_gathered<A: Address>(few: &Few, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    few::lookup(few, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]

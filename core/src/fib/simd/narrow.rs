@@ -103,12 +103,22 @@ pub(super) fn in_groups<A: Address, G: Group>(
     let (groups, rest) = addresses.as_chunks();
     let (answers, rest_answers) = next_hops.as_chunks_mut();
     for (addresses, next_hops) in groups.iter().zip(answers) {
-        ask_groups_ahead(addresses, G::AHEAD);
-        G::lookup(table, addresses, next_hops);
+        group::<A, G>(table, addresses, next_hops);
     }
     for (address, next_hop) in rest.iter().zip(rest_answers) {
         *next_hop = NextHopId::from_code(G::one(table, key_of(*address)));
     }
+}
+
+/// Looks up each of a whole group of `addresses` by `G`.
+#[inline(always)]
+pub(super) fn group<A: Address, G: Group>(
+    table: &G::Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    ask_groups_ahead(addresses, G::AHEAD);
+    G::lookup(table, addresses, next_hops);
 }
 
 /// The code for one address.
