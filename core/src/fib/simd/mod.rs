@@ -278,7 +278,13 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         if self.0 >= SimdLevel::Avx512 && hashed.count == 2 {
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            return unsafe { hashed_one_avx512(hashed, trie, address) };
+            return unsafe {
+                if self.0 == SimdLevel::Avx512 {
+                    hashed_one_avx512::<A, false>(hashed, trie, address)
+                } else {
+                    hashed_one_avx512::<A, true>(hashed, trie, address)
+                }
+            };
         }
         self.hashed_other(hashed, trie, address)
     }
@@ -546,8 +552,17 @@ fn hashed_avx512<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn hashed_one_avx512<A: Address>(hashed: &Hashed, trie: &impl Trie, address: &A) -> u16 {
-    match hashed::lookup_of_two(hashed, address) {
+fn hashed_one_avx512<A: Address, const NUMBERS: bool>(
+    hashed: &Hashed,
+    trie: &impl Trie,
+    address: &A,
+) -> u16 {
+    let code = if NUMBERS {
+        hashed::lookup_of_two_by_numbers(hashed, address)
+    } else {
+        hashed::lookup_of_two(hashed, address)
+    };
+    match code {
         Some(code) => code,
         None => trie.walk(address.to_key()),
     }
