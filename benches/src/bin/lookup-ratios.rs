@@ -197,7 +197,7 @@ fn compare<A: Family>(
             for _ in 0..rounds {
                 for (table, times) in tables.iter().zip(&mut times) {
                     let mut passes: Vec<f64> =
-                        (0..3).map(|_| pass(table.as_ref(), trace, mode)).collect();
+                        (0..5).map(|_| pass(table.as_ref(), trace, mode)).collect();
                     times.push(median(&mut passes));
                 }
             }

@@ -14,6 +14,7 @@
 //! lines for its own.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -150,6 +151,15 @@ impl Flat {
     /// block which is where it was is what it was.
     fn follow(&mut self, old: &PushedRoot, new: &PushedRoot) {
         self.short = new.short;
+        if let Some(changed) = &new.changed
+            && Arc::ptr_eq(&old.of, &new.of)
+            && old.version + 1 == new.version
+        {
+            for slot in changed {
+                self.fill((*slot).into(), new);
+            }
+            return;
+        }
         let (old, _) = old.words.as_chunks::<COMPARED>();
         let (words, _) = new.words.as_chunks::<COMPARED>();
         for (at, (old, words)) in old.iter().zip(words).enumerate() {

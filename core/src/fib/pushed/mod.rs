@@ -118,7 +118,11 @@ pub(super) struct PushedRoot {
     spread: bool,
     pub(super) short: Short,
     /// The number of the publication, of those that had pushed chunks.
-    version: u64,
+    pub(super) version: u64,
+    /// Whose numbers these are: one for each time that a table comes to have pushed chunks.
+    pub(super) of: Arc<()>,
+    /// The slots that changed since the publication before, if they are not too many.
+    pub(super) changed: Option<Box<[u16]>>,
     /// What the blocks are in; of a snapshot only, since the writer has its arena.
     pub(super) lines: Arc<[Segment]>,
     /// The lines that this snapshot has new (`fresh.rs`).
@@ -156,6 +160,12 @@ impl Log {
         let lists = self.changed.get(1..=publications)?;
         let known = lists.iter().all(|list| list.len() <= MOST_LOGGED);
         known.then(|| lists.iter().flatten().map(|slot| usize::from(*slot)))
+    }
+
+    /// The slots that changed between the last publication and the one before, if they are not too many.
+    fn last(&self) -> Option<&[u16]> {
+        let changed = self.changed.get(1)?;
+        (changed.len() <= MOST_LOGGED).then_some(changed)
     }
 
     fn publish(&mut self) {
@@ -201,6 +211,8 @@ impl PushedRoot {
             short,
             // Each snapshot's own.
             version: _,
+            of: _,
+            changed: _,
             lines: _,
             fresh: _,
         } = root;
@@ -224,6 +236,7 @@ impl PushedRoot {
             + size_of_val(&*self.words)
             + size_of_val(&*self.handles)
             + size_of_val(&*self.fresh)
+            + self.changed.as_deref().map_or(0, size_of_val)
     }
 }
 
@@ -249,6 +262,8 @@ impl Pushed {
             None => root.clone(),
         };
         copy.version = self.log.version;
+        copy.of = Arc::clone(&root.of);
+        copy.changed = self.log.last().map(Box::from);
         copy.lines = Arc::clone(lines);
         copy.spread = tails.packed == 0;
         Some(copy)
@@ -568,6 +583,8 @@ impl<A: Address> Fib<A> {
             spread: false,
             short: short_of(&routes),
             version: 0,
+            of: Arc::new(()),
+            changed: None,
             lines: Arc::default(),
             fresh: Box::default(),
         }));

@@ -9,7 +9,7 @@
 //! out of a vector takes as long as a load and what comes of it, so that it pays once and not twice. Slots are read
 //! address by address, six instructions each, the last of which puts the leaf into the answers.
 //!
-//! The twin is `narrow.rs`.
+//! By gathers such tables are in `few.rs`. The twin is `narrow.rs`.
 
 use core::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_castpd_si128, _mm_castsi128_pd, _mm_cvtepu8_epi16,
@@ -327,7 +327,7 @@ pub(super) fn keys_of_eight<A: Address>(addresses: &[A; EIGHT]) -> __m512i {
 /// Sixteen addresses as numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn keys_of_sixteen<A: Address>(addresses: &[A; 2 * EIGHT]) -> __m512i {
+pub(super) fn keys_of_sixteen<A: Address>(addresses: &[A; 2 * EIGHT]) -> __m512i {
     // SAFETY: both are sixteen 32-bit numbers, and every value is one of each.
     unsafe { mem::transmute::<[u32; 2 * EIGHT], __m512i>(addresses.map(key_of)) }
 }
@@ -335,7 +335,7 @@ fn keys_of_sixteen<A: Address>(addresses: &[A; 2 * EIGHT]) -> __m512i {
 /// The first `N` times eight of `list`, twice when these are eight.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn tags<const N: usize>(list: &[u32; PLACES]) -> Tags<N> {
+pub(super) fn tags<const N: usize>(list: &[u32; PLACES]) -> Tags<N> {
     let (halves, _) = list.as_chunks::<{ 2 * EIGHT }>();
     let mut registers = [_mm512_setzero_si512(); 2];
     for (register, half) in registers.iter_mut().zip(halves) {
@@ -349,12 +349,12 @@ fn tags<const N: usize>(list: &[u32; PLACES]) -> Tags<N> {
 }
 
 /// Tags in registers, of `N` times eight places.
-struct Tags<const N: usize>([__m512i; 2]);
+pub(super) struct Tags<const N: usize>([__m512i; 2]);
 
 /// The tags at the places that the last bits of `at` name.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn select_tags<const N: usize>(tags: &Tags<N>, at: __m512i) -> __m512i {
+pub(super) fn select_tags<const N: usize>(tags: &Tags<N>, at: __m512i) -> __m512i {
     let [low, high] = tags.0;
     if N == 4 {
         _mm512_permutex2var_epi32(low, at, high)
@@ -366,7 +366,7 @@ fn select_tags<const N: usize>(tags: &Tags<N>, at: __m512i) -> __m512i {
 /// The first `N` times eight of `list`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn registers<const N: usize>(list: &[u64; PLACES]) -> [__m512i; N] {
+pub(super) fn registers<const N: usize>(list: &[u64; PLACES]) -> [__m512i; N] {
     let (eights, _) = list.as_chunks::<EIGHT>();
     let mut registers = [_mm512_setzero_si512(); N];
     for (register, eight) in registers.iter_mut().zip(eights) {
@@ -379,7 +379,7 @@ fn registers<const N: usize>(list: &[u64; PLACES]) -> [__m512i; N] {
 /// What is at the places that the last bits of `place` name, among eight a register.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn select<const N: usize>(registers: &[__m512i; N], place: __m512i) -> __m512i {
+pub(super) fn select<const N: usize>(registers: &[__m512i; N], place: __m512i) -> __m512i {
     match registers.as_slice() {
         [a] => _mm512_permutexvar_epi64(place, *a),
         [a, b] => _mm512_permutex2var_epi64(*a, place, *b),

@@ -2,17 +2,20 @@
 //!
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
-//! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`);
-//! batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two
-//! with AVX-512, too (batches in windows: `longest.rs`, by gathers `gathered.rs`). `unsafe` is for five things: calling a function that was
+//! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
+//! small ones by gathers where these are fast (`few.rs`), large ones in a worker's copy (`flat.rs`); batches of IPv6
+//! (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too
+//! (batches in windows: `longest.rs`, by gathers `gathered.rs`). `unsafe` is for five things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
-//! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
-//! twin asks each time; numbers that change from array to vector and back; and an `asm!` without instructions that keeps
-//! the compiler from another order.
+//! takes a raw pointer; reading cells, lines and lists, one by one or by gathers, without asking whether the place is in
+//! bounds, which the portable twin asks each time; numbers that change from array to vector and back; and an `asm!`
+//! without instructions that keeps the compiler from another order.
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
 
+#[cfg(target_arch = "x86_64")]
+mod few;
 #[cfg(target_arch = "x86_64")]
 mod flat;
 #[cfg(target_arch = "x86_64")]
@@ -281,10 +284,18 @@ impl Level {
         next_hops: &mut [Option<NextHopId>],
     ) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if self.0 >= SimdLevel::Avx512 {
+        match self.0 {
+            SimdLevel::Portable | SimdLevel::Bmi2 | SimdLevel::Avx2 => {}
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            unsafe { few_avx512(few, addresses, next_hops) };
-            return true;
+            SimdLevel::Avx512 => unsafe {
+                few_avx512(few, addresses, next_hops);
+                return true;
+            },
+            // SAFETY: a `Level` of `Avx512Gather` exists only where these instructions were found.
+            SimdLevel::Avx512Gather => unsafe {
+                few_gathered(few, addresses, next_hops);
+                return true;
+            },
         }
         let _ = (few, addresses, next_hops);
         false
@@ -301,7 +312,13 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         if self.0 >= SimdLevel::Avx512 && hashed.count == 2 {
             // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            return unsafe { hashed_one_avx512(hashed, trie, address) };
+            return unsafe {
+                if self.0 == SimdLevel::Avx512 {
+                    hashed_one_avx512::<A, false>(hashed, trie, address)
+                } else {
+                    hashed_one_avx512::<A, true>(hashed, trie, address)
+                }
+            };
         }
         self.hashed_other(hashed, trie, address)
     }
@@ -566,6 +583,14 @@ fn few_wide_or_not<A: Address, const WIDE: bool>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
+fn few_gathered<A: Address>(few: &Few, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    few::lookup(few, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
 fn hashed_avx512<A: Address>(
     hashed: &Hashed,
     view: &View<'_>,
@@ -579,8 +604,17 @@ fn hashed_avx512<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn hashed_one_avx512<A: Address>(hashed: &Hashed, trie: &impl Trie, address: &A) -> u16 {
-    match hashed::lookup_of_two(hashed, address) {
+fn hashed_one_avx512<A: Address, const NUMBERS: bool>(
+    hashed: &Hashed,
+    trie: &impl Trie,
+    address: &A,
+) -> u16 {
+    let code = if NUMBERS {
+        hashed::lookup_of_two_by_numbers(hashed, address)
+    } else {
+        hashed::lookup_of_two(hashed, address)
+    };
+    match code {
         Some(code) => code,
         None => trie.walk(address.to_key()),
     }
@@ -677,9 +711,16 @@ const AVX512_ECX: u32 = 1 << 6 | 1 << 14;
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn ask_ahead<A>(addresses: &[A]) {
+    ask_groups_ahead(addresses, 1);
+}
+
+/// Asks for the addresses of a group that has `between` others before it.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn ask_groups_ahead<A>(addresses: &[A], between: usize) {
     let octets = size_of_val(addresses);
     let end = addresses.as_ptr_range().end.cast::<i8>();
-    let ahead = end.wrapping_add(octets);
+    let ahead = end.wrapping_add(between * octets);
     for line in 0..octets.div_ceil(64) {
         // SAFETY: a prefetch never faults, whatever the address.
         unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(ahead.wrapping_add(64 * line)) };

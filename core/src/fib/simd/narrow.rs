@@ -22,7 +22,7 @@ use super::super::direct::RootWord;
 use super::super::flat::{FLAT_WORDS, Flatness};
 use super::super::node::{NARROW_CHILD, ROOT_STRIDE, cell_of, leaf_in_group};
 use super::super::walk::View;
-use super::{Native, ask_ahead};
+use super::{Native, ask_groups_ahead};
 
 /// Looks up each of `addresses`.
 #[inline(always)]
@@ -72,6 +72,9 @@ pub(super) fn leaf_at<const WIDE: bool>(word: u64, octet: u64) -> u16 {
 /// How a group of addresses is looked up: a type, not a closure, so that it is compiled for the same processor as what
 /// it is a part of.
 pub(super) trait Group {
+    /// How many groups before it is looked up a group is asked for, less one.
+    const AHEAD: usize = 1;
+
     /// What there is to be looked up in.
     type Table<'a>;
 
@@ -100,12 +103,22 @@ pub(super) fn in_groups<A: Address, G: Group>(
     let (groups, rest) = addresses.as_chunks();
     let (answers, rest_answers) = next_hops.as_chunks_mut();
     for (addresses, next_hops) in groups.iter().zip(answers) {
-        ask_ahead(addresses);
-        G::lookup(table, addresses, next_hops);
+        group::<A, G>(table, addresses, next_hops);
     }
     for (address, next_hop) in rest.iter().zip(rest_answers) {
         *next_hop = NextHopId::from_code(G::one(table, key_of(*address)));
     }
+}
+
+/// Looks up each of a whole group of `addresses` by `G`.
+#[inline(always)]
+pub(super) fn group<A: Address, G: Group>(
+    table: &G::Table<'_>,
+    addresses: &[A; LANES],
+    next_hops: &mut [Option<NextHopId>; LANES],
+) {
+    ask_groups_ahead(addresses, G::AHEAD);
+    G::lookup(table, addresses, next_hops);
 }
 
 /// The code for one address.
