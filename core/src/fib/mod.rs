@@ -47,6 +47,7 @@ mod few;
 mod flat;
 mod fresh;
 mod hashed;
+mod moves;
 mod node;
 mod published;
 mod pushed;

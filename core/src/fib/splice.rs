@@ -6,11 +6,11 @@
 //! it is, as long as its blocks are large enough: only what lies behind the change moves. [`Splice`] says what changes;
 //! where it cannot, there is none and the caller goes by the draft.
 
-use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::arena::{copy_cells, load, put, store};
+use super::arena::{load, put, store};
 use super::draft::halves;
+use super::moves::{lane, move_lanes, set_lane};
 use super::node::{
     Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList, TOP_CELL, group_cell,
 };
@@ -99,34 +99,26 @@ impl Splice {
         store(cells, 0, u64::from(handle) << 32 | self.header(node));
         let from = node.leaf_before(0) + 1;
         let first = self.moved(node, from);
-        let kept = self.before / 4 * 4;
-        let entries = shape.starts_at() + self.top(node).count_ones() as usize;
-        copy_from(
-            node.cells,
-            node.starts_end()..(from + kept) / 4,
-            cells,
-            entries,
-        );
+        // Entries are before the leaves.
+        let [entries, moved] = [
+            4 * node.starts_end(),
+            4 * (shape.starts_at() + self.top(node).count_ones() as usize),
+        ];
+        let kept = from + self.before - entries;
+        move_lanes::<16>(node.cells, entries, cells, moved, kept);
         self.write_starts(node, cells);
         let [at, behind] = [first + self.before, from + self.before + self.removed];
-        copy_lanes::<16>(
-            node.cells,
-            from + kept,
-            cells,
-            first + kept,
-            self.before - kept,
-        );
         self.write_fresh(cells, at);
         let rest = node.leaf_end() - behind;
-        copy_lanes::<16>(node.cells, behind, cells, at + self.fresh_count, rest);
+        move_lanes::<16>(node.cells, behind, cells, at + self.fresh_count, rest);
         // Routes are two a cell; the first cell of the block is the epoch.
         let from = node.cold_cells();
         store(cold, 0, epoch);
-        copy_lanes::<32>(from, 2, cold, 2, self.index);
+        move_lanes::<32>(from, 2, cold, 2, self.index);
         let (source, target) = self.routes_behind();
         let rest = node.route_count() + 2 - source;
         self.write_route(cold);
-        copy_lanes::<32>(from, source, cold, target, rest);
+        move_lanes::<32>(from, source, cold, target, rest);
     }
 
     /// Whether the same groups have cells after the change.
@@ -139,12 +131,13 @@ impl Splice {
     pub(super) fn write_in_place(&self, node: Node<'_>) {
         let cold = node.cold_cells();
         let (source, target) = self.routes_behind();
-        move_lanes::<32>(cold, source, target, node.route_count() + 2 - source);
+        let rest = node.route_count() + 2 - source;
+        move_lanes::<32>(cold, source, cold, target, rest);
         self.write_route(cold);
         let first = node.leaf_before(0) + 1;
         let [at, behind] = [first + self.before, first + self.before + self.removed];
         let rest = node.leaf_end() - behind;
-        move_lanes::<16>(node.cells, behind, at + self.fresh_count, rest);
+        move_lanes::<16>(node.cells, behind, node.cells, at + self.fresh_count, rest);
         self.write_fresh(node.cells, at);
         self.write_starts(node, node.cells);
         let cold = u64::from(node.cold_handle());
@@ -343,108 +336,4 @@ impl Splice {
             *group = if starts { *group | bit } else { *group & !bit };
         }
     }
-}
-
-/// Copies `cells` of a block to where cell `first` of another is.
-fn copy_from(from: &[AtomicU64], cells: Range<usize>, to: &[AtomicU64], first: usize) {
-    let count = cells.len();
-    if let (Some(from), Some(to)) = (from.get(cells), to.get(first..)) {
-        copy_cells(from, to, count);
-    }
-}
-
-/// Copies `count` lanes of `BITS` bits each (16 or 32), low bits first, from any lane to any lane of another block.
-fn copy_lanes<const BITS: u32>(
-    from: &[AtomicU64],
-    source: usize,
-    to: &[AtomicU64],
-    target: usize,
-    count: usize,
-) {
-    let lanes = (64 / BITS) as usize;
-    let head = (target.wrapping_neg() % lanes).min(count);
-    let whole = (count - head) / lanes;
-    for at in 0..head {
-        set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
-    }
-    let first = source + head;
-    let shift = shift_of::<BITS>(first);
-    let targets = to.get((target + head) / lanes..).unwrap_or_default();
-    let sources = from.get(first / lanes..).unwrap_or_default();
-    if shift == 0 {
-        copy_cells(sources, targets, whole);
-    } else {
-        for (pair, target) in sources.windows(2).zip(targets).take(whole) {
-            if let [low, high] = pair {
-                let [low, high] = [low, high].map(|cell| cell.load(Ordering::Relaxed));
-                put(target, across(low, high, shift));
-            }
-        }
-    }
-    for at in head + whole * lanes..count {
-        set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
-    }
-}
-
-/// Moves `count` lanes within a block, as [`copy_lanes`] copies them.
-fn move_lanes<const BITS: u32>(cells: &[AtomicU64], source: usize, target: usize, count: usize) {
-    // Forwards, a lane is written only after it was read, in `copy_lanes` too: its stretches go in order.
-    if target < source {
-        copy_lanes::<BITS>(cells, source, cells, target, count);
-    }
-    if target <= source {
-        return;
-    }
-    let lanes = (64 / BITS) as usize;
-    let head = (target.wrapping_neg() % lanes).min(count);
-    let whole = (count - head) / lanes;
-    let first = source + head;
-    let shift = shift_of::<BITS>(first);
-    let targets = cells.get((target + head) / lanes..).unwrap_or_default();
-    let sources = cells.get(first / lanes..).unwrap_or_default();
-    let mut high = load(sources, whole);
-    for at in (head + whole * lanes..count).rev() {
-        set_lane::<BITS>(cells, target + at, lane::<BITS>(cells, source + at));
-    }
-    let sources = sources.get(..whole).unwrap_or_default();
-    let targets = targets.get(..whole).unwrap_or_default();
-    for (source, target) in sources.iter().zip(targets).rev() {
-        let low = source.load(Ordering::Relaxed);
-        put(target, across(low, high, shift));
-        high = low;
-    }
-    for at in (0..head).rev() {
-        set_lane::<BITS>(cells, target + at, lane::<BITS>(cells, source + at));
-    }
-}
-
-/// The cell that begins `shift` bits within `low` and ends within `high`.
-const fn across(low: u64, high: u64, shift: u32) -> u64 {
-    // Twice, since a shift by 64 is none.
-    low >> shift | (high << 1) << (63 - shift)
-}
-
-/// Bits before `lane` in its cell.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "lanes of a block fit 18 bits"
-)]
-const fn shift_of<const BITS: u32>(lane: usize) -> u32 {
-    (lane as u32 % (64 / BITS)) * BITS
-}
-
-fn lane<const BITS: u32>(cells: &[AtomicU64], lane: usize) -> u64 {
-    let lanes = (64 / BITS) as usize;
-    load(cells, lane / lanes) >> (lane % lanes * BITS as usize) & ((1 << BITS) - 1)
-}
-
-fn set_lane<const BITS: u32>(cells: &[AtomicU64], lane: usize, value: u64) {
-    let lanes = (64 / BITS) as usize;
-    let place = lane % lanes * BITS as usize;
-    let mask = ((1_u64 << BITS) - 1) << place;
-    store(
-        cells,
-        lane / lanes,
-        load(cells, lane / lanes) & !mask | value << place,
-    );
 }

@@ -31,7 +31,8 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
-use super::arena::{Arena, LINE_CELLS, Segment, copy_cells, load, store};
+use super::arena::{Arena, LINE_CELLS, Segment, load, store};
+use super::moves::copy_cells;
 use super::batch::CHUNK;
 use super::direct::Direct;
 use super::draft::Draft;

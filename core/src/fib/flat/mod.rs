@@ -34,7 +34,8 @@ pub(super) mod leaves;
 use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
-use super::arena::{Segment, block, copy_cells, load, store};
+use super::arena::{Segment, block, load, store};
+use super::moves::copy_cells;
 use super::direct::{Direct, word};
 use super::few::Noted;
 use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};

@@ -25,7 +25,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use super::super::address::Address;
-use super::super::arena::{Segment, copy_cells, load, store};
+use super::super::arena::{Segment, load, store};
+use super::super::moves::copy_cells;
 use super::super::batch::{Block, CHUNK, LANES, Machine, TAIL, key_of};
 use super::super::node::{DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, Node, leaf_in_group};
 use super::super::tails::TAIL_LEAVES;

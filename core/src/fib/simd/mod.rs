@@ -20,6 +20,8 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod longest;
 #[cfg(target_arch = "x86_64")]
+mod moves;
+#[cfg(target_arch = "x86_64")]
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod pushed;
@@ -116,6 +118,9 @@ impl SimdLevel {
         Self::Portable
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use moves::move_octets;
 
 /// A level that the machine has; only [`Level::new`] makes one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

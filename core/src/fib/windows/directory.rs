@@ -17,7 +17,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use super::super::address::Address;
-use super::super::arena::{copy_cells, load, store, writes};
+use super::super::arena::{load, store, writes};
+use super::super::moves::copy_cells;
 use super::super::hashed::halves;
 use super::super::node::ROOT_STRIDE;
 use super::super::table::Fib;
