@@ -453,6 +453,11 @@ impl<'a> Node<'a> {
 
     /// The index after the last leaf.
     pub(super) fn leaf_end(self) -> usize {
+        if self.shape.dense {
+            // The last slot's leaf, which the last cell says.
+            let cell = load(self.cells, self.starts_end() - 1);
+            return leaf_in_group(cell, (1 << DENSE_BITS) - 1) + 1;
+        }
         let last = self.shape.groups() - 1;
         self.leaf_before(last) + self.starts(last).count_ones() as usize + 1
     }

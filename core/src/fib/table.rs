@@ -446,9 +446,14 @@ impl<A: Address> Fib<A> {
 
     /// Lets a node's cells go: at once when no snapshot can reach them, later otherwise.
     pub(super) fn release(&mut self, handle: u32, shape: Shape) {
+        let extent = self.node(handle, shape).extent();
+        self.release_known(handle, shape, extent);
+    }
+
+    /// The same of a node of `extent`.
+    fn release_known(&mut self, handle: u32, shape: Shape, extent: Extent) {
         let node = self.node(handle, shape);
-        let (extent, cold, epoch) = (node.extent(), node.cold_handle(), node.epoch());
-        let shape = node.shape;
+        let (cold, epoch, shape) = (node.cold_handle(), node.epoch(), node.shape);
         self.sparse -= usize::from(shape.is_sparse());
         self.tails.subtract(shape);
         self.live.lookup -= extent.lookup;
@@ -563,7 +568,7 @@ impl<A: Address> Fib<A> {
         let to = self.node(copy, shape);
         store(to.cold_cells(), 0, self.epoch);
         to.set_child(slot, entry);
-        self.release(handle, shape);
+        self.release_known(handle, shape, extent);
         copy
     }
 
@@ -723,11 +728,11 @@ impl<A: Address> Fib<A> {
     /// Changes the node at `handle` as `splice` says: where it is if no snapshot reaches it and it fits, anew otherwise.
     fn splice(&mut self, handle: u32, shape: Shape, splice: &Splice) -> u32 {
         let node = self.node(handle, shape);
-        let (before, extent) = (node.extent(), splice.extent(node));
+        let [before, extent] = splice.extents(node);
         if node.epoch() == self.epoch
             && Arena::same_size(before.lookup, extent.lookup)
             && Arena::same_size(before.routes, extent.routes)
-            && splice.keeps_top(node)
+            && splice.keeps_top()
         {
             splice.write_in_place(node);
             self.live.lookup = self.live.lookup + extent.lookup - before.lookup;
@@ -743,7 +748,7 @@ impl<A: Address> Fib<A> {
             self.epoch,
         );
         self.tails.add(self.node(copy, shape).shape);
-        self.release(handle, shape);
+        self.release_known(handle, shape, before);
         copy
     }
 
