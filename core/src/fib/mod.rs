@@ -47,6 +47,7 @@ mod few;
 mod flat;
 mod fresh;
 mod hashed;
+mod log;
 mod moves;
 mod node;
 mod published;

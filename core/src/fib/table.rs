@@ -39,13 +39,13 @@ use super::draft::Draft;
 use super::flat::Flats;
 use super::fresh::Fresh;
 use super::hashed::Hashes;
+use super::log::Log;
 use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
 use super::pushed::Pushed;
 use super::reader::{FibReader, Root, Snapshot};
 use super::root::WriterRoot;
 use super::simd::{Level, SimdLevel, ask_for_block};
-use super::spare::copy_over;
 use super::splice::Splice;
 use super::tails::Tails;
 use super::walk::{Covering, Routes, View};
@@ -74,6 +74,8 @@ pub struct Fib<A> {
     pub(super) flats: Flats,
     /// What lookups will read of what was written since the last publication.
     fresh: Fresh,
+    /// The root slots that changed, while snapshots are made over older ones.
+    pub(super) log: Log,
     pub(super) pushed: Pushed,
     pub(super) tails: Tails,
     pub(super) hashes: Hashes,
@@ -110,6 +112,7 @@ impl<A: Address> Fib<A> {
             live: Extent::default(),
             flats: Flats::default(),
             fresh: Fresh::default(),
+            log: Log::default(),
             pushed: Pushed::default(),
             tails: Tails::default(),
             hashes: Hashes::default(),
@@ -226,11 +229,21 @@ impl<A: Address> Fib<A> {
         self.reclaim();
         self.turn_waiting();
         let old = self.published.take_spare();
+        if self.pushed.is_ready() || self.windows.is_ready() {
+            self.log.publish(self.epoch);
+        } else {
+            self.log.end();
+        }
         let read = !self.pushed.is_ready();
         let root = match &self.root {
             WriterRoot::Node(handle) => Root::Node(*handle),
             WriterRoot::Slots { slots, routes } => Root::Slots {
-                slots: copy_over(old.slots, slots, read.then_some(&mut self.fresh)),
+                slots: self.log.follow(
+                    old.slots,
+                    old.number,
+                    slots,
+                    read.then_some(&mut self.fresh),
+                ),
                 direct: if read {
                     self.direct.words()
                 } else {
@@ -240,14 +253,17 @@ impl<A: Address> Fib<A> {
             },
         };
         let mut pushed = self.pushed.publish(
-            old.pushed,
+            (old.pushed, old.number),
             self.tails,
+            self.lines.segments(),
+            (&self.log, &mut self.fresh),
+        );
+        let mut windowed = self.windows.publish(
+            (old.pages, old.number),
+            self.epoch,
             self.lines.segments(),
             &mut self.fresh,
         );
-        let mut windowed = self
-            .windows
-            .publish(old.pages, self.lines.segments(), &mut self.fresh);
         let fresh = self.fresh.take();
         if let Some(pushed) = &mut pushed {
             pushed.fresh = fresh;
@@ -376,6 +392,7 @@ impl<A: Address> Fib<A> {
                 + self.direct.octets()
                 + self.pushed.root_octets()
                 + self.pushed.own_octets()
+                + self.log.octets()
                 + root_routes
                 + self.published.octets()
                 + self.hashes.own_octets(snapshots)

@@ -415,6 +415,7 @@ impl<A: Address> Fib<A> {
                 self.flats.noted.note(slot, entry.is_flat());
             }
             *place = entry.0;
+            self.log.note(slot);
             self.direct.set(self.arena.segments(), slot, entry);
         }
     }

@@ -130,9 +130,10 @@ pub(super) struct Level(SimdLevel);
 #[inline]
 pub(super) fn ask_for_block(block: &[AtomicU64], cells: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in block.get(..cells).unwrap_or(block).chunks(LINE_CELLS) {
+    for line in 0..cells.min(block.len()).div_ceil(LINE_CELLS) {
+        let line = block.as_ptr().wrapping_add(line * LINE_CELLS);
         // SAFETY: a prefetch never faults, whatever the address.
-        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (block, cells);
