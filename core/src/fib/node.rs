@@ -39,6 +39,7 @@
 //! last one that it met: a change rewrites one node, never those below it.
 
 use alloc::vec::Vec;
+use core::hint::select_unpredictable;
 use core::sync::atomic::AtomicU64;
 
 use super::arena::{Segment, block, load, store};
@@ -526,16 +527,15 @@ pub(super) trait RouteList {
 
     /// The same among the first `count` routes.
     fn lower_bound_among(&self, count: usize, key: u32) -> usize {
-        let (mut low, mut high) = (0, count);
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.at(middle).key() < key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
+        // Which half nobody can foretell: no branch asks.
+        let (mut low, mut count) = (0, count);
+        while count > 1 {
+            let half = count / 2;
+            let below = self.at(low + half - 1).key() < key;
+            low = select_unpredictable(below, low + half, low);
+            count -= half;
         }
-        low
+        low + usize::from(count == 1 && self.at(low).key() < key)
     }
 
     /// The route for exactly the first `len` bits of `slot`.
