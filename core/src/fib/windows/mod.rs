@@ -327,12 +327,13 @@ impl<A: Address> Fib<A> {
         let first = u32::from(kind.slot(halves(key).0));
         let unused = (kind.len + 16).saturating_sub(len);
         let last = first | ((1 << unused) - 1);
+        let changed = (first, last);
         let lines = place.window.lines;
         let [first, last] = [first, last].map(|slot| (slot * lines) >> 16);
         let window = self.own_window(hash, key, place)?;
         let mut says = false;
         for line in first..=last {
-            let Some(content) = self.line(part, key, lines, line) else {
+            let Some(content) = self.changed_line(part, key, window, line, changed) else {
                 // A range more than the line holds: the window is made anew.
                 self.take_window(hash, kind, key)?;
                 return self.make(hash, part, key);
