@@ -9,7 +9,9 @@ use core::sync::atomic::Ordering;
 
 #[cfg(any(test, not(target_arch = "x86_64")))]
 use super::arena::put;
-use super::arena::{load, store, writes};
+#[cfg(target_arch = "x86_64")]
+use super::arena::writes;
+use super::arena::{load, store};
 #[cfg(target_arch = "x86_64")]
 use super::simd::move_octets;
 

@@ -447,7 +447,7 @@ impl<'a> Node<'a> {
             }
             let cell = load(self.cells, at);
             at += 1;
-            last = leaf_in_group(cell, (1 << DENSE_BITS) - 1);
+            last = leaf_in_group(cell, LAST_OF_GROUP);
             (((cell & 0xffff_ffff) as u32).rotate_left(1), last)
         })
     }
@@ -457,7 +457,7 @@ impl<'a> Node<'a> {
         if self.shape.dense {
             // The last slot's leaf, which the last cell says.
             let cell = load(self.cells, self.starts_end() - 1);
-            return leaf_in_group(cell, (1 << DENSE_BITS) - 1) + 1;
+            return leaf_in_group(cell, LAST_OF_GROUP) + 1;
         }
         let last = self.shape.groups() - 1;
         self.leaf_before(last) + self.starts(last).count_ones() as usize + 1
@@ -668,6 +668,8 @@ pub(super) const GROUP_SLOTS: usize = 64;
 pub(super) const DENSE_SLOTS: usize = 1 << DENSE_BITS;
 /// Bits of an address that name one of them.
 pub(super) const DENSE_BITS: u32 = 5;
+/// The last of them.
+pub(super) const LAST_OF_GROUP: u32 = (1 << DENSE_BITS) - 1;
 /// The cell of a dense second-level node's top.
 pub(super) const TOP_CELL: usize = 1;
 /// The bit of a node's first cell that says that it is dense.

@@ -12,7 +12,7 @@ use super::arena::{load, put, store};
 use super::draft::halves;
 use super::moves::{lane, move_lanes, set_lane};
 use super::node::{
-    DENSE_SLOTS, Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList, TOP_CELL,
+    Extent, GROUP_SLOTS, Gaps, LAST_OF_GROUP, NARROW_CHILD, Node, RouteCell, RouteList, TOP_CELL,
     group_cell, leaf_in_group,
 };
 
@@ -139,8 +139,7 @@ impl Splice {
 
     /// The lower half of the node's first cell after the change.
     fn header(&self, node: Node<'_>) -> u64 {
-        load(node.cells, 0) & 0xffff_ffff & !0x3fff
-            | self.route_count(node.route_count()) as u64
+        load(node.cells, 0) & 0xffff_ffff & !0x3fff | self.route_count(node.route_count()) as u64
     }
 
     /// Writes the route, and those behind it.
@@ -203,7 +202,7 @@ impl Splice {
         let leaf_before = if before == 0 {
             first_leaf - 1
         } else {
-            leaf_in_group(node.cell(cell - 1), DENSE_SLOTS as u32 - 1)
+            leaf_in_group(node.cell(cell - 1), LAST_OF_GROUP)
         };
         let mut splice = Self {
             group,

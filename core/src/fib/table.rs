@@ -32,7 +32,6 @@ use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
 use super::arena::{Arena, LINE_CELLS, Segment, load, store};
-use super::moves::copy_cells;
 use super::batch::CHUNK;
 use super::direct::Direct;
 use super::draft::Draft;
@@ -40,6 +39,7 @@ use super::flat::Flats;
 use super::fresh::Fresh;
 use super::hashed::Hashes;
 use super::log::Log;
+use super::moves::copy_cells;
 use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
 use super::pushed::Pushed;

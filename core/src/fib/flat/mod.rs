@@ -35,9 +35,9 @@ use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
 use super::arena::{Segment, block, load, store};
-use super::moves::copy_cells;
 use super::direct::{Direct, word};
 use super::few::Noted;
+use super::moves::copy_cells;
 use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::root::WriterRoot;
 use super::table::Fib;

@@ -27,9 +27,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::address::Address;
 use super::super::arena::{Segment, load, store};
-use super::super::moves::copy_cells;
 use super::super::batch::{Block, CHUNK, LANES, Machine, TAIL, key_of};
-use super::super::node::{DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, Node, leaf_in_group};
+use super::super::moves::copy_cells;
+use super::super::node::{
+    DENSE_BITS, DENSE_SLOTS, LAST_OF_GROUP, NARROW_CHILD, Node, leaf_in_group,
+};
 use super::super::tails::TAIL_LEAVES;
 use super::super::{NextHopId, batch};
 use super::{PushedRoot, ROOT_SHIFT};
@@ -235,7 +237,7 @@ impl PushedDraft {
             at += usize::from(own == 1);
             let cell = node.cell(at);
             let later = cell & 0x7fff_ffff & own.wrapping_neg();
-            let octet = (leaf_in_group(cell, DENSE_SLOTS as u32 - 1) - first) << u32::from(wide);
+            let octet = (leaf_in_group(cell, LAST_OF_GROUP) - first) << u32::from(wide);
             let low = self.leaves.get(octet).copied().unwrap_or_default();
             let high = self.leaves.get(octet + 1).copied().unwrap_or_default();
             let said = u16::from(low) | if wide { u16::from(high) << 8 } else { 0 };
@@ -311,13 +313,16 @@ impl PushedDraft {
         self.largest = self.largest.max(largest);
         if u64::from(some) & NARROW_CHILD != 0 {
             let is_child = |index: &usize| u64::from(node.leaf(*index)) & NARROW_CHILD != 0;
-            self.children.extend((first..first + count).filter(is_child));
+            self.children
+                .extend((first..first + count).filter(is_child));
         }
         self.leaves.clear();
         if wide {
-            self.leaves.extend(self.said.iter().flat_map(|said| said.to_le_bytes()));
+            self.leaves
+                .extend(self.said.iter().flat_map(|said| said.to_le_bytes()));
         } else {
-            self.leaves.extend(self.said.iter().map(|said| (said & 0xff) as u8));
+            self.leaves
+                .extend(self.said.iter().map(|said| (said & 0xff) as u8));
         }
     }
 

@@ -18,9 +18,9 @@ use core::sync::atomic::AtomicU64;
 
 use super::super::address::Address;
 use super::super::arena::{load, store, writes};
-use super::super::moves::copy_cells;
 use super::super::hashed::halves;
 use super::super::log::Log;
+use super::super::moves::copy_cells;
 use super::super::node::ROOT_STRIDE;
 use super::super::table::Fib;
 use super::Filled;

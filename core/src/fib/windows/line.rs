@@ -139,7 +139,11 @@ impl<A: Address> Fib<A> {
         let quarter = |at: usize| (load(cells, at / 4) >> (at % 4 * 16) & 0xffff) as u16;
         // The last range goes on to the end.
         let end_of = |range: usize| {
-            let to = if range < ENDS { quarter(range) } else { u16::MAX };
+            let to = if range < ENDS {
+                quarter(range)
+            } else {
+                u16::MAX
+            };
             u32::from(to).min(end)
         };
         let ranges = |range: usize| (quarter(16 + range), end_of(range));

@@ -111,10 +111,9 @@ impl Windows {
     pub(super) fn all_octets(&self, snapshots: usize) -> usize {
         let directory = self.on.as_ref().map_or(0, |hash| hash.directory.capacity());
         directory * (size_of::<u32>() + (1 + snapshots) * size_of::<u64>())
-            + self
-                .on
-                .as_ref()
-                .map_or(0, |hash| hash.log.octets() + snapshots * size_of::<Windowed>())
+            + self.on.as_ref().map_or(0, |hash| {
+                hash.log.octets() + snapshots * size_of::<Windowed>()
+            })
             + self.left.capacity() * size_of::<u32>()
     }
 
@@ -135,7 +134,9 @@ impl Windows {
         let hash = self.on.as_mut().filter(|hash| hash.filled == Filled::All)?;
         hash.log.publish(number);
         Some(Box::new(Windowed {
-            pages: hash.log.follow(old, old_number, &hash.addresses, Some(fresh)),
+            pages: hash
+                .log
+                .follow(old, old_number, &hash.addresses, Some(fresh)),
             shift: 64 - u32::from(hash.depth),
             busy: hash.busy,
             fresh: Box::default(),
