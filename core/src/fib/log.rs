@@ -91,3 +91,44 @@ impl Log {
 const LOGGED: usize = 4;
 /// Changes that are kept of each; with more of them all places are looked at.
 const MOST_LOGGED: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::VecDeque;
+
+    use super::super::tests::rng::Rng;
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_newest_over_whatever_publication_it_is_made() {
+        let mut rng = Rng(61);
+        let mut below = |bound: u64| usize::try_from(rng.below(bound)).unwrap();
+        let mut list = [0_u64; 2_048];
+        let mut log = Log::default();
+        let mut copies: VecDeque<(u64, Box<[u64]>)> = VecDeque::new();
+        for number in 1..600 {
+            for _ in 0..[1, 0, 30, 1_500][below(4)] {
+                let place = below(2_048);
+                list[place] += 1;
+                log.note(place);
+            }
+            match below(40) {
+                0 => log.end(),
+                // Not every publication need have the list.
+                1 => continue,
+                _ => {}
+            }
+            log.publish(number);
+            let (old, copy) = copies.pop_front().unwrap_or((0, Box::from([1; 2_048])));
+            let copy = log.follow(Some(copy), old, &list, None);
+            assert_eq!(*copy, list, "publication {number} over {old}");
+            copies.push_back((number, copy));
+            if copies.len() < 1 + below(7) {
+                copies.push_back((number, list.into()));
+            }
+            while copies.len() > 6 {
+                copies.pop_front();
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! `draft.rs` can make any change to any node, and unpacks and packs all of it. Most changes of an IPv4 table are of a
 //! route that covers few slots and none with a child: a handful of leaves become others, everything before and behind
-//! them is copied as it is, four leaves or two routes at a time. A node that no snapshot reaches yet is changed where
+//! them is copied as it is. A node that no snapshot reaches yet is changed where
 //! it is, as long as its blocks are large enough: only what lies behind the change moves. [`Splice`] says what changes;
 //! where it cannot, there is none and the caller goes by the draft.
 

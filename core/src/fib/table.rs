@@ -222,8 +222,7 @@ impl<A: Address> Fib<A> {
     /// Publishes everything done so far: a snapshot for workers.
     ///
     /// Costs a copy of the root, up to 192 KiB in a large table, and of the directory of a hash or windows, at most 64,
-    /// or where an older snapshot has no reader any more, a comparison with its copies and a walk over what has changed in
-    /// them; call it once for a batch of changes. Also takes back the memory that no reader can reach any more.
+    /// or where one of the last few snapshots has no reader any more, a walk over what has changed in its copies; call it once for a batch of changes. Also takes back the memory that no reader can reach any more.
     #[must_use]
     pub fn reader(&mut self) -> FibReader<A> {
         self.reclaim();

@@ -4,11 +4,11 @@
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`);
 //! batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two
-//! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for five things: calling a function that was
+//! with AVX-512, too (batches in windows: `longest.rs`). `unsafe` is for six things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
 //! takes a raw pointer; reading cells, lines and lists without asking whether the place is in bounds, which the portable
-//! twin asks each time; numbers that change from array to vector and back; and an `asm!` without instructions that keeps
-//! the compiler from another order.
+//! twin asks each time; numbers that change from array to vector and back; an `asm!` without instructions that keeps the
+//! compiler from another order; and, for the writer, octets moved from cells to cells (`moves.rs`).
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.

@@ -8,7 +8,8 @@
 //! | 6 | in the first line: whether the window is of a split /32 (bit 0), the epoch |
 //!
 //! A window of 2^n lines has the slots whose first n bits are the line's number in each. All of it is asked of the
-//! trie, range by range ([`View::run`]): nothing here remembers a route.
+//! trie, range by range ([`View::run`]): nothing here remembers a route. A change asks about the slots that it can have
+//! changed; the line's other ranges stay.
 
 use alloc::vec::Vec;
 
@@ -180,6 +181,11 @@ impl<A: Address> Fib<A> {
             }
             range += 1;
         }
+        debug_assert!(
+            changed == (0, 0xffff)
+                || self.changed_line(part, key, window, line, (0, 0xffff)) == Some(content),
+            "a range has changed that was not to"
+        );
         Some(content)
     }
 
@@ -203,7 +209,7 @@ impl<A: Address> Fib<A> {
 }
 
 /// One line of a window on its way into its cells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Line {
     ends: [u16; ENDS],
     codes: [u16; ENDS + 1],
