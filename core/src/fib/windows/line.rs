@@ -27,7 +27,7 @@ pub(super) struct Part {
     pub(super) kind: Kind,
     /// The bit from which on a node must begin for its routes to count, and to which all may go.
     from: u8,
-    to: u8,
+    pub(super) to: u8,
     /// Its most lines, a power of two.
     pub(super) most: u32,
 }

@@ -325,8 +325,9 @@ impl<A: Address> Fib<A> {
             return self.make(hash, part, key);
         };
         let kind = part.kind;
-        let first = u32::from(kind.slot(halves(key).0));
-        let unused = (kind.len + 16).saturating_sub(len);
+        // A longer route than the window's own changes whether the trie is asked about all of the prefix that it goes to.
+        let unused = (kind.len + 16).saturating_sub(len.min(part.to));
+        let first = u32::from(kind.slot(halves(key).0)) >> unused << unused;
         let last = first | ((1 << unused) - 1);
         let changed = (first, last);
         let lines = place.window.lines;
