@@ -119,7 +119,7 @@ mod tests {
                 _ => {}
             }
             log.publish(number);
-            let (old, copy) = copies.pop_front().unwrap_or((0, Box::from([1; 2_048])));
+            let (old, copy) = copies.pop_front().unwrap_or_else(|| (0, [1; 2_048].into()));
             let copy = log.follow(Some(copy), old, &list, None);
             assert_eq!(*copy, list, "publication {number} over {old}");
             copies.push_back((number, copy));
