@@ -77,13 +77,6 @@ pub(super) fn writes(cells: usize) {
     let _ = cells;
 }
 
-/// Copies the first `count` cells of a block to another, which no snapshot may reach.
-pub(super) fn copy_cells(from: &[AtomicU64], to: &[AtomicU64], count: usize) {
-    for (from, to) in from.iter().zip(to).take(count) {
-        put(to, from.load(Ordering::Relaxed));
-    }
-}
-
 /// The allocator of a table's blocks.
 #[derive(Debug)]
 pub(super) struct Arena {

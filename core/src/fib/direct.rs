@@ -34,14 +34,17 @@ impl Direct {
     /// The words of `slots`, those without a chunk leading to the block at `absent`.
     pub(super) fn new(segments: &[Segment], slots: &[u64], absent: u32) -> Self {
         writes(2 * slots.len());
-        let words: Option<Vec<RootWord>> = slots
-            .iter()
-            .map(|slot| word_of(segments, Entry(*slot), absent))
-            .collect();
-        Self {
-            words: words.unwrap_or_default(),
-            absent,
+        // At once: a list that grows is copied several times over, and the change that lays the root out waits for it.
+        let mut words = Vec::with_capacity(slots.len());
+        words.extend(
+            slots
+                .iter()
+                .map_while(|slot| word_of(segments, Entry(*slot), absent)),
+        );
+        if words.len() < slots.len() {
+            words = Vec::new();
         }
+        Self { words, absent }
     }
 
     /// A copy of the words for a snapshot.

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::arena::{load, store};
+use super::arena::{load, put, store};
 use super::node::{
     DENSE, Entry, Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, ROOT_GROUPS, RouteCell, RouteList,
     SPREAD, Shape, TOP_CELL, group_cell,
@@ -173,11 +173,9 @@ impl Draft {
                 store(cells, shape.header() + at, counts);
             }
         }
-        let mut at = first;
         if shape.narrow {
-            at /= 4;
             let mut child = 0;
-            for four in self.leaves.chunks(4) {
+            for (at, four) in (first / 4..).zip(self.leaves.chunks(4)) {
                 let mut cell = 0;
                 for (place, entry) in four.iter().enumerate() {
                     let leaf = if entry.has_child() {
@@ -190,21 +188,21 @@ impl Draft {
                     cell |= leaf << (place * 16);
                 }
                 store(cells, at, cell);
-                at += 1;
             }
         } else {
-            for entry in &self.leaves {
-                store(cells, at, entry.0);
-                at += 1;
+            let places = cells.get(first..).unwrap_or_default();
+            for (place, entry) in places.iter().zip(&self.leaves) {
+                put(place, entry.0);
             }
         }
         store(cold, 0, epoch);
-        for (at, two) in self.routes.chunks(2).enumerate() {
-            let cell = two
-                .iter()
-                .rev()
-                .fold(0, |cell, route| cell << 32 | u64::from(route.0));
-            store(cold, 1 + at, cell);
+        let (twos, last) = self.routes.as_chunks::<2>();
+        let places = cold.get(1..).unwrap_or_default();
+        for (place, [low, high]) in places.iter().zip(twos) {
+            put(place, u64::from(high.0) << 32 | u64::from(low.0));
+        }
+        if let [last] = last {
+            store(cold, 1 + twos.len(), u64::from(last.0));
         }
     }
 

@@ -34,7 +34,8 @@ use core::sync::atomic::AtomicU64;
 
 use super::NextHopId;
 use super::address::{Address, prefix_mask};
-use super::arena::{Segment, allocated, block, copy_cells, load, store, writes};
+use super::arena::{Segment, allocated, block, load, store, writes};
+use super::moves::copy_cells;
 use super::table::Fib;
 
 /// What a table has of its hash.

@@ -47,6 +47,8 @@ mod few;
 mod flat;
 mod fresh;
 mod hashed;
+mod log;
+mod moves;
 mod node;
 mod published;
 mod pushed;

@@ -39,6 +39,7 @@
 //! last one that it met: a change rewrites one node, never those below it.
 
 use alloc::vec::Vec;
+use core::hint::select_unpredictable;
 use core::sync::atomic::AtomicU64;
 
 use super::arena::{Segment, block, load, store};
@@ -446,13 +447,18 @@ impl<'a> Node<'a> {
             }
             let cell = load(self.cells, at);
             at += 1;
-            last = leaf_in_group(cell, (1 << DENSE_BITS) - 1);
+            last = leaf_in_group(cell, LAST_OF_GROUP);
             (((cell & 0xffff_ffff) as u32).rotate_left(1), last)
         })
     }
 
     /// The index after the last leaf.
     pub(super) fn leaf_end(self) -> usize {
+        if self.shape.dense {
+            // The last slot's leaf, which the last cell says.
+            let cell = load(self.cells, self.starts_end() - 1);
+            return leaf_in_group(cell, LAST_OF_GROUP) + 1;
+        }
         let last = self.shape.groups() - 1;
         self.leaf_before(last) + self.starts(last).count_ones() as usize + 1
     }
@@ -521,16 +527,15 @@ pub(super) trait RouteList {
 
     /// The same among the first `count` routes.
     fn lower_bound_among(&self, count: usize, key: u32) -> usize {
-        let (mut low, mut high) = (0, count);
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.at(middle).key() < key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
+        // Which half nobody can foretell: no branch asks.
+        let (mut low, mut count) = (0, count);
+        while count > 1 {
+            let half = count / 2;
+            let below = self.at(low + half - 1).key() < key;
+            low = select_unpredictable(below, low + half, low);
+            count -= half;
         }
-        low
+        low + usize::from(count == 1 && self.at(low).key() < key)
     }
 
     /// The route for exactly the first `len` bits of `slot`.
@@ -663,6 +668,8 @@ pub(super) const GROUP_SLOTS: usize = 64;
 pub(super) const DENSE_SLOTS: usize = 1 << DENSE_BITS;
 /// Bits of an address that name one of them.
 pub(super) const DENSE_BITS: u32 = 5;
+/// The last of them.
+pub(super) const LAST_OF_GROUP: u32 = (1 << DENSE_BITS) - 1;
 /// The cell of a dense second-level node's top.
 pub(super) const TOP_CELL: usize = 1;
 /// The bit of a node's first cell that says that it is dense.

@@ -96,7 +96,7 @@ impl Books {
             }
             if let Some(oldest) = self.published.pop_front() {
                 self.free.append(oldest.waiting);
-                self.keep(oldest.snapshot);
+                self.keep(oldest.snapshot, oldest.epoch);
             }
         }
         let count = self.published.len();
@@ -155,14 +155,14 @@ impl Books {
                     before.waiting.push(blocks);
                 }
             }
-            self.keep(published.snapshot);
+            self.keep(published.snapshot, published.epoch);
         }
     }
 
     /// Keeps what can be used again of a snapshot that is let go.
-    fn keep(&mut self, snapshot: Arc<Snapshot>) {
+    fn keep(&mut self, snapshot: Arc<Snapshot>, number: u64) {
         if let Some(snapshot) = Arc::into_inner(snapshot) {
-            self.spare = Spare::of(snapshot);
+            self.spare = Spare::of(snapshot, number);
         }
     }
 

@@ -153,10 +153,12 @@ impl Flat {
         self.short = new.short;
         if let Some(changed) = &new.changed
             && Arc::ptr_eq(&old.of, &new.of)
-            && old.version + 1 == new.version
+            && old.number + 1 == new.number
         {
-            for slot in changed {
-                self.fill((*slot).into(), new);
+            for slot in changed.iter().copied().map(usize::from) {
+                if old.words.get(slot) != new.words.get(slot) {
+                    self.fill(slot, new);
+                }
             }
             return;
         }

@@ -12,6 +12,7 @@ use super::address::Address;
 use super::arena::writes;
 use super::direct::Direct;
 use super::flat::node_entry;
+use super::log::Log;
 use super::node::{Entry, Gaps, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::table::{DENSE_FROM, Fib};
 
@@ -83,7 +84,7 @@ impl<A: Address> Fib<A> {
                 };
                 recode(
                     slots,
-                    &mut self.direct,
+                    (&mut self.direct, &mut self.log),
                     route,
                     Gaps::new(routes, index + 1, ROOT_STRIDE),
                     code,
@@ -114,7 +115,8 @@ impl<A: Address> Fib<A> {
                     .cover(slot, ROOT_STRIDE, len)
                     .map_or(0, RouteCell::code);
                 let gaps = Gaps::new(routes, index, ROOT_STRIDE);
-                recode(slots, &mut self.direct, removed, gaps, code);
+                let noted = (&mut self.direct, &mut self.log);
+                recode(slots, noted, removed, gaps, code);
                 self.push_root(removed);
                 Some(removed.code())
             }
@@ -198,7 +200,7 @@ impl<A: Address> Fib<A> {
 /// Gives the slots that `route` decides another next hop.
 fn recode(
     slots: &mut [u64],
-    direct: &mut Direct,
+    (direct, log): (&mut Direct, &mut Log),
     route: RouteCell,
     mut gaps: Gaps<'_, Vec<RouteCell>>,
     code: u16,
@@ -214,6 +216,7 @@ fn recode(
             writes(1);
             *entry = Entry(*entry).with_code(code).0;
             direct.set_code(slot, code);
+            log.note(slot);
         }
     }
 }

@@ -14,6 +14,8 @@ use super::reader::{Root, Snapshot};
 /// many.
 #[derive(Debug, Default)]
 pub(super) struct Spare {
+    /// The number of the publication.
+    pub(super) number: u64,
     pub(super) slots: Option<Box<[u64]>>,
     pub(super) pushed: Option<Box<PushedRoot>>,
     /// The directory of windows.
@@ -21,7 +23,7 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    pub(super) fn of(snapshot: Snapshot) -> Self {
+    pub(super) fn of(snapshot: Snapshot, number: u64) -> Self {
         let Snapshot {
             root,
             pushed,
@@ -33,6 +35,7 @@ impl Spare {
             Root::Slots { .. } | Root::Node(_) => None,
         };
         Self {
+            number,
             slots,
             pushed,
             pages: windowed.map(|windowed| windowed.pages),

@@ -2,17 +2,18 @@
 //!
 //! `draft.rs` can make any change to any node, and unpacks and packs all of it. Most changes of an IPv4 table are of a
 //! route that covers few slots and none with a child: a handful of leaves become others, everything before and behind
-//! them is copied as it is, four leaves or two routes at a time. A node that no snapshot reaches yet is changed where
+//! them is copied as it is. A node that no snapshot reaches yet is changed where
 //! it is, as long as its blocks are large enough: only what lies behind the change moves. [`Splice`] says what changes;
 //! where it cannot, there is none and the caller goes by the draft.
 
-use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::arena::{copy_cells, load, put, store};
+use super::arena::{load, put, store};
 use super::draft::halves;
+use super::moves::{lane, move_lanes, set_lane};
 use super::node::{
-    Extent, GROUP_SLOTS, Gaps, NARROW_CHILD, Node, RouteCell, RouteList, TOP_CELL, group_cell,
+    Extent, GROUP_SLOTS, Gaps, LAST_OF_GROUP, NARROW_CHILD, Node, RouteCell, RouteList, TOP_CELL,
+    group_cell, leaf_in_group,
 };
 
 /// What one route's coming or going changes in a dense node that is not spread.
@@ -22,6 +23,17 @@ pub(super) struct Splice {
     group: usize,
     /// Run starts of that group and of the one after it.
     starts: [u64; 2],
+    /// The first cell of these, and which of their four halves have one, a bit each, before and after the change.
+    cell: usize,
+    had_cell: u64,
+    has_cell: u64,
+    /// How many that are.
+    had: usize,
+    cells: usize,
+    /// The node's first leaf, that before the group, and that after the last.
+    first: usize,
+    leaf: usize,
+    end: usize,
     /// The leaves before those that change.
     before: usize,
     /// Leaves that go, and those that take their place.
@@ -77,13 +89,14 @@ impl Splice {
         })
     }
 
-    /// The cells that the node takes after the change.
-    pub(super) fn extent(&self, node: Node<'_>) -> Extent {
-        let leaves = self.moved(node, node.leaf_end() + self.fresh_count - self.removed);
-        Extent {
+    /// The cells that the node takes, and those that it takes after the change.
+    pub(super) fn extents(&self, node: Node<'_>) -> [Extent; 2] {
+        let routes = node.route_count();
+        let after = self.moved(self.end + self.fresh_count - self.removed);
+        [(self.end, routes), (after, self.route_count(routes))].map(|(leaves, routes)| Extent {
             lookup: leaves.div_ceil(4),
-            routes: 1 + self.route_count(node).div_ceil(2),
-        }
+            routes: 1 + routes.div_ceil(2),
+        })
     }
 
     /// Writes the changed node into `cells` and the cold block `cold`, which no snapshot reaches.
@@ -95,57 +108,30 @@ impl Splice {
         cold: &[AtomicU64],
         epoch: u64,
     ) {
-        let shape = node.shape;
         store(cells, 0, u64::from(handle) << 32 | self.header(node));
-        let from = node.leaf_before(0) + 1;
-        let first = self.moved(node, from);
-        let kept = self.before / 4 * 4;
-        let entries = shape.starts_at() + self.top(node).count_ones() as usize;
-        copy_from(
-            node.cells,
-            node.starts_end()..(from + kept) / 4,
-            cells,
-            entries,
-        );
+        // What is before the cells that change stays where it is, what is behind goes by whole cells, up to the leaves.
+        move_lanes::<64>(node.cells, 1, cells, 1, self.cell - 1);
+        let [from, to] = [self.cell + self.had, self.cell + self.cells];
+        let kept = self.first + self.before - 4 * from;
+        move_lanes::<16>(node.cells, 4 * from, cells, 4 * to, kept);
         self.write_starts(node, cells);
-        let [at, behind] = [first + self.before, from + self.before + self.removed];
-        copy_lanes::<16>(
-            node.cells,
-            from + kept,
-            cells,
-            first + kept,
-            self.before - kept,
-        );
-        self.write_fresh(cells, at);
-        let rest = node.leaf_end() - behind;
-        copy_lanes::<16>(node.cells, behind, cells, at + self.fresh_count, rest);
+        self.write_leaves(node, cells);
         // Routes are two a cell; the first cell of the block is the epoch.
         let from = node.cold_cells();
         store(cold, 0, epoch);
-        copy_lanes::<32>(from, 2, cold, 2, self.index);
-        let (source, target) = self.routes_behind();
-        let rest = node.route_count() + 2 - source;
-        self.write_route(cold);
-        copy_lanes::<32>(from, source, cold, target, rest);
+        move_lanes::<32>(from, 2, cold, 2, self.index);
+        self.write_routes(node, cold);
     }
 
     /// Whether the same groups have cells after the change.
-    pub(super) fn keeps_top(&self, node: Node<'_>) -> bool {
-        self.top(node) == node.top()
+    pub(super) const fn keeps_top(&self) -> bool {
+        self.has_cell == self.had_cell
     }
 
-    /// Changes the node where it is: no snapshot reaches it, its top stays, and its blocks hold
-    /// [`extent`](Self::extent) of it.
+    /// Changes the node where it is: no snapshot reaches it, its top stays, and its blocks hold what it takes then.
     pub(super) fn write_in_place(&self, node: Node<'_>) {
-        let cold = node.cold_cells();
-        let (source, target) = self.routes_behind();
-        move_lanes::<32>(cold, source, target, node.route_count() + 2 - source);
-        self.write_route(cold);
-        let first = node.leaf_before(0) + 1;
-        let [at, behind] = [first + self.before, first + self.before + self.removed];
-        let rest = node.leaf_end() - behind;
-        move_lanes::<16>(node.cells, behind, at + self.fresh_count, rest);
-        self.write_fresh(node.cells, at);
+        self.write_routes(node, node.cold_cells());
+        self.write_leaves(node, node.cells);
         self.write_starts(node, node.cells);
         let cold = u64::from(node.cold_handle());
         store(node.cells, 0, cold << 32 | self.header(node));
@@ -153,24 +139,31 @@ impl Splice {
 
     /// The lower half of the node's first cell after the change.
     fn header(&self, node: Node<'_>) -> u64 {
-        load(node.cells, 0) & 0xffff_ffff & !0x3fff | self.route_count(node) as u64
+        load(node.cells, 0) & 0xffff_ffff & !0x3fff | self.route_count(node.route_count()) as u64
     }
 
-    /// The lanes of the cold block from which the routes behind the change come, and to which they go.
-    fn routes_behind(&self) -> (usize, usize) {
-        (
-            2 + self.index + usize::from(self.was),
-            2 + self.index + usize::from(self.route.is_some()),
-        )
-    }
-
-    fn write_route(&self, cold: &[AtomicU64]) {
+    /// Writes the route, and those behind it.
+    fn write_routes(&self, node: Node<'_>, cold: &[AtomicU64]) {
+        let source = 2 + self.index + usize::from(self.was);
+        let target = 2 + self.index + usize::from(self.route.is_some());
+        let rest = node.route_count() + 2 - source;
+        let from = node.cold_cells();
+        if source != target || !core::ptr::eq(from, cold) {
+            move_lanes::<32>(from, source, cold, target, rest);
+        }
         if let Some(route) = self.route {
             set_lane::<32>(cold, 2 + self.index, u64::from(route.0));
         }
     }
 
-    fn write_fresh(&self, cells: &[AtomicU64], at: usize) {
+    /// Writes the leaves that change, and those behind them.
+    fn write_leaves(&self, node: Node<'_>, cells: &[AtomicU64]) {
+        let at = self.moved(self.first + self.before);
+        let source = self.first + self.before + self.removed;
+        let target = at + self.fresh_count;
+        if source != target || !core::ptr::eq(node.cells, cells) {
+            move_lanes::<16>(node.cells, source, cells, target, self.end - source);
+        }
         for (place, leaf) in self.fresh.iter().take(self.fresh_count).enumerate() {
             set_lane::<16>(cells, at + place, u64::from(*leaf));
         }
@@ -188,13 +181,40 @@ impl Splice {
         if !node.shape.dense || node.shape.spread || last / GROUP_SLOTS != group {
             return None;
         }
-        let has_next = group + 1 < node.shape.groups();
+        let starts_at = node.shape.starts_at();
+        let top = node.top();
+        let before = (top & ((1 << (2 * group)) - 1)).count_ones() as usize;
+        let own = top >> (2 * group) & 0xf;
+        let cell = starts_at + before;
+        let mut starts = [0; 2];
+        let mut had = 0;
+        for (half, place) in HALVES {
+            if own >> half & 1 == 1 {
+                let here = node.cell(cell + had) & 0xffff_ffff;
+                let here = u64::from((here as u32).rotate_left(1));
+                if let Some(starts) = starts.get_mut(half / 2) {
+                    *starts |= here << place;
+                }
+                had += 1;
+            }
+        }
+        let first_leaf = leaf_in_group(node.cell(starts_at), 0);
+        let leaf_before = if before == 0 {
+            first_leaf - 1
+        } else {
+            leaf_in_group(node.cell(cell - 1), LAST_OF_GROUP)
+        };
         let mut splice = Self {
             group,
-            starts: [
-                node.starts(group),
-                if has_next { node.starts(group + 1) } else { 0 },
-            ],
+            starts,
+            cell,
+            had_cell: own,
+            has_cell: own,
+            had,
+            cells: had,
+            first: first_leaf,
+            leaf: leaf_before,
+            end: node.leaf_end(),
             before: 0,
             removed: 0,
             fresh: [0; GROUP_SLOTS + 2],
@@ -204,11 +224,9 @@ impl Splice {
             route: None,
             old: 0,
         };
-        let first_leaf = node.leaf_before(0) + 1;
         let leaf = |index: usize| (lane::<16>(node.cells, first_leaf + index) & 0xffff) as u16;
         let starts_before = splice.starts.first()? & ((1 << (first % GROUP_SLOTS)) - 1);
-        splice.before =
-            node.leaf_before(group) + 1 - first_leaf + starts_before.count_ones() as usize;
+        splice.before = leaf_before + 1 - first_leaf + starts_before.count_ones() as usize;
         let mut index = splice.before;
         let mut previous = splice.before.checked_sub(1).map(leaf);
         for slot in first..=last {
@@ -238,91 +256,61 @@ impl Splice {
             }
         }
         splice.removed = suffix - splice.before;
+        if node.shape.has_top() {
+            splice.has_cell = 0;
+            splice.cells = 0;
+            for (half, starts) in (0..).zip(splice.starts.into_iter().flat_map(halves)) {
+                splice.has_cell |= u64::from(starts != 0) << half;
+                splice.cells += usize::from(starts != 0);
+            }
+        }
         finish(&mut splice);
         Some(splice)
     }
 
-    fn route_count(&self, node: Node<'_>) -> usize {
-        node.route_count() + usize::from(self.route.is_some()) - usize::from(self.was)
-    }
-
-    /// Which groups of 32 slots have a cell after the change.
-    fn top(&self, node: Node<'_>) -> u64 {
-        let mut top = node.top();
-        if node.shape.has_top() {
-            for (half, starts) in self.halves(node) {
-                top = top & !(1 << half) | u64::from(starts != 0) << half;
-            }
-        }
-        top
-    }
-
-    /// The 32 slots whose run starts may change, and those.
-    fn halves(&self, node: Node<'_>) -> impl Iterator<Item = (usize, u32)> {
-        let all = self.starts.into_iter().flat_map(halves);
-        (2 * self.group..2 * node.shape.groups()).zip(all)
+    fn route_count(&self, before: usize) -> usize {
+        before + usize::from(self.route.is_some()) - usize::from(self.was)
     }
 
     /// Where a leaf is after the change that was at `index`, for the cells before it: every cell is four leaves.
-    fn moved(&self, node: Node<'_>, index: usize) -> usize {
-        let [before, after] = [node.top(), self.top(node)].map(|top| top.count_ones() as usize);
-        index + 4 * after - 4 * before
+    const fn moved(&self, index: usize) -> usize {
+        index + 4 * self.cells - 4 * self.had
     }
 
-    /// Run starts and indices: those of the two groups in question, and every index that moves.
+    /// Run starts and indices: those of the two groups in question, and every index that moves. In a copy the others are
+    /// there already.
     fn write_starts(&self, node: Node<'_>, cells: &[AtomicU64]) {
         let shape = node.shape;
-        let (before, after) = (node.top(), self.top(node));
-        if shape.has_top() {
-            store(cells, TOP_CELL, after);
-        }
-        let moved = (self.moved(node, 0x4000) as u64).wrapping_sub(0x4000);
-        let upto = |top: u64, half: usize| {
-            let below = if half < 64 {
-                top & ((1 << half) - 1)
-            } else {
-                top
-            };
-            shape.starts_at() + below.count_ones() as usize
-        };
-        // None of the indices passes 16 bits or zero.
-        let shift = |from: usize, to: usize, count: usize, step: u64| {
-            if let (Some(from), Some(to)) = (
-                node.cells.get(from..from + count),
-                cells.get(to..to + count),
-            ) {
-                for (from, to) in from.iter().zip(to) {
-                    put(to, from.load(Ordering::Relaxed).wrapping_add(step << 48));
-                }
-            }
-        };
-        let is_copy = !core::ptr::eq(node.cells, cells);
-        let first = 2 * self.group;
-        let mut at = upto(after, first);
-        if is_copy {
-            shift(
-                shape.starts_at(),
-                shape.starts_at(),
-                at - shape.starts_at(),
-                moved,
-            );
-        }
-        let mut index = self.moved(node, node.leaf_before(self.group));
-        let mut last = first;
-        for (half, starts) in self.halves(node) {
-            index += starts.count_ones() as usize;
-            last = half + 1;
-            if after >> half & 1 == 1 {
+        let moved = self.moved(0x4000).wrapping_sub(0x4000);
+        let mut at = self.cell;
+        let mut index = self.moved(self.leaf);
+        for (half, starts) in self.starts.into_iter().flat_map(halves).enumerate() {
+            if self.has_cell >> half & 1 == 1 {
+                index += starts.count_ones() as usize;
                 store(cells, at, group_cell(starts, index));
                 at += 1;
             }
         }
+        // None of the indices passes 16 bits or zero.
+        let shift = |from: usize, to: usize, step: usize| {
+            for cell in cells.get(from..to).unwrap_or_default() {
+                let before = cell.load(Ordering::Relaxed);
+                put(cell, before.wrapping_add((step as u64) << 48));
+            }
+        };
+        if moved != 0 {
+            shift(shape.starts_at(), self.cell, moved);
+        }
         let step = moved
-            .wrapping_add(self.fresh_count as u64)
-            .wrapping_sub(self.removed as u64);
-        if is_copy || step != 0 {
-            let from = upto(before, last);
-            shift(from, at, node.starts_end() - from, step);
+            .wrapping_add(self.fresh_count)
+            .wrapping_sub(self.removed);
+        if step != 0 {
+            shift(at, node.starts_end() + self.cells - self.had, step);
+        }
+        if !self.keeps_top() {
+            let own = 0xf << (2 * self.group);
+            let top = node.top() & !own | self.has_cell << (2 * self.group);
+            store(cells, TOP_CELL, top);
         }
     }
 
@@ -345,106 +333,5 @@ impl Splice {
     }
 }
 
-/// Copies `cells` of a block to where cell `first` of another is.
-fn copy_from(from: &[AtomicU64], cells: Range<usize>, to: &[AtomicU64], first: usize) {
-    let count = cells.len();
-    if let (Some(from), Some(to)) = (from.get(cells), to.get(first..)) {
-        copy_cells(from, to, count);
-    }
-}
-
-/// Copies `count` lanes of `BITS` bits each (16 or 32), low bits first, from any lane to any lane of another block.
-fn copy_lanes<const BITS: u32>(
-    from: &[AtomicU64],
-    source: usize,
-    to: &[AtomicU64],
-    target: usize,
-    count: usize,
-) {
-    let lanes = (64 / BITS) as usize;
-    let head = (target.wrapping_neg() % lanes).min(count);
-    let whole = (count - head) / lanes;
-    for at in 0..head {
-        set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
-    }
-    let first = source + head;
-    let shift = shift_of::<BITS>(first);
-    let targets = to.get((target + head) / lanes..).unwrap_or_default();
-    let sources = from.get(first / lanes..).unwrap_or_default();
-    if shift == 0 {
-        copy_cells(sources, targets, whole);
-    } else {
-        for (pair, target) in sources.windows(2).zip(targets).take(whole) {
-            if let [low, high] = pair {
-                let [low, high] = [low, high].map(|cell| cell.load(Ordering::Relaxed));
-                put(target, across(low, high, shift));
-            }
-        }
-    }
-    for at in head + whole * lanes..count {
-        set_lane::<BITS>(to, target + at, lane::<BITS>(from, source + at));
-    }
-}
-
-/// Moves `count` lanes within a block, as [`copy_lanes`] copies them.
-fn move_lanes<const BITS: u32>(cells: &[AtomicU64], source: usize, target: usize, count: usize) {
-    // Forwards, a lane is written only after it was read, in `copy_lanes` too: its stretches go in order.
-    if target < source {
-        copy_lanes::<BITS>(cells, source, cells, target, count);
-    }
-    if target <= source {
-        return;
-    }
-    let lanes = (64 / BITS) as usize;
-    let head = (target.wrapping_neg() % lanes).min(count);
-    let whole = (count - head) / lanes;
-    let first = source + head;
-    let shift = shift_of::<BITS>(first);
-    let targets = cells.get((target + head) / lanes..).unwrap_or_default();
-    let sources = cells.get(first / lanes..).unwrap_or_default();
-    let mut high = load(sources, whole);
-    for at in (head + whole * lanes..count).rev() {
-        set_lane::<BITS>(cells, target + at, lane::<BITS>(cells, source + at));
-    }
-    let sources = sources.get(..whole).unwrap_or_default();
-    let targets = targets.get(..whole).unwrap_or_default();
-    for (source, target) in sources.iter().zip(targets).rev() {
-        let low = source.load(Ordering::Relaxed);
-        put(target, across(low, high, shift));
-        high = low;
-    }
-    for at in (0..head).rev() {
-        set_lane::<BITS>(cells, target + at, lane::<BITS>(cells, source + at));
-    }
-}
-
-/// The cell that begins `shift` bits within `low` and ends within `high`.
-const fn across(low: u64, high: u64, shift: u32) -> u64 {
-    // Twice, since a shift by 64 is none.
-    low >> shift | (high << 1) << (63 - shift)
-}
-
-/// Bits before `lane` in its cell.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "lanes of a block fit 18 bits"
-)]
-const fn shift_of<const BITS: u32>(lane: usize) -> u32 {
-    (lane as u32 % (64 / BITS)) * BITS
-}
-
-fn lane<const BITS: u32>(cells: &[AtomicU64], lane: usize) -> u64 {
-    let lanes = (64 / BITS) as usize;
-    load(cells, lane / lanes) >> (lane % lanes * BITS as usize) & ((1 << BITS) - 1)
-}
-
-fn set_lane<const BITS: u32>(cells: &[AtomicU64], lane: usize, value: u64) {
-    let lanes = (64 / BITS) as usize;
-    let place = lane % lanes * BITS as usize;
-    let mask = ((1_u64 << BITS) - 1) << place;
-    store(
-        cells,
-        lane / lanes,
-        load(cells, lane / lanes) & !mask | value << place,
-    );
-}
+/// The 32 slots of two groups by number, and the first bit of each in its group.
+const HALVES: [(usize, u32); 4] = [(0, 0), (1, 32), (2, 0), (3, 32)];

@@ -31,20 +31,21 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
-use super::arena::{Arena, LINE_CELLS, Segment, copy_cells, load, store};
+use super::arena::{Arena, LINE_CELLS, Segment, load, store};
 use super::batch::CHUNK;
 use super::direct::Direct;
 use super::draft::Draft;
 use super::flat::Flats;
 use super::fresh::Fresh;
 use super::hashed::Hashes;
+use super::log::Log;
+use super::moves::copy_cells;
 use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape};
 use super::published::{Block, Blocks, Books};
 use super::pushed::Pushed;
 use super::reader::{FibReader, Root, Snapshot};
 use super::root::WriterRoot;
 use super::simd::{Level, SimdLevel, ask_for_block};
-use super::spare::copy_over;
 use super::splice::Splice;
 use super::tails::Tails;
 use super::walk::{Covering, Routes, View};
@@ -73,6 +74,8 @@ pub struct Fib<A> {
     pub(super) flats: Flats,
     /// What lookups will read of what was written since the last publication.
     fresh: Fresh,
+    /// The root slots that changed, while snapshots are made over older ones.
+    pub(super) log: Log,
     pub(super) pushed: Pushed,
     pub(super) tails: Tails,
     pub(super) hashes: Hashes,
@@ -109,6 +112,7 @@ impl<A: Address> Fib<A> {
             live: Extent::default(),
             flats: Flats::default(),
             fresh: Fresh::default(),
+            log: Log::default(),
             pushed: Pushed::default(),
             tails: Tails::default(),
             hashes: Hashes::default(),
@@ -218,18 +222,28 @@ impl<A: Address> Fib<A> {
     /// Publishes everything done so far: a snapshot for workers.
     ///
     /// Costs a copy of the root, up to 192 KiB in a large table, and of the directory of a hash or windows, at most 64,
-    /// or where an older snapshot has no reader any more, a comparison with its copies and a walk over what has changed in
-    /// them; call it once for a batch of changes. Also takes back the memory that no reader can reach any more.
+    /// or where one of the last few snapshots has no reader any more, a walk over what has changed in its copies; call it
+    /// once for a batch of changes. Also takes back the memory that no reader can reach any more.
     #[must_use]
     pub fn reader(&mut self) -> FibReader<A> {
         self.reclaim();
         self.turn_waiting();
         let old = self.published.take_spare();
+        if self.pushed.is_ready() || self.windows.is_ready() {
+            self.log.publish(self.epoch);
+        } else {
+            self.log.end();
+        }
         let read = !self.pushed.is_ready();
         let root = match &self.root {
             WriterRoot::Node(handle) => Root::Node(*handle),
             WriterRoot::Slots { slots, routes } => Root::Slots {
-                slots: copy_over(old.slots, slots, read.then_some(&mut self.fresh)),
+                slots: self.log.follow(
+                    old.slots,
+                    old.number,
+                    slots,
+                    read.then_some(&mut self.fresh),
+                ),
                 direct: if read {
                     self.direct.words()
                 } else {
@@ -239,14 +253,17 @@ impl<A: Address> Fib<A> {
             },
         };
         let mut pushed = self.pushed.publish(
-            old.pushed,
+            (old.pushed, old.number),
             self.tails,
+            self.lines.segments(),
+            (&self.log, &mut self.fresh),
+        );
+        let mut windowed = self.windows.publish(
+            (old.pages, old.number),
+            self.epoch,
             self.lines.segments(),
             &mut self.fresh,
         );
-        let mut windowed = self
-            .windows
-            .publish(old.pages, self.lines.segments(), &mut self.fresh);
         let fresh = self.fresh.take();
         if let Some(pushed) = &mut pushed {
             pushed.fresh = fresh;
@@ -375,6 +392,7 @@ impl<A: Address> Fib<A> {
                 + self.direct.octets()
                 + self.pushed.root_octets()
                 + self.pushed.own_octets()
+                + self.log.octets()
                 + root_routes
                 + self.published.octets()
                 + self.hashes.own_octets(snapshots)
@@ -445,9 +463,14 @@ impl<A: Address> Fib<A> {
 
     /// Lets a node's cells go: at once when no snapshot can reach them, later otherwise.
     pub(super) fn release(&mut self, handle: u32, shape: Shape) {
+        let extent = self.node(handle, shape).extent();
+        self.release_known(handle, shape, extent);
+    }
+
+    /// The same of a node of `extent`.
+    fn release_known(&mut self, handle: u32, shape: Shape, extent: Extent) {
         let node = self.node(handle, shape);
-        let (extent, cold, epoch) = (node.extent(), node.cold_handle(), node.epoch());
-        let shape = node.shape;
+        let (cold, epoch, shape) = (node.cold_handle(), node.epoch(), node.shape);
         self.sparse -= usize::from(shape.is_sparse());
         self.tails.subtract(shape);
         self.live.lookup -= extent.lookup;
@@ -562,7 +585,7 @@ impl<A: Address> Fib<A> {
         let to = self.node(copy, shape);
         store(to.cold_cells(), 0, self.epoch);
         to.set_child(slot, entry);
-        self.release(handle, shape);
+        self.release_known(handle, shape, extent);
         copy
     }
 
@@ -722,11 +745,11 @@ impl<A: Address> Fib<A> {
     /// Changes the node at `handle` as `splice` says: where it is if no snapshot reaches it and it fits, anew otherwise.
     fn splice(&mut self, handle: u32, shape: Shape, splice: &Splice) -> u32 {
         let node = self.node(handle, shape);
-        let (before, extent) = (node.extent(), splice.extent(node));
+        let [before, extent] = splice.extents(node);
         if node.epoch() == self.epoch
             && Arena::same_size(before.lookup, extent.lookup)
             && Arena::same_size(before.routes, extent.routes)
-            && splice.keeps_top(node)
+            && splice.keeps_top()
         {
             splice.write_in_place(node);
             self.live.lookup = self.live.lookup + extent.lookup - before.lookup;
@@ -742,7 +765,7 @@ impl<A: Address> Fib<A> {
             self.epoch,
         );
         self.tails.add(self.node(copy, shape).shape);
-        self.release(handle, shape);
+        self.release_known(handle, shape, before);
         copy
     }
 

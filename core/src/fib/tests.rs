@@ -19,7 +19,7 @@ pub(super) mod hooks;
 mod many;
 mod publication;
 mod pushed;
-mod rng;
+pub(super) mod rng;
 mod small;
 mod wide;
 #[cfg(target_arch = "x86_64")]

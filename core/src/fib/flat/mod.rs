@@ -34,9 +34,10 @@ pub(super) mod leaves;
 use core::sync::atomic::AtomicU64;
 
 use super::address::Address;
-use super::arena::{Segment, block, copy_cells, load, store};
+use super::arena::{Segment, block, load, store};
 use super::direct::{Direct, word};
 use super::few::Noted;
+use super::moves::copy_cells;
 use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::root::WriterRoot;
 use super::table::Fib;
@@ -414,6 +415,7 @@ impl<A: Address> Fib<A> {
                 self.flats.noted.note(slot, entry.is_flat());
             }
             *place = entry.0;
+            self.log.note(slot);
             self.direct.set(self.arena.segments(), slot, entry);
         }
     }

@@ -22,12 +22,16 @@
 //! had before is left behind, until [`MOST_ADDED`] cells have come so; the block is then made anew.
 
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
+use core::hint::select_unpredictable;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::address::Address;
-use super::super::arena::{Segment, copy_cells, load, store};
+use super::super::arena::{Segment, load, store};
 use super::super::batch::{Block, CHUNK, LANES, Machine, TAIL, key_of};
-use super::super::node::{DENSE_BITS, DENSE_SLOTS, NARROW_CHILD, Node, leaf_in_group};
+use super::super::moves::copy_cells;
+use super::super::node::{
+    DENSE_BITS, DENSE_SLOTS, LAST_OF_GROUP, NARROW_CHILD, Node, leaf_in_group,
+};
 use super::super::tails::TAIL_LEAVES;
 use super::super::{NextHopId, batch};
 use super::{PushedRoot, ROOT_SHIFT};
@@ -173,6 +177,8 @@ pub(super) fn blank_code(block: &[AtomicU64]) -> Option<u16> {
 #[derive(Debug, Default)]
 pub(super) struct PushedDraft {
     groups: Vec<u64>,
+    /// What each leaf says, and that in octets.
+    said: Vec<u16>,
     leaves: Vec<u8>,
     entries: Vec<u64>,
     /// The indices of the node's leaves that have a third-level node.
@@ -189,6 +195,7 @@ impl PushedDraft {
         size_of::<Self>()
             + (self.groups.capacity() + self.entries.capacity() + self.children.capacity())
                 * size_of::<u64>()
+            + self.said.capacity() * size_of::<u16>()
             + self.leaves.capacity()
             + self.patched.capacity() * size_of::<Patched>()
     }
@@ -211,6 +218,36 @@ impl PushedDraft {
         self.largest = code;
         let first = node.leaf_before(0) + 1;
         self.read_leaves(node, first, code, wide);
+        if self.children.is_empty() {
+            self.group_leaves(node, first, wide);
+        } else {
+            self.group_children(node, first, code, wide);
+        }
+    }
+
+    /// Makes the groups of `node`, of whose leaves none is a child. Which groups say one thing nobody can foretell: no
+    /// branch asks.
+    fn group_leaves(&mut self, node: Node<'_>, first: usize, wide: bool) {
+        let leaves_at = 8 * ENTRIES_AT;
+        let top = node.top();
+        let mut at = node.shape.starts_at() - 1;
+        self.groups.resize(GROUPS, 0);
+        for (half, place) in self.groups.iter_mut().enumerate() {
+            let own = top >> half & 1;
+            at += usize::from(own == 1);
+            let cell = node.cell(at);
+            let later = cell & 0x7fff_ffff & own.wrapping_neg();
+            let octet = (leaf_in_group(cell, LAST_OF_GROUP) - first) << u32::from(wide);
+            let low = self.leaves.get(octet).copied().unwrap_or_default();
+            let high = self.leaves.get(octet + 1).copied().unwrap_or_default();
+            let said = u16::from(low) | if wide { u16::from(high) << 8 } else { 0 };
+            let many = later | ((leaves_at + octet) as u64) << 48;
+            *place = select_unpredictable(later == 0, one_code(half, said), many);
+        }
+    }
+
+    /// The same where some are.
+    fn group_children(&mut self, node: Node<'_>, first: usize, code: u16, wide: bool) {
         let octets = 1 + u64::from(wide);
         let leaves_at = 8 * (ENTRIES_AT + self.children.len()) as u64;
         // The children come in order of leaf, as the groups do.
@@ -254,26 +291,38 @@ impl PushedDraft {
 
     /// Reads the leaves of `node` from that at `first` on, and notes which are children.
     fn read_leaves(&mut self, node: Node<'_>, first: usize, code: u16, wide: bool) {
-        let octets = 1 + usize::from(wide);
         let count = node.leaf_end() - first;
+        let cells = node.cells.get(first / 4..).unwrap_or_default();
+        let cells = cells.iter().take(count.div_ceil(4));
+        // The first leaf begins a cell.
+        self.said.clear();
+        self.said.extend(cells.flat_map(|cell| {
+            let four = cell.load(Ordering::Relaxed);
+            [0, 16, 32, 48].map(|place| (four >> place & 0xffff) as u16)
+        }));
+        self.said.truncate(count);
+        let mut some = 0;
+        let mut largest = 0;
+        for leaf in &mut self.said {
+            some |= *leaf;
+            let code = said(*leaf, code, wide);
+            let child = u64::from(*leaf) & NARROW_CHILD != 0;
+            largest = largest.max(if child { 0 } else { code });
+            *leaf = code;
+        }
+        self.largest = self.largest.max(largest);
+        if u64::from(some) & NARROW_CHILD != 0 {
+            let is_child = |index: &usize| u64::from(node.leaf(*index)) & NARROW_CHILD != 0;
+            self.children
+                .extend((first..first + count).filter(is_child));
+        }
         self.leaves.clear();
-        self.leaves.resize(count * octets, 0);
-        let mut four = 0;
-        for (index, place) in (first..).zip(self.leaves.chunks_exact_mut(octets)) {
-            if index % 4 == 0 || index == first {
-                four = node.cell(index / 4) >> (index % 4 * 16);
-            }
-            let leaf = (four & 0xffff) as u16;
-            four >>= 16;
-            let said = said(leaf, code, wide);
-            if u64::from(leaf) & NARROW_CHILD != 0 {
-                self.children.push(index);
-            } else {
-                self.largest = self.largest.max(said);
-            }
-            for (octet, value) in place.iter_mut().zip(said.to_le_bytes()) {
-                *octet = value;
-            }
+        if wide {
+            self.leaves
+                .extend(self.said.iter().flat_map(|said| said.to_le_bytes()));
+        } else {
+            self.leaves
+                .extend(self.said.iter().map(|said| (said & 0xff) as u8));
         }
     }
 

@@ -16,7 +16,7 @@
 //!
 //! Root slots without a chunk share a block for each code.
 //!
-//! A publication copies the root over an older copy of it, slot by slot as the writer has noted them ([`Log`]), and says
+//! A publication copies the root over an older copy of it, slot by slot as the writer has noted them (`log.rs`), and says
 //! which lines are new (`fresh.rs`).
 //!
 //! Which tables have pushed chunks is a matter of size ([`Fib::pushed_wanted`]). They are filled a share a change, follow
@@ -33,10 +33,10 @@ use super::address::Address;
 use super::arena::{Arena, LINE_CELLS, Segment, block as block_at, load, writes};
 use super::batch::{self, CHUNK};
 use super::fresh::Fresh;
+use super::log::Log;
 use super::node::{Gaps, ROOT_STRIDE, RouteCell, RouteList};
 use super::root::WriterRoot;
 use super::simd::ask_for_block;
-use super::spare::{copy_over, put_over};
 use super::table::Fib;
 use super::tails::Tails;
 pub(super) use block::{ENTRIES_AT, GROUPS, GROUPS_AT, escape, lookup, lookup_one};
@@ -58,7 +58,6 @@ pub(super) struct Pushed {
     cells: usize,
     /// Whether some code was too large for one octet since the root was laid out: leaves that are written take two.
     wide: bool,
-    log: Log,
     /// Where blocks are made; there from the first one on.
     draft: Option<Box<PushedDraft>>,
     limits: Limits,
@@ -117,69 +116,16 @@ pub(super) struct PushedRoot {
     /// Whether all third-level nodes are spread (`tails.rs`).
     spread: bool,
     pub(super) short: Short,
-    /// The number of the publication, of those that had pushed chunks.
-    pub(super) version: u64,
+    /// The number of the publication; of a snapshot only, as what follows.
+    pub(super) number: u64,
     /// Whose numbers these are: one for each time that a table comes to have pushed chunks.
     pub(super) of: Arc<()>,
-    /// The slots that changed since the publication before, if they are not too many.
+    /// The slots that changed since the publication before, if that is known.
     pub(super) changed: Option<Box<[u16]>>,
-    /// What the blocks are in; of a snapshot only, since the writer has its arena.
+    /// What the blocks are in; the writer has its arena.
     pub(super) lines: Arc<[Segment]>,
     /// The lines that this snapshot has new (`fresh.rs`).
     pub(super) fresh: Box<[u64]>,
-}
-
-/// Which slots have changed since each of the last publications, so that a copy of one of these can be made the newest
-/// without a look at all slots.
-#[derive(Debug, Default)]
-struct Log {
-    /// The number of the last publication.
-    version: u64,
-    /// The slots that changed after the last one, between that and the one before, and so on.
-    changed: Vec<Vec<u16>>,
-}
-
-impl Log {
-    /// Begins anew: nothing is known of what was published before.
-    fn begin(&mut self) {
-        self.version += LOGGED as u64;
-        self.changed = alloc::vec![Vec::new(); LOGGED];
-    }
-
-    fn note(&mut self, slot: usize) {
-        if let Some(changed) = self.changed.first_mut()
-            && changed.len() <= MOST_LOGGED
-        {
-            changed.extend(u16::try_from(slot));
-        }
-    }
-
-    /// The slots in which what is published now differs from publication `version`, if that is known.
-    fn since(&self, version: u64) -> Option<impl Iterator<Item = usize>> {
-        let publications = usize::try_from(self.version.checked_sub(version)?).ok()?;
-        let lists = self.changed.get(1..=publications)?;
-        let known = lists.iter().all(|list| list.len() <= MOST_LOGGED);
-        known.then(|| lists.iter().flatten().map(|slot| usize::from(*slot)))
-    }
-
-    /// The slots that changed between the last publication and the one before, if they are not too many.
-    fn last(&self) -> Option<&[u16]> {
-        let changed = self.changed.get(1)?;
-        (changed.len() <= MOST_LOGGED).then_some(changed)
-    }
-
-    fn publish(&mut self) {
-        self.version += 1;
-        self.changed.rotate_right(1);
-        if let Some(changed) = self.changed.first_mut() {
-            changed.clear();
-        }
-    }
-
-    fn octets(&self) -> usize {
-        self.changed.capacity() * size_of::<Vec<u16>>()
-            + self.changed.iter().map(Vec::capacity).sum::<usize>() * size_of::<u16>()
-    }
 }
 
 /// What the routes say that are too short to be pushed.
@@ -201,8 +147,8 @@ impl Short {
 }
 
 impl PushedRoot {
-    /// Makes this, an older one, the same as `root`, which differs in the slots that `log` says.
-    fn follow(&mut self, root: &Self, log: &Log, fresh: &mut Fresh) {
+    /// Makes this, that of publication `number`, the same as `root`, which differs in the slots that `log` says.
+    fn follow(&mut self, root: &Self, number: u64, log: &Log, fresh: &mut Fresh) {
         let Self {
             words,
             handles,
@@ -210,21 +156,14 @@ impl PushedRoot {
             spread,
             short,
             // Each snapshot's own.
-            version: _,
+            number: _,
             of: _,
             changed: _,
             lines: _,
             fresh: _,
         } = root;
-        if let Some(changed) = log.since(self.version) {
-            for slot in changed {
-                put_over(&mut self.words, words, slot, Some(fresh));
-                put_over(&mut self.handles, handles, slot, None);
-            }
-        } else {
-            self.words = copy_over(Some(mem::take(&mut self.words)), words, Some(fresh));
-            self.handles = copy_over(Some(mem::take(&mut self.handles)), handles, None);
-        }
+        self.words = log.follow(Some(mem::take(&mut self.words)), number, words, Some(fresh));
+        self.handles = log.follow(Some(mem::take(&mut self.handles)), number, handles, None);
         self.wide = *wide;
         self.spread = *spread;
         self.short = *short;
@@ -241,29 +180,28 @@ impl PushedRoot {
 }
 
 impl Pushed {
-    /// What a snapshot gets, made over that of an older one.
+    /// What a snapshot gets, made over that of an older one, of publication `number`.
     pub(super) fn publish(
-        &mut self,
-        old: Option<Box<PushedRoot>>,
+        &self,
+        (old, number): (Option<Box<PushedRoot>>, u64),
         tails: Tails,
         lines: &Arc<[Segment]>,
-        fresh: &mut Fresh,
+        (log, fresh): (&Log, &mut Fresh),
     ) -> Option<Box<PushedRoot>> {
         if !self.is_ready() {
             return None;
         }
-        self.log.publish();
         let root = self.root.as_ref()?;
         let mut copy = match old {
             Some(mut old) => {
-                old.follow(root, &self.log, fresh);
+                old.follow(root, number, log, fresh);
                 old
             }
             None => root.clone(),
         };
-        copy.version = self.log.version;
+        copy.number = log.number();
         copy.of = Arc::clone(&root.of);
-        copy.changed = self.log.last().map(Box::from);
+        copy.changed = log.latest().map(Box::from);
         copy.lines = Arc::clone(lines);
         copy.spread = tails.packed == 0;
         Some(copy)
@@ -300,7 +238,6 @@ impl Pushed {
         self.codes.capacity() * size_of::<u16>()
             + self.blank.capacity() * size_of::<Blank>()
             + self.draft.as_deref().map_or(0, PushedDraft::octets)
-            + self.log.octets()
     }
 
     /// Whether root slot `slot` has a block that is to be kept up to date.
@@ -333,7 +270,6 @@ impl Pushed {
         if let Some(place) = root.words.get_mut(slot) {
             *place = address_of(segments, handle);
         }
-        self.log.note(slot);
     }
 
     fn blank_at(&self, code: u16) -> Result<usize, usize> {
@@ -454,7 +390,7 @@ impl<A: Address> Fib<A> {
         }
         let copy = self.allocate_pushed(cells);
         patch.write(groups, self.lines.block(old), self.lines.block(copy), epoch);
-        self.pushed.set_handle(self.lines.segments(), slot, copy);
+        self.set_pushed(slot, copy);
         self.let_pushed_go(old, before);
         Some(())
     }
@@ -496,7 +432,7 @@ impl<A: Address> Fib<A> {
         draft.write(self.lines.block(handle), epoch);
         self.pushed.draft = Some(draft);
         if !kept {
-            self.pushed.set_handle(self.lines.segments(), slot, handle);
+            self.set_pushed(slot, handle);
         }
     }
 
@@ -582,20 +518,18 @@ impl<A: Address> Fib<A> {
             wide: self.pushed.wide,
             spread: false,
             short: short_of(&routes),
-            version: 0,
+            number: 0,
             of: Arc::new(()),
             changed: None,
             lines: Arc::default(),
             fresh: Box::default(),
         }));
-        self.pushed.log.begin();
         self.pushed.state = State::Filling(0);
     }
 
     fn end_pushed(&mut self) {
         self.pushed.state = State::Off;
         self.pushed.root = None;
-        self.pushed.log.changed = Vec::new();
         self.pushed.codes = Vec::new();
         self.pushed.blank = Vec::new();
         self.pushed.draft = None;
@@ -639,7 +573,7 @@ impl<A: Address> Fib<A> {
         blank.count += 1;
         let handle = blank.handle;
         self.drop_pushed(slot);
-        self.pushed.set_handle(self.lines.segments(), slot, handle);
+        self.set_pushed(slot, handle);
     }
 
     /// Lets the block of root slot `slot` go, if it has one that no other slot has.
@@ -648,7 +582,7 @@ impl<A: Address> Fib<A> {
         if handle == 0 {
             return;
         }
-        self.pushed.set_handle(self.lines.segments(), slot, 0);
+        self.set_pushed(slot, 0);
         let known = self.lines.block(handle);
         let cells = cells_of(known);
         if let Some(code) = blank_code(known) {
@@ -672,6 +606,11 @@ impl<A: Address> Fib<A> {
     /// Asks for the block of root slot `slot`, which will be copied soon.
     pub(super) fn ask_for_pushed(&self, slot: usize) {
         ask_for_block(self.lines.block(self.pushed.handle(slot)), ASKED_CELLS);
+    }
+
+    fn set_pushed(&mut self, slot: usize, handle: u32) {
+        self.pushed.set_handle(self.lines.segments(), slot, handle);
+        self.log.note(slot);
     }
 
     fn allocate_pushed(&mut self, cells: usize) -> u32 {
@@ -782,11 +721,6 @@ pub(super) const ROOT_SHIFT: u32 = 32 - ROOT_STRIDE as u32;
 
 /// Cells that are asked for of a block that is about to be copied: the group cells and the leaves of most.
 const ASKED_CELLS: usize = 13 * LINE_CELLS;
-/// Publications whose changes are kept.
-const LOGGED: usize = 4;
-/// Changes that are kept of each; with more of them all slots are looked at.
-const MOST_LOGGED: usize = 1024;
-
 /// Root slots that are filled or given up a change.
 pub(super) const SHARE: usize = 4;
 /// The number of routes from which on a table has pushed chunks, as long as it has [`ROUTES_A_CHUNK`].

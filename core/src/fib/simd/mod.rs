@@ -5,11 +5,12 @@
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
 //! small ones by gathers where these are fast (`few.rs`), large ones in a worker's copy (`flat.rs`); batches of IPv6
 //! (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too
-//! (batches in windows: `longest.rs`, by gathers `gathered.rs`). `unsafe` is for five things: calling a function that was
+//! (batches in windows: `longest.rs`, by gathers `gathered.rs`). `unsafe` is for six things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
 //! takes a raw pointer; reading cells, lines and lists, one by one or by gathers, without asking whether the place is in
-//! bounds, which the portable twin asks each time; numbers that change from array to vector and back; and an `asm!`
-//! without instructions that keeps the compiler from another order.
+//! bounds, which the portable twin asks each time; numbers that change from array to vector and back; an `asm!` without
+//! instructions that keeps the compiler from another order; and, for the writer, octets moved from cells to cells
+//! (`moves.rs`).
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -26,6 +27,8 @@ mod hashed;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod longest;
+#[cfg(target_arch = "x86_64")]
+mod moves;
 #[cfg(target_arch = "x86_64")]
 mod narrow;
 #[cfg(target_arch = "x86_64")]
@@ -126,6 +129,9 @@ impl SimdLevel {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use moves::move_octets;
+
 /// A level that the machine has; only [`Level::new`] makes one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Level(SimdLevel);
@@ -134,9 +140,10 @@ pub(super) struct Level(SimdLevel);
 #[inline]
 pub(super) fn ask_for_block(block: &[AtomicU64], cells: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in block.get(..cells).unwrap_or(block).chunks(LINE_CELLS) {
+    for line in 0..cells.min(block.len()).div_ceil(LINE_CELLS) {
+        let line = block.as_ptr().wrapping_add(line * LINE_CELLS);
         // SAFETY: a prefetch never faults, whatever the address.
-        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (block, cells);

@@ -1,9 +1,9 @@
 //! A small seeded generator (splitmix64), so that a failure names its seed and repeats.
 
-pub(super) struct Rng(pub(super) u64);
+pub(in crate::fib) struct Rng(pub(in crate::fib) u64);
 
 impl Rng {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in crate::fib) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -11,11 +11,11 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    pub(super) fn wide(&mut self) -> u128 {
+    pub(in crate::fib) fn wide(&mut self) -> u128 {
         u128::from(self.next()) << 64 | u128::from(self.next())
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(in crate::fib) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 }

@@ -17,8 +17,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use super::super::address::Address;
-use super::super::arena::{copy_cells, load, store, writes};
+use super::super::arena::{load, store, writes};
 use super::super::hashed::halves;
+use super::super::log::Log;
+use super::super::moves::copy_cells;
 use super::super::node::ROOT_STRIDE;
 use super::super::table::Fib;
 use super::Filled;
@@ -35,6 +37,8 @@ pub(super) struct Hash {
     pub(super) filled: Filled,
     /// The /9, a bit each, in which there is, or has been, a root slot with a child.
     pub(super) busy: [u64; 8],
+    /// The places of `addresses` that changed.
+    pub(super) log: Log,
 }
 
 /// Prefixes of one length that windows are of.
@@ -313,6 +317,7 @@ impl Hash {
         for place in places.skip(first).take(count) {
             (*place.0, *place.1) = (page, address);
         }
+        (first..first + count).for_each(|place| self.log.note(place));
     }
 
     /// Notes that the route for `key`/`len` has changed.

@@ -8,7 +8,8 @@
 //! | 6 | in the first line: whether the window is of a split /32 (bit 0), the epoch |
 //!
 //! A window of 2^n lines has the slots whose first n bits are the line's number in each. All of it is asked of the
-//! trie, range by range ([`View::run`]): nothing here remembers a route.
+//! trie, range by range ([`View::run`]): nothing here remembers a route. A change asks about the slots that it can have
+//! changed; the line's other ranges stay.
 
 use alloc::vec::Vec;
 
@@ -26,7 +27,7 @@ pub(super) struct Part {
     pub(super) kind: Kind,
     /// The bit from which on a node must begin for its routes to count, and to which all may go.
     from: u8,
-    to: u8,
+    pub(super) to: u8,
     /// Its most lines, a power of two.
     pub(super) most: u32,
 }
@@ -121,24 +122,71 @@ impl<A: Address> Fib<A> {
         view.run::<A>(view.chunk_entry::<A>(key), key, part)
     }
 
-    /// Line `line` of `lines` of the window of `key`; `None` when it has too many ranges.
-    pub(super) fn line(&self, part: Part, key: u128, lines: u32, line: u32) -> Option<Line> {
+    /// Line `line` of `window`, the one of `key`, when the slots `changed`, the first and the last, may say something else
+    /// than it has; `None` when that are too many ranges. Only those the trie is asked about.
+    pub(super) fn changed_line(
+        &self,
+        part: Part,
+        key: u128,
+        window: Window,
+        line: u32,
+        changed: (u32, u32),
+    ) -> Option<Line> {
+        let width = (1 << 16) / window.lines;
+        let (start, end) = (line * width, line * width + width - 1);
+        let (first, last) = (changed.0.max(start), changed.1.min(end));
+        let cells = self.lines.block(window.handle);
+        let cells = cells.get(line as usize * LINE..).unwrap_or_default();
+        let quarter = |at: usize| (load(cells, at / 4) >> (at % 4 * 16) & 0xffff) as u16;
+        // The last range goes on to the end.
+        let end_of = |range: usize| {
+            let to = if range < ENDS {
+                quarter(range)
+            } else {
+                u16::MAX
+            };
+            u32::from(to).min(end)
+        };
+        let ranges = |range: usize| (quarter(16 + range), end_of(range));
+        let mut content = Line::new(part, key, window.lines);
+        let mut range = 0;
+        let mut slot = start;
+        while slot < first && range <= ENDS {
+            let (code, to) = ranges(range);
+            content.push(code, to.min(first - 1))?;
+            slot = to + 1;
+            range += 1;
+        }
         let view = self.view();
         let chunk = view.chunk_entry::<A>(key);
-        let width = (1 << 16) / lines;
-        let mut slot = line * width;
-        let end = slot + width - 1;
-        let mut content = Line::new(part, key, lines);
+        slot = first;
         for _ in 0..RUNS {
-            let (code, last) = view.run::<A>(chunk, part.key_at(key, slot), part);
-            let last = u32::from(last).min(end);
-            content.push(code, last)?;
-            if last == end {
-                return Some(content);
+            let (code, to) = view.run::<A>(chunk, part.key_at(key, slot), part);
+            let to = u32::from(to).min(last);
+            content.push(code, to)?;
+            slot = to + 1;
+            if to == last {
+                break;
             }
-            slot = last + 1;
         }
-        None
+        if slot <= last {
+            return None;
+        }
+        range = 0;
+        while slot <= end && range <= ENDS {
+            let (code, to) = ranges(range);
+            if to >= slot {
+                content.push(code, to)?;
+                slot = to + 1;
+            }
+            range += 1;
+        }
+        debug_assert!(
+            changed == (0, 0xffff)
+                || self.changed_line(part, key, window, line, (0, 0xffff)) == Some(content),
+            "a range has changed that was not to"
+        );
+        Some(content)
     }
 
     pub(super) fn write_line(&self, window: Window, line: u32, content: Line) {
@@ -161,7 +209,7 @@ impl<A: Address> Fib<A> {
 }
 
 /// One line of a window on its way into its cells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Line {
     ends: [u16; ENDS],
     codes: [u16; ENDS + 1],

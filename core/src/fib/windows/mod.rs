@@ -45,7 +45,7 @@ use super::address::{Address, prefix_mask};
 use super::arena::Segment;
 use super::fresh::Fresh;
 use super::hashed::halves;
-use super::spare::copy_over;
+use super::log::Log;
 use super::table::Fib;
 use directory::{Hash, PAGE, SLOTS, address};
 use line::{LINE, LOWER, LOWER_OF_32, Line, Part, SHORT, UPPER, WHOLE, Window, cut};
@@ -111,26 +111,32 @@ impl Windows {
     pub(super) fn all_octets(&self, snapshots: usize) -> usize {
         let directory = self.on.as_ref().map_or(0, |hash| hash.directory.capacity());
         directory * (size_of::<u32>() + (1 + snapshots) * size_of::<u64>())
-            + self
-                .on
-                .as_ref()
-                .map_or(0, |_| snapshots * size_of::<Windowed>())
+            + self.on.as_ref().map_or(0, |hash| {
+                hash.log.octets() + snapshots * size_of::<Windowed>()
+            })
             + self.left.capacity() * size_of::<u32>()
     }
 
-    /// What a snapshot gets, made over the directory of an older one.
+    /// Whether snapshots have them.
+    pub(super) fn is_ready(&self) -> bool {
+        let hash = self.on.as_ref();
+        hash.is_some_and(|hash| hash.filled == Filled::All)
+    }
+
+    /// What the snapshot of publication `number` gets, made over the directory of an older one.
     pub(super) fn publish(
-        &self,
-        old: Option<Box<[u64]>>,
+        &mut self,
+        (old, old_number): (Option<Box<[u64]>>, u64),
+        number: u64,
         lines: &Arc<[Segment]>,
         fresh: &mut Fresh,
     ) -> Option<Box<Windowed>> {
-        let hash = self.on.as_ref()?;
-        if hash.filled != Filled::All {
-            return None;
-        }
+        let hash = self.on.as_mut().filter(|hash| hash.filled == Filled::All)?;
+        hash.log.publish(number);
         Some(Box::new(Windowed {
-            pages: copy_over(old, &hash.addresses, Some(fresh)),
+            pages: hash
+                .log
+                .follow(old, old_number, &hash.addresses, Some(fresh)),
             shift: 64 - u32::from(hash.depth),
             busy: hash.busy,
             fresh: Box::default(),
@@ -209,6 +215,7 @@ impl<A: Address> Fib<A> {
             depth: 1,
             filled: Filled::Nothing,
             busy: self.busy(),
+            log: Log::default(),
         };
         for _ in 0..2 {
             let Some(page) = self.new_window_page(1) else {
@@ -318,15 +325,17 @@ impl<A: Address> Fib<A> {
             return self.make(hash, part, key);
         };
         let kind = part.kind;
-        let first = u32::from(kind.slot(halves(key).0));
-        let unused = (kind.len + 16).saturating_sub(len);
+        // A longer route than the window's own changes whether the trie is asked about all of the prefix that it goes to.
+        let unused = (kind.len + 16).saturating_sub(len.min(part.to));
+        let first = u32::from(kind.slot(halves(key).0)) >> unused << unused;
         let last = first | ((1 << unused) - 1);
+        let changed = (first, last);
         let lines = place.window.lines;
         let [first, last] = [first, last].map(|slot| (slot * lines) >> 16);
         let window = self.own_window(hash, key, place)?;
         let mut says = false;
         for line in first..=last {
-            let Some(content) = self.line(part, key, lines, line) else {
+            let Some(content) = self.changed_line(part, key, window, line, changed) else {
                 // A range more than the line holds: the window is made anew.
                 self.take_window(hash, kind, key)?;
                 return self.make(hash, part, key);
