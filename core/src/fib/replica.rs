@@ -11,7 +11,7 @@
 //! | 32..64 | the place in the leaves from which they are counted back; in a group that says one thing, of a leaf that says it |
 //!
 //! The leaves begin with one for each code that fits, which groups of one code share; behind these each root slot has
-//! lines for its own.
+//! a region of its own, and before its leaves the entries of its block, for the slots that have a third-level node.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -21,7 +21,11 @@ use core::sync::atomic::Ordering;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::{block, load};
+#[cfg(target_arch = "x86_64")]
+use super::node::ROOT_STRIDE;
 use super::pushed::{ENTRIES_AT, GROUPS, GROUPS_AT, PushedRoot, SLOTS, Short};
+#[cfg(target_arch = "x86_64")]
+use super::pushed::{ROOT_SHIFT, entry_slot};
 use super::reader::FibReader;
 
 /// What one worker has of a table: a snapshot, and of a large IPv4 table where the processor has AVX-512 a copy of what
@@ -102,20 +106,21 @@ pub(super) struct Flat {
     leaves: Vec<u8>,
     /// Where each root slot has its leaves.
     regions: Vec<Region>,
-    /// Regions that no slot has, by number of lines.
+    /// Regions that no slot has, by number of grains.
     free: Vec<Vec<u32>>,
-    /// Lines that slots have.
-    lines: usize,
+    /// Grains that slots have.
+    grains: usize,
     pub(super) wide: bool,
     /// What the routes say that are too short to be pushed.
     pub(super) short: Short,
 }
 
-/// Lines of leaves: the place of the first octet, and how many.
+/// What a root slot has of the leaves: the place of the first octet, how many grains, and the entries that it begins with.
 #[derive(Clone, Copy, Debug, Default)]
 struct Region {
-    at: usize,
-    lines: usize,
+    at: u32,
+    grains: u16,
+    entries: u16,
 }
 
 impl Flat {
@@ -128,7 +133,7 @@ impl Flat {
         for code in 0..codes {
             leaves.extend(code.to_le_bytes().into_iter().take(width));
         }
-        leaves.resize(leaves.len().next_multiple_of(LINE) + BEHIND, 0);
+        leaves.resize(leaves.len().next_multiple_of(GRAIN) + BEHIND, 0);
         let groups = alloc::vec![NOWHERE; FLAT_GROUPS].into_boxed_slice();
         let mut flat = Box::new(Self {
             groups: groups
@@ -137,7 +142,7 @@ impl Flat {
             leaves,
             regions: alloc::vec![Region::default(); SLOTS],
             free: Vec::new(),
-            lines: 0,
+            grains: 0,
             wide: root.wide,
             short: root.short,
         });
@@ -181,12 +186,12 @@ impl Flat {
         let handle = root.handles.get(slot).copied().unwrap_or_default();
         let block = block(&root.lines, handle);
         let header = load(block, 0);
-        let first = ENTRIES_AT + (header >> 32 & 0xffff) as usize;
-        let cells = (header & 0xffff) as usize;
-        let at = self.room(slot, 8 * cells);
+        let entries = header >> 32 & 0xffff;
+        let cells = (header & 0xffff) as usize + entries as usize;
+        let at = self.room(slot, 8 * cells, entries as u16);
         let region = self.leaves.get_mut(at..at + 8 * cells).unwrap_or_default();
-        let leaves = block.get(first..).unwrap_or_default();
-        for (eight, cell) in region.as_chunks_mut::<8>().0.iter_mut().zip(leaves) {
+        let copied = block.get(ENTRIES_AT..).unwrap_or_default();
+        for (eight, cell) in region.as_chunks_mut::<8>().0.iter_mut().zip(copied) {
             *eight = cell.load(Ordering::Relaxed).to_le_bytes();
         }
         let highest = self.leaves.len().saturating_sub(2);
@@ -198,7 +203,7 @@ impl Flat {
             let leaf = if starts == 0 {
                 LEAST_PLACE + (((cell >> 32 & 0xffff) as usize) << usize::from(self.wide))
             } else {
-                (at + (cell >> 48) as usize).wrapping_sub(8 * first)
+                (at + (cell >> 48) as usize).wrapping_sub(8 * ENTRIES_AT)
             };
             // Whatever a block says: lookups read without asking.
             let leaf = leaf.clamp(LEAST_PLACE, highest);
@@ -206,52 +211,62 @@ impl Flat {
         }
     }
 
-    /// Where the `octets` of leaves of `slot` go, which may be where they were.
-    fn room(&mut self, slot: usize, octets: usize) -> usize {
-        let lines = octets.div_ceil(LINE);
-        let spare = lines / 2 + 1;
-        let had = self.regions.get(slot).copied().unwrap_or_default();
-        if lines > 0 && (lines..=lines + spare).contains(&had.lines) {
-            return had.at;
-        }
-        if had.lines > 0 {
-            self.lines -= had.lines;
-            if self.free.len() <= had.lines {
-                self.free.resize_with(had.lines + 1, Vec::new);
+    /// Where the `octets` of `slot` go, which may be where they were.
+    fn room(&mut self, slot: usize, octets: usize, entries: u16) -> usize {
+        let grains = octets.div_ceil(GRAIN) as u16;
+        let spare = grains / 2 + 1;
+        let mut region = self.regions.get(slot).copied().unwrap_or_default();
+        let fits = grains > 0 && (grains..=grains + spare).contains(&region.grains);
+        if !fits {
+            self.grains -= usize::from(region.grains);
+            let class = usize::from(region.grains);
+            if class > 0 {
+                if self.free.len() <= class {
+                    self.free.resize_with(class + 1, Vec::new);
+                }
+                if let Some(free) = self.free.get_mut(class) {
+                    free.push(region.at);
+                }
             }
-            if let (Some(free), Ok(at)) = (self.free.get_mut(had.lines), u32::try_from(had.at)) {
-                free.push(at);
-            }
+            region = if grains == 0 {
+                Region::default()
+            } else {
+                self.region_of(grains, spare)
+            };
+            self.grains += usize::from(region.grains);
         }
-        let region = if lines == 0 {
-            Region::default()
-        } else {
-            self.region_of(lines, spare)
-        };
-        self.lines += region.lines;
+        region.entries = entries;
         if let Some(place) = self.regions.get_mut(slot) {
             *place = region;
         }
-        region.at
+        region.at as usize
     }
 
-    /// Lines that nobody has, at most `spare` more than `lines`; new ones if there are none.
-    fn region_of(&mut self, lines: usize, spare: usize) -> Region {
-        let classes = (lines..).zip(self.free.iter_mut().skip(lines));
-        for (lines, free) in classes.take(spare + 1) {
+    /// Grains that nobody has, at most `spare` more than `grains`; new ones if there are none.
+    fn region_of(&mut self, grains: u16, spare: u16) -> Region {
+        let classes = (grains..=grains + spare).zip(self.free.iter_mut().skip(grains.into()));
+        for (grains, free) in classes {
             if let Some(at) = free.pop() {
-                let at = at as usize;
-                return Region { at, lines };
+                return Region {
+                    at,
+                    grains,
+                    entries: 0,
+                };
             }
         }
         let at = self.leaves.len() - BEHIND;
-        self.leaves.resize(at + lines * LINE + BEHIND, 0);
-        Region { at, lines }
+        let octets = usize::from(grains) * GRAIN;
+        self.leaves.resize(at + octets + BEHIND, 0);
+        Region {
+            at: at as u32,
+            grains,
+            entries: 0,
+        }
     }
 
-    /// Whether most of the leaves are lines that no slot has.
+    /// Whether most of the leaves are regions that no slot has.
     fn is_scattered(&self) -> bool {
-        self.leaves.len() > ROOM + 4 * LINE * self.lines
+        self.leaves.len() > ROOM + 4 * GRAIN * self.grains
     }
 
     /// The group cells, by the first 19 bits of an address.
@@ -264,6 +279,18 @@ impl Flat {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn leaves(&self) -> &[u8] {
         &self.leaves
+    }
+
+    /// The entry of the /24 of `key`, if that has a third-level node.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn entry(&self, key: u32) -> Option<u64> {
+        let region = self.regions.get((key >> ROOT_SHIFT) as usize)?;
+        let octets = self.leaves.get(region.at as usize..)?;
+        let (entries, _) = octets.get(..8 * usize::from(region.entries))?.as_chunks();
+        let slot = u64::from(key >> 8) % (1 << (24 - ROOT_STRIDE));
+        let of = |entry: &[u8; 8]| entry_slot(u64::from_le_bytes(*entry));
+        let entry = entries.get(entries.partition_point(|entry| of(entry) < slot))?;
+        (of(entry) == slot).then_some(u64::from_le_bytes(*entry))
     }
 
     fn octets(&self) -> usize {
@@ -286,7 +313,8 @@ pub(super) const LEAST_PLACE: usize = 128;
 const NOWHERE: u64 = (LEAST_PLACE as u64) << 32;
 /// Octets behind the last leaf: places are counted back from at most one leaf behind the last.
 const BEHIND: usize = 8;
-const LINE: usize = 64;
+/// What regions are multiples of, octets: cache lines would be a tenth more in all.
+const GRAIN: usize = 16;
 /// Octets of leaves for which there is room from the beginning; none of it is touched before it is used.
 const ROOM: usize = 4 << 20;
 /// Words of a root that are compared at once.

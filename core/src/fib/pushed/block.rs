@@ -124,12 +124,30 @@ pub(in super::super) fn beyond<B: Block>(
     let mut entry = block.cell(at);
     // A group has 32 slots, so that there are no more entries.
     for _ in 1..DENSE_SLOTS {
-        if entry >> 16 & 0xffff >= slot {
+        if entry_slot(entry) >= slot {
             break;
         }
         at += 1;
         entry = block.cell(at);
     }
+    tail(machine, pushed, segments, entry, key)
+}
+
+/// The slot of the chunk that `entry` is of.
+#[inline(always)]
+pub(in super::super) const fn entry_slot(entry: u64) -> u64 {
+    entry >> 16 & 0xffff
+}
+
+/// What the third-level node of `entry` says to `key`, or the slot itself; 0 when only short routes can tell.
+#[inline(always)]
+pub(in super::super) fn tail(
+    machine: impl Machine,
+    pushed: &PushedRoot,
+    segments: &[Segment],
+    entry: u64,
+    key: u32,
+) -> u16 {
     let node = machine.block(segments, (entry >> 32 & 0xffff_ffff) as u32);
     let leaf = if pushed.spread {
         4 * TAIL_LEAVES + key as usize % TAIL.slots()

@@ -42,7 +42,7 @@ use super::tails::Tails;
 pub(super) use block::{ENTRIES_AT, GROUPS, GROUPS_AT, escape, lookup, lookup_one};
 use block::{EPOCH_CELL, Patch, Patched, PushedDraft, blank_code, cells_of};
 #[cfg(target_arch = "x86_64")]
-pub(super) use block::{MOST_CELLS, beyond, leaf_octet};
+pub(super) use block::{MOST_CELLS, beyond, entry_slot, leaf_octet, tail};
 
 /// The writer's side.
 #[derive(Debug, Default)]

@@ -5,9 +5,9 @@
 
 use core::arch::x86_64::{
     __m128i, __m512i, _mm_cmpeq_epi16_mask, _mm_max_epu16, _mm_set1_epi16, _mm256_cvtepi32_epi16,
-    _mm256_srli_epi32, _mm512_i64gather_epi32, _mm512_i64gather_epi64, _mm512_maskz_popcnt_epi32,
-    _mm512_setzero_si512, _mm512_shrdv_epi32, _mm512_slli_epi64, _mm512_srli_epi64,
-    _mm512_sub_epi64,
+    _mm256_srli_epi32, _mm512_cmpeq_epi16_mask, _mm512_i64gather_epi32, _mm512_i64gather_epi64,
+    _mm512_maskz_popcnt_epi32, _mm512_set1_epi16, _mm512_setzero_si512, _mm512_shrdv_epi32,
+    _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
 };
 use core::mem;
 
@@ -15,10 +15,11 @@ use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::batch::{LANES, key_of};
 use super::super::node::DENSE_BITS;
-use super::super::pushed::escape;
+use super::super::pushed::{escape, tail};
 use super::super::reader::Snapshot;
 use super::super::replica::Flat;
 
+use super::Native;
 use super::lanes::{EIGHT, keys_of_eight};
 use super::narrow::{Group, in_groups};
 use super::pushed;
@@ -180,13 +181,23 @@ fn leaves<const WIDE: bool>(table: &Table<'_>, cells: __m512i, keys: __m512i) ->
 
 /// Takes up the answers that are the escape, or look like it.
 #[inline(never)]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
 fn settle<A: Address, const WIDE: bool>(
     table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
 ) {
-    for (address, next_hop) in addresses.iter().zip(next_hops) {
-        if next_hop.map_or(0, NextHopId::code) == escape(WIDE) {
+    let codes = next_hops.map(|next_hop| next_hop.map_or(0, NextHopId::code));
+    // SAFETY: both are 32 16-bit numbers, and every value is one of each.
+    let codes = unsafe { mem::transmute::<[u16; LANES], __m512i>(codes) };
+    let most = _mm512_set1_epi16(escape(WIDE).cast_signed());
+    let mut lanes = _mm512_cmpeq_epi16_mask(codes, most);
+    while lanes != 0 {
+        let lane = lanes.trailing_zeros() as usize % LANES;
+        lanes &= lanes - 1;
+        if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane)) {
             *next_hop = NextHopId::from_code(beyond(table, key_of(*address)));
         }
     }
@@ -216,12 +227,19 @@ fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
     table.flat.short.below(code, key)
 }
 
-/// What the snapshot has for one address.
+/// The code for one address whose leaf is the escape, or which a short route says to look like it.
 #[inline(always)]
 fn beyond(table: &Table<'_>, key: u32) -> u16 {
-    match &table.snapshot.pushed {
-        Some(root) => pushed::lookup_one(root, &table.snapshot.segments, key),
-        None => 0,
+    let Some(root) = &table.snapshot.pushed else {
+        return 0;
+    };
+    let segments = &table.snapshot.segments;
+    match table.flat.entry(key) {
+        Some(entry) => table
+            .flat
+            .short
+            .below(tail(Native, root, segments, entry, key), key),
+        None => pushed::lookup_one(root, segments, key),
     }
 }
 
