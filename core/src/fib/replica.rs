@@ -213,7 +213,8 @@ impl Flat {
 
     /// Where the `octets` of `slot` go, which may be where they were.
     fn room(&mut self, slot: usize, octets: usize, entries: u16) -> usize {
-        let grains = octets.div_ceil(GRAIN) as u16;
+        // A block has no more than 2^16 cells of each.
+        let grains = u16::try_from(octets.div_ceil(GRAIN)).unwrap_or(u16::MAX);
         let spare = grains / 2 + 1;
         let mut region = self.regions.get(slot).copied().unwrap_or_default();
         let fits = grains > 0 && (grains..=grains + spare).contains(&region.grains);
@@ -258,7 +259,8 @@ impl Flat {
         let octets = usize::from(grains) * GRAIN;
         self.leaves.resize(at + octets + BEHIND, 0);
         Region {
-            at: at as u32,
+            // Each root slot has a region, so that all take less than 2^32 octets.
+            at: u32::try_from(at).unwrap_or_default(),
             grains,
             entries: 0,
         }
