@@ -13,6 +13,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::mem;
 
 use super::arena::{Segment, block, load, writes};
 use super::node::{Entry, TOP_CELL};
@@ -31,18 +32,26 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    /// The words of `slots`, those without a chunk leading to the block at `absent`.
-    pub(super) fn new(segments: &[Segment], slots: &[u64], absent: u32) -> Self {
+    /// The words of `slots`, those without a chunk leading to the block at `absent`. They are written over `words`.
+    pub(super) fn new(
+        mut words: Vec<RootWord>,
+        segments: &[Segment],
+        slots: &[u64],
+        absent: u32,
+    ) -> Self {
         writes(2 * slots.len());
+        words.clear();
         // At once: a list that grows is copied several times over, and the change that lays the root out waits for it.
-        let mut words = Vec::with_capacity(slots.len());
-        words.extend(
-            slots
-                .iter()
-                .map_while(|slot| word_of(segments, Entry(*slot), absent)),
-        );
-        if words.len() < slots.len() {
-            words = Vec::new();
+        words.reserve_exact(slots.len());
+        for same in slots.chunk_by(PartialEq::eq) {
+            let slot = same.first().copied().unwrap_or_default();
+            let Some(word) = word_of(segments, Entry(slot), absent) else {
+                return Self {
+                    words: Vec::new(),
+                    absent,
+                };
+            };
+            words.resize(words.len() + same.len(), word);
         }
         Self { words, absent }
     }
@@ -88,13 +97,14 @@ impl Direct {
         if self.absent == absent || self.words.is_empty() {
             return;
         }
-        *self = Self::new(segments, slots, absent);
+        *self = Self::new(mem::take(&mut self.words), segments, slots, absent);
     }
 
     /// Whether the words say what `slots` do.
     #[cfg(test)]
     pub(super) fn agrees(&self, segments: &[Segment], slots: &[u64]) -> bool {
-        self.words.is_empty() || self.words == Self::new(segments, slots, self.absent).words
+        self.words.is_empty()
+            || self.words == Self::new(Vec::new(), segments, slots, self.absent).words
     }
 
     /// Does without words from now on, as where addresses do not fit.

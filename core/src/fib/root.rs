@@ -7,14 +7,15 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 
 use super::address::Address;
 use super::arena::writes;
-use super::direct::Direct;
+use super::direct::{Direct, RootWord};
 use super::flat::node_entry;
 use super::log::Log;
 use super::node::{Entry, Gaps, ROOT_STRIDE, RouteCell, RouteList, Shape};
-use super::table::{DENSE_FROM, Fib};
+use super::table::{DENSE_FROM, Fib, SLOTS_FROM};
 
 /// The root as the writer has it.
 #[derive(Debug)]
@@ -26,6 +27,37 @@ pub(super) enum WriterRoot {
         slots: Box<[u64]>,
         routes: Arc<Vec<RouteCell>>,
     },
+}
+
+/// Room for a root that will soon be laid out, made a share a change: memory that the operating system has just given costs
+/// more to write for the first time than all else that laying the root out takes.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    slots: Vec<u64>,
+    words: Vec<RootWord>,
+}
+
+impl Room {
+    /// Makes a share of what a table of `bits` needs.
+    fn make_some(&mut self, bits: u8) {
+        let slots = Shape::at(0, bits).slots();
+        add(&mut self.slots, slots);
+        if bits == 32 {
+            add(&mut self.words, slots);
+        }
+    }
+
+    pub(super) fn octets(&self) -> usize {
+        self.slots.capacity() * size_of::<u64>() + self.words.capacity() * size_of::<RootWord>()
+    }
+}
+
+/// Adds a share to `list`, until it has `len` elements.
+fn add<T: Clone + Default>(list: &mut Vec<T>, len: usize) {
+    let share = (len / ROOM_CHANGES).min(len - list.len());
+    list.reserve_exact(len - list.len());
+    writes(share * size_of::<T>() / 8);
+    list.resize(list.len() + share, T::default());
 }
 
 impl<A: Address> Fib<A> {
@@ -74,9 +106,7 @@ impl<A: Address> Fib<A> {
                 writes(routes.len());
                 let index = routes.lower_bound(route.key());
                 let old = match routes.get_mut(index) {
-                    Some(old) if old.key() == route.key() => {
-                        Some(core::mem::replace(old, route).code())
-                    }
+                    Some(old) if old.key() == route.key() => Some(mem::replace(old, route).code()),
                     Some(_) | None => {
                         routes.insert(index, route);
                         None
@@ -157,6 +187,13 @@ impl<A: Address> Fib<A> {
         }
     }
 
+    /// Makes a share of the room for a root that is laid out, where one more of [`ROOM_CHANGES`] routes will have it so.
+    pub(super) fn make_room_for_slots(&mut self) {
+        if self.routes + ROOM_CHANGES >= SLOTS_FROM && matches!(self.root, WriterRoot::Node(_)) {
+            self.room.make_some(A::BITS);
+        }
+    }
+
     /// Lays the root out slot by slot.
     pub(super) fn root_to_slots(&mut self) {
         let WriterRoot::Node(handle) = self.root else {
@@ -164,17 +201,19 @@ impl<A: Address> Fib<A> {
         };
         let shape = Shape::at(0, A::BITS);
         self.read_draft(handle, shape);
-        let mut slots = Vec::with_capacity(shape.slots());
+        let Room { mut slots, words } = mem::take(&mut self.room);
+        slots.clear();
+        slots.reserve_exact(shape.slots());
         writes(shape.slots());
-        self.draft
-            .for_each_run(|count, entry| slots.resize(slots.len() + count, entry.0));
+        let mut chunks = 0;
+        self.draft.for_each_run(|count, entry| {
+            slots.resize(slots.len() + count, entry.0);
+            chunks += usize::from(entry.has_child());
+        });
         self.release(handle, shape);
-        self.flats.chunks = slots
-            .iter()
-            .filter(|slot| Entry(**slot).has_child())
-            .count();
+        self.flats.chunks = chunks;
         if A::BITS == 32 {
-            self.direct = Direct::new(self.arena.segments(), &slots, 0);
+            self.direct = Direct::new(words, self.arena.segments(), &slots, 0);
         }
         self.root = WriterRoot::Slots {
             slots: slots.into(),
@@ -183,6 +222,7 @@ impl<A: Address> Fib<A> {
     }
 
     pub(super) fn root_to_node(&mut self) {
+        self.room = Room::default();
         self.unpush();
         self.unflatten();
         self.flats.clear();
@@ -220,3 +260,6 @@ fn recode(
         }
     }
 }
+
+/// Changes over which the room for a root is made.
+const ROOM_CHANGES: usize = 64;

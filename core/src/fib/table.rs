@@ -44,7 +44,7 @@ use super::node::{Entry, Extent, Node, ROOT_STRIDE, RouteCell, RouteList, Shape}
 use super::published::{Block, Blocks, Books};
 use super::pushed::Pushed;
 use super::reader::{FibReader, Root, Snapshot};
-use super::root::WriterRoot;
+use super::root::{Room, WriterRoot};
 use super::simd::{Level, SimdLevel, ask_for_block};
 use super::splice::Splice;
 use super::tails::Tails;
@@ -64,6 +64,7 @@ pub struct Fib<A> {
     /// Blocks of whole cache lines, each at the beginning of one: pushed chunks of IPv4 tables, windows of IPv6 tables.
     pub(super) lines: Arena,
     pub(super) root: WriterRoot,
+    pub(super) room: Room,
     pub(super) draft: Draft,
     pub(super) routes: usize,
     /// Snapshots made so far: what a node's epoch is compared with.
@@ -105,6 +106,7 @@ impl<A: Address> Fib<A> {
             cold: Arena::new(),
             lines: Arena::of_lines(),
             root: WriterRoot::Node(0),
+            room: Room::default(),
             draft: Draft::new(),
             routes: 0,
             epoch: 1,
@@ -186,6 +188,7 @@ impl<A: Address> Fib<A> {
         if self.routes >= SLOTS_FROM && self.sparse == 0 {
             self.root_to_slots();
         }
+        self.make_room_for_slots();
         self.hash_change(key, len, code);
         self.windows_change(key, len);
         Ok(old.and_then(NextHopId::from_code))
@@ -390,6 +393,7 @@ impl<A: Address> Fib<A> {
                 + (root + words + self.pushed.root_octets()) * snapshots
                 + root
                 + self.direct.octets()
+                + self.room.octets()
                 + self.pushed.root_octets()
                 + self.pushed.own_octets()
                 + self.log.octets()
