@@ -3,6 +3,8 @@
 //! [`Fib`] is the writer: it owns the routes and changes them. [`FibReader`] is what workers hold: an immutable
 //! snapshot of the table, cheap to clone, `Send` and `Sync`. A reader never waits and never sees half of a batch of
 //! updates, because what it holds never changes; the next [`Fib::reader`] call publishes everything since the last.
+//! [`FibReplica`] is for a worker that looks many batches up in a large IPv4 table: a copy of his own, which follows the
+//! snapshots.
 //!
 //! A route maps a prefix to a [`NextHopId`], an index into a list that the caller owns (the tables' next hops, where
 //! equal-cost sets live). This room knows addresses; it never sees packets or time.
@@ -18,6 +20,7 @@
 //! | table | way |
 //! |-------|-----|
 //! | IPv4, many routes | the second level once more, leaves of one octet that say all there is to say: pushed chunks (`pushed/`) |
+//! | the same, of a worker that has a replica | all group cells of these in one array, their leaves in another (`replica.rs`; AVX-512, batches) |
 //! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat/`) |
 //! | the same, and no route but the default one ends in the root | the root in vector registers besides (`few.rs`; x86-64, batches) |
 //! | IPv6, few prefix lengths | a hash of the routes (`hashed.rs`) |
