@@ -247,22 +247,17 @@ impl<A: Address> Played<A> {
                 .iter()
                 .map(|address| longest(twin, &lens, address.to_key()))
                 .collect();
-            let replica = match &mut replica {
-                Some(replica) => {
-                    replica.follow(reader.clone());
-                    replica
+            // To make one takes as long as the rest of a script: one in four has one, which follows once.
+            if self.held.len() % 4 == 2 && at + 2 > last {
+                match &mut replica {
+                    Some(replica) => replica.follow(reader.clone()),
+                    none => *none = Some(FibReplica::new(reader.clone())),
                 }
-                none => none.insert(FibReplica::new(reader.clone())),
-            };
-            let mut answers = vec![None; addresses.len()];
-            replica.lookup_batch(&addresses, &mut answers);
-            assert_eq!(answers, expected, "{addresses:?} by a replica");
-            for (address, expected) in addresses.iter().zip(&expected) {
-                assert_eq!(
-                    replica.lookup(*address),
-                    *expected,
-                    "{address} by a replica"
-                );
+            }
+            if let Some(replica) = &replica {
+                let mut answers = vec![None; addresses.len()];
+                replica.lookup_batch(&addresses, &mut answers);
+                assert_eq!(answers, expected, "{addresses:?} by a replica");
             }
             for level in SimdLevel::ALL {
                 let reader = reader.clone().with_simd_level(level);
