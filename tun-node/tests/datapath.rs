@@ -84,16 +84,14 @@ fn a_node_with_a_thousand_routes_is_small_and_an_idle_one_sleeps() {
         let descriptors = open_files(one.id());
         // 0.5 % of 6 s are 3 ticks; an unoptimised program takes some times as long for the same.
         let allowed = if cfg!(debug_assertions) { 12 } else { 3 };
-        // What runs beside it on the machine makes the same wake-ups cost more: one quiet time of three is enough.
-        let mut ticks = u64::MAX;
-        for _ in 0..3 {
+        // Two quiet times of three, since what else runs on the machine can make one dear.
+        let mut times = [0; 3].map(|_: u64| {
             let before = cpu_ticks(one.id());
             std::thread::sleep(Duration::from_secs(6));
-            ticks = ticks.min(cpu_ticks(one.id()) - before);
-            if ticks <= allowed {
-                break;
-            }
-        }
+            cpu_ticks(one.id()) - before
+        });
+        times.sort_unstable();
+        let [_, ticks, _] = times;
         eprintln!("{directions}: {resident} octets resident, {ticks} ticks of 10 ms in 6 s idle");
         assert!(resident < 64 << 20, "{resident} octets resident");
         assert!(ticks <= allowed, "{directions}: {ticks} ticks in 6 s");
