@@ -4,10 +4,8 @@
 //! An escape, which one address in several hundred finds, is looked up in the snapshot.
 
 use core::arch::x86_64::{
-    __m128i, __m512i, _mm_cmpeq_epi16_mask, _mm_max_epu16, _mm_set1_epi16, _mm256_cvtepi32_epi16,
-    _mm256_srli_epi32, _mm512_cmpeq_epi16_mask, _mm512_i64gather_epi32, _mm512_i64gather_epi64,
-    _mm512_maskz_popcnt_epi32, _mm512_set1_epi16, _mm512_setzero_si512, _mm512_shrdv_epi32,
-    _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
+    __m128i, __m512i, _mm_cmpeq_epi16_mask, _mm_max_epu16, _mm_set1_epi16, _mm512_cmpeq_epi16_mask,
+    _mm512_i64gather_epi64, _mm512_set1_epi16, _mm512_srli_epi64, _mm512_sub_epi64,
 };
 use core::mem;
 
@@ -22,7 +20,7 @@ use super::super::replica::Flat;
 use super::Native;
 use super::lanes::{EIGHT, keys_of_eight};
 use super::narrow::{Group, in_groups};
-use super::pushed;
+use super::pushed::{self, answer, before, gather_leaves};
 
 /// What a group is looked up in.
 #[derive(Clone, Copy)]
@@ -104,10 +102,30 @@ fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
     let (keys_c, keys_d) = (keys_of_eight(c), keys_of_eight(d));
     let (cells_a, cells_b) = (cells(table, keys_a), cells(table, keys_b));
     let (cells_c, cells_d) = (cells(table, keys_c), cells(table, keys_d));
-    let codes_a = answer::<A, SHORT>(table, a, leaves::<WIDE>(table, cells_a, keys_a), to_a);
-    let codes_b = answer::<A, SHORT>(table, b, leaves::<WIDE>(table, cells_b, keys_b), to_b);
-    let codes_c = answer::<A, SHORT>(table, c, leaves::<WIDE>(table, cells_c, keys_c), to_c);
-    let codes_d = answer::<A, SHORT>(table, d, leaves::<WIDE>(table, cells_d, keys_d), to_d);
+    let codes_a = answer::<A, SHORT>(
+        &table.flat.short,
+        a,
+        leaves::<WIDE>(table, cells_a, keys_a),
+        to_a,
+    );
+    let codes_b = answer::<A, SHORT>(
+        &table.flat.short,
+        b,
+        leaves::<WIDE>(table, cells_b, keys_b),
+        to_b,
+    );
+    let codes_c = answer::<A, SHORT>(
+        &table.flat.short,
+        c,
+        leaves::<WIDE>(table, cells_c, keys_c),
+        to_c,
+    );
+    let codes_d = answer::<A, SHORT>(
+        &table.flat.short,
+        d,
+        leaves::<WIDE>(table, cells_d, keys_d),
+        to_d,
+    );
     let largest = _mm_max_epu16(
         _mm_max_epu16(codes_a, codes_b),
         _mm_max_epu16(codes_c, codes_d),
@@ -128,55 +146,13 @@ fn cells(table: &Table<'_>, keys: __m512i) -> __m512i {
     unsafe { _mm512_i64gather_epi64::<8>(group, table.flat.groups().as_ptr().cast()) }
 }
 
-/// Writes what the leaves of eight addresses say, or the short routes where they say nothing; gives the codes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn answer<A: Address, const SHORT: bool>(
-    table: &Table<'_>,
-    addresses: &[A; EIGHT],
-    codes: __m128i,
-    next_hops: &mut [Option<NextHopId>; EIGHT],
-) -> __m128i {
-    // SAFETY: both are eight 16-bit numbers, and every value is one of each.
-    let mut each = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
-    if SHORT {
-        for (code, address) in each.iter_mut().zip(addresses) {
-            *code = table.flat.short.below(*code, key_of(*address));
-        }
-    }
-    *next_hops = each.map(NextHopId::from_code);
-    // SAFETY: as above.
-    unsafe { mem::transmute::<[u16; EIGHT], __m128i>(each) }
-}
-
 /// What the leaves of eight addresses say.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2")]
 fn leaves<const WIDE: bool>(table: &Table<'_>, cells: __m512i, keys: __m512i) -> __m128i {
-    // The lower half of a cell says where runs start. It is shifted by the last five bits of its number, which are the
-    // slot, and of both halves only its bits are counted.
-    let slot = _mm512_srli_epi64::<8>(keys);
-    let starts = _mm512_shrdv_epi32(cells, _mm512_setzero_si512(), slot);
-    let before = _mm512_maskz_popcnt_epi32(0x5555, starts);
-    let before = if WIDE {
-        _mm512_slli_epi64::<1>(before)
-    } else {
-        before
-    };
-    let places = _mm512_sub_epi64(_mm512_srli_epi64::<32>(cells), before);
-    let leaves = table.flat.leaves().as_ptr();
-    // A leaf is the last of the four octets that are read.
-    // SAFETY: the upper half of a cell is a place from `LEAST_PLACE` to the last but one; at most 32 leaves of `before`
-    // come off it, and what is read begins at most three octets before.
-    unsafe {
-        _mm256_cvtepi32_epi16(if WIDE {
-            let fours = _mm512_i64gather_epi32::<1>(places, leaves.wrapping_sub(2).cast());
-            _mm256_srli_epi32::<16>(fours)
-        } else {
-            let fours = _mm512_i64gather_epi32::<1>(places, leaves.wrapping_sub(3).cast());
-            _mm256_srli_epi32::<24>(fours)
-        })
-    }
+    let places = _mm512_sub_epi64(_mm512_srli_epi64::<32>(cells), before::<WIDE>(cells, keys));
+    // SAFETY: the upper half of a cell is a place from `LEAST_PLACE` to the last but one, and at most 32 leaves come off it.
+    unsafe { gather_leaves::<WIDE>(table.flat.leaves().as_ptr(), places) }
 }
 
 /// Takes up the answers that are the escape, or look like it.

@@ -28,56 +28,32 @@ use core::arch::x86_64::{
     _mm512_unpacklo_epi64, _mm512_xor_si512, _mm512_zextsi128_si512, _mm512_zextsi256_si512,
 };
 use core::hint::select_unpredictable;
-use core::{mem, ptr, slice};
+use core::{mem, ptr};
 
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::batch;
 use super::super::windows::{ENDS, Windowed};
+use super::Native;
 use super::longest::{EIGHT, KINDS, LANES, Lanes, List, Table, by_root, code, hash_of_eight, one};
 use super::windows::{absent, next, place};
-use super::{Native, ask_ahead};
 
-/// Looks up each of `addresses`, in the trie where the windows do not say.
+/// Looks up at most four times eight addresses, in the trie where the windows do not say.
 #[inline]
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-pub(super) fn lookup<A: Address>(
+pub(super) fn group<A: Address>(
     table: &Table<'_>,
-    addresses: &[A],
-    next_hops: &mut [Option<NextHopId>],
+    addresses: &[[A; EIGHT]],
+    next_hops: &mut [[Option<NextHopId>; EIGHT]],
 ) {
-    let groups = addresses.chunks(LANES).zip(next_hops.chunks_mut(LANES));
-    for (addresses, next_hops) in groups {
-        // As many as the shorter holds.
-        let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
-        let (next_hops, _) = next_hops.split_at_mut(addresses.len());
-        ask_ahead(addresses);
-        let (eights, left) = addresses.as_chunks::<EIGHT>();
-        let (places, left_places) = next_hops.as_chunks_mut::<EIGHT>();
-        match eights.len() {
-            0 => {}
-            1 => group::<A, 1>(table, eights, places),
-            2 => group::<A, 2>(table, eights, places),
-            3 => group::<A, 3>(table, eights, places),
-            _ => group::<A, 4>(table, eights, places),
-        }
-        if left.len() < EIGHT / 2 {
-            for (address, next_hop) in left.iter().zip(left_places) {
-                *next_hop = NextHopId::from_code(one(table, address));
-            }
-        } else if let Some(first) = left.first() {
-            let mut eight = [*first; EIGHT];
-            let mut answers = [None; EIGHT];
-            for (address, lane) in left.iter().zip(&mut eight) {
-                *lane = *address;
-            }
-            group::<A, 1>(table, &[eight], slice::from_mut(&mut answers));
-            for (answer, next_hop) in answers.iter().zip(left_places) {
-                *next_hop = *answer;
-            }
-        }
+    match addresses.len() {
+        0 => {}
+        1 => group_of::<A, 1>(table, addresses, next_hops),
+        2 => group_of::<A, 2>(table, addresses, next_hops),
+        3 => group_of::<A, 3>(table, addresses, next_hops),
+        _ => group_of::<A, 4>(table, addresses, next_hops),
     }
 }
 
@@ -86,7 +62,7 @@ pub(super) fn lookup<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn group<A: Address, const EIGHTS: usize>(
+fn group_of<A: Address, const EIGHTS: usize>(
     table: &Table<'_>,
     addresses: &[[A; EIGHT]],
     next_hops: &mut [[Option<NextHopId>; EIGHT]],

@@ -59,9 +59,6 @@ pub(super) fn lookup<A: Address, const GATHER: bool>(
         view,
         slots,
     };
-    if GATHER {
-        return gathered::lookup(&table, addresses, next_hops);
-    }
     let nowhere = windows::nowhere();
     let mut lanes = Lanes::with(nowhere.0.as_ptr());
     let groups = addresses.chunks(LANES).zip(next_hops.chunks_mut(LANES));
@@ -73,7 +70,11 @@ pub(super) fn lookup<A: Address, const GATHER: bool>(
         let (eights, left) = addresses.as_chunks::<EIGHT>();
         let (places, left_places) = next_hops.as_chunks_mut::<EIGHT>();
         if !eights.is_empty() {
-            group(&table, &mut lanes, eights, places);
+            if GATHER {
+                gathered::group(&table, eights, places);
+            } else {
+                group(&table, &mut lanes, eights, places);
+            }
         }
         if left.len() < EIGHT / 2 {
             for (address, next_hop) in left.iter().zip(left_places) {
@@ -85,7 +86,12 @@ pub(super) fn lookup<A: Address, const GATHER: bool>(
             for (address, lane) in left.iter().zip(&mut eight) {
                 *lane = *address;
             }
-            group(&table, &mut lanes, &[eight], slice::from_mut(&mut answers));
+            let places = slice::from_mut(&mut answers);
+            if GATHER {
+                gathered::group(&table, &[eight], places);
+            } else {
+                group(&table, &mut lanes, &[eight], places);
+            }
             for (answer, next_hop) in answers.iter().zip(left_places) {
                 *next_hop = *answer;
             }

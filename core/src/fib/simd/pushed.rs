@@ -28,7 +28,7 @@ use super::super::arena::Segment;
 use super::super::batch::{LANES, key_of};
 use super::super::node::{DENSE_BITS, ROOT_STRIDE};
 use super::super::pushed::{
-    self, GROUPS, GROUPS_AT, MOST_CELLS, PushedRoot, ROOT_SHIFT, SLOTS, escape, leaf_octet,
+    self, GROUPS, GROUPS_AT, MOST_CELLS, PushedRoot, ROOT_SHIFT, SLOTS, Short, escape, leaf_octet,
 };
 
 use super::lanes::{EIGHT, Places, gather, keys_of_eight};
@@ -326,20 +326,11 @@ fn gathered<A: Address, const WIDE: bool, const SHORT: bool>(
     let mut largest = _mm_setzero_si128();
     let lanes = blocks.iter().zip(cells).zip(keys).zip(eights).zip(answers);
     for ((((block, cell), key), addresses), next_hops) in lanes {
-        let mut codes = gather_leaves::<WIDE>(leaves::<WIDE>(*block, cell, key));
-        if SHORT {
-            // SAFETY: both are eight 16-bit numbers, and every value is one of each.
-            let mut each = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
-            for (code, address) in each.iter_mut().zip(addresses) {
-                *code = table.pushed.short.below(*code, key_of(*address));
-            }
-            // SAFETY: as above.
-            codes = unsafe { mem::transmute::<[u16; EIGHT], __m128i>(each) };
-        }
+        let places = leaves::<WIDE>(*block, cell, key);
+        // SAFETY: as in `read`; group cells come before the leaves of a block.
+        let codes = unsafe { gather_leaves::<WIDE>(ptr::null(), places) };
+        let codes = answer::<A, SHORT>(&table.pushed.short, addresses, codes, next_hops);
         largest = _mm_max_epu16(largest, codes);
-        // SAFETY: both are eight 16-bit numbers, and every value is one of each.
-        let codes = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
-        *next_hops = codes.map(NextHopId::from_code);
     }
     let escape = _mm_set1_epi16(escape(WIDE).cast_signed());
     // What a short route says may be larger than the escape of leaves of one octet.
@@ -348,27 +339,46 @@ fn gathered<A: Address, const WIDE: bool, const SHORT: bool>(
     }
 }
 
-/// The leaves at eight places.
+/// The leaves at eight places, octets from `first` on. Each is the last of four octets that are read, or with `WIDE` the
+/// last two.
+///
+/// # Safety
+///
+/// At each place is a leaf, after three octets or with `WIDE` two, in memory that nobody writes meanwhile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw")]
-fn gather_leaves<const WIDE: bool>(places: __m512i) -> __m128i {
-    // Each is the last of four octets that are read: so these are in the block, before whose leaves there are others.
-    // SAFETY: as in `read`.
+pub(super) unsafe fn gather_leaves<const WIDE: bool>(first: *const u8, places: __m512i) -> __m128i {
+    // SAFETY: the caller says so.
     unsafe {
         _mm256_cvtepi32_epi16(if WIDE {
-            let fours = _mm512_i64gather_epi32::<1>(
-                places,
-                ptr::without_provenance(2_usize.wrapping_neg()),
-            );
+            let fours = _mm512_i64gather_epi32::<1>(places, first.wrapping_sub(2).cast());
             _mm256_srli_epi32::<16>(fours)
         } else {
-            let fours = _mm512_i64gather_epi32::<1>(
-                places,
-                ptr::without_provenance(3_usize.wrapping_neg()),
-            );
+            let fours = _mm512_i64gather_epi32::<1>(places, first.wrapping_sub(3).cast());
             _mm256_srli_epi32::<24>(fours)
         })
     }
+}
+
+/// Writes what the leaves of eight addresses say, or the short routes where they say nothing; gives the codes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn answer<A: Address, const SHORT: bool>(
+    short: &Short,
+    addresses: &[A; EIGHT],
+    codes: __m128i,
+    next_hops: &mut [Option<NextHopId>; EIGHT],
+) -> __m128i {
+    // SAFETY: both are eight 16-bit numbers, and every value is one of each.
+    let mut each = unsafe { mem::transmute::<__m128i, [u16; EIGHT]>(codes) };
+    if SHORT {
+        for (code, address) in each.iter_mut().zip(addresses) {
+            *code = short.below(*code, key_of(*address));
+        }
+    }
+    *next_hops = each.map(NextHopId::from_code);
+    // SAFETY: as above.
+    unsafe { mem::transmute::<[u16; EIGHT], __m128i>(each) }
 }
 
 /// Takes up the answers that are the escape, among the `lanes` that may be. With `SHORT` what looks like it may be what a
@@ -454,18 +464,24 @@ fn bits<const FIRST: u32, const COUNT: u32>(key: u32) -> usize {
 #[inline]
 #[target_feature(enable = "avx512f,avx512vpopcntdq,avx512vbmi2")]
 fn leaves<const WIDE: bool>(blocks: __m512i, cells: __m512i, keys: __m512i) -> __m512i {
+    let octet = _mm512_sub_epi64(_mm512_srli_epi64::<48>(cells), before::<WIDE>(cells, keys));
+    _mm512_add_epi64(blocks, octet)
+}
+
+/// The octets that eight addresses' leaves come before the place that their group cells say.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vpopcntdq,avx512vbmi2")]
+pub(super) fn before<const WIDE: bool>(cells: __m512i, keys: __m512i) -> __m512i {
     // The lower half of a cell says where runs start. It is shifted by the last five bits of its number, which are the
     // slot, and of both halves only its bits are counted.
     let slot = _mm512_srli_epi64::<8>(keys);
     let starts = _mm512_shrdv_epi32(cells, _mm512_setzero_si512(), slot);
     let before = _mm512_maskz_popcnt_epi32(0x5555, starts);
-    let before = if WIDE {
+    if WIDE {
         _mm512_slli_epi64::<1>(before)
     } else {
         before
-    };
-    let octet = _mm512_sub_epi64(_mm512_srli_epi64::<48>(cells), before);
-    _mm512_add_epi64(blocks, octet)
+    }
 }
 
 /// The code for one address.
