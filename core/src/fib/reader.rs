@@ -242,8 +242,8 @@ impl<A: Address> FibReader<A> {
 
     /// What a replica copies, where lookups are faster in the copy.
     #[inline(always)]
-    pub(super) fn flat_source(&self) -> Option<&PushedRoot> {
-        self.pushed().filter(|_| self.level.has_flat())
+    pub(super) fn replica_source(&self) -> Option<&PushedRoot> {
+        self.pushed().filter(|_| self.level.has_replica())
     }
 
     #[inline(always)]

@@ -36,15 +36,15 @@ use super::reader::FibReader;
 #[derive(Debug)]
 pub struct FibReplica<A> {
     reader: FibReader<A>,
-    flat: Option<Box<Flat>>,
+    replica: Option<Box<Replica>>,
 }
 
 impl<A: Address> FibReplica<A> {
     /// A replica of `reader`. Takes a millisecond or two for a large table.
     #[must_use]
     pub fn new(reader: FibReader<A>) -> Self {
-        let flat = reader.flat_source().map(Flat::of);
-        Self { reader, flat }
+        let replica = reader.replica_source().map(Replica::of);
+        Self { reader, replica }
     }
 
     /// Takes up `reader`, which is commonly a newer snapshot of the same table.
@@ -53,17 +53,17 @@ impl<A: Address> FibReplica<A> {
     pub fn follow(&mut self, reader: FibReader<A>) {
         reader.ask_for_changes();
         match (
-            &mut self.flat,
-            self.reader.flat_source(),
-            reader.flat_source(),
+            &mut self.replica,
+            self.reader.replica_source(),
+            reader.replica_source(),
         ) {
-            (Some(flat), Some(old), Some(new)) if old.wide == new.wide => {
-                flat.follow(old, new);
-                if flat.is_scattered() {
-                    self.flat = Some(Flat::of(new));
+            (Some(replica), Some(old), Some(new)) if old.wide == new.wide => {
+                replica.follow(old, new);
+                if replica.is_scattered() {
+                    self.replica = Some(Replica::of(new));
                 }
             }
-            (flat, _, new) => *flat = new.map(Flat::of),
+            (replica, _, new) => *replica = new.map(Replica::of),
         }
         self.reader = reader;
     }
@@ -77,7 +77,7 @@ impl<A: Address> FibReplica<A> {
     /// Octets of the copy, and what is kept free in it; 0 where there is none.
     #[must_use]
     pub fn octets(&self) -> usize {
-        self.flat.as_deref().map_or(0, Flat::octets)
+        self.replica.as_deref().map_or(0, Replica::octets)
     }
 
     /// The next hop of the longest prefix that holds `address`, from the snapshot: an address by itself waits for each
@@ -89,19 +89,19 @@ impl<A: Address> FibReplica<A> {
 
     /// Looks up each of `addresses`: as [`FibReader::lookup_batch`].
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-        let Some(flat) = self.flat.as_deref() else {
+        let Some(replica) = self.replica.as_deref() else {
             return self.reader.lookup_batch(addresses, next_hops);
         };
         let (level, snapshot) = self.reader.parts();
-        level.flat(flat, snapshot, addresses, next_hops);
+        level.replica(replica, snapshot, addresses, next_hops);
     }
 }
 
 /// The copy.
 #[derive(Debug)]
-pub(super) struct Flat {
+pub(super) struct Replica {
     /// The group cells of all root slots.
-    groups: Box<[u64; FLAT_GROUPS]>,
+    groups: Box<[u64; ALL_GROUPS]>,
     /// At least [`LEAST_PLACE`] octets, then leaves, then [`BEHIND`].
     leaves: Vec<u8>,
     /// Where each root slot has its leaves.
@@ -123,7 +123,7 @@ struct Region {
     entries: u16,
 }
 
-impl Flat {
+impl Replica {
     /// A copy of what `root` leads to.
     fn of(root: &PushedRoot) -> Box<Self> {
         let codes: u16 = if root.wide { 1 << 15 } else { 1 << 8 };
@@ -134,11 +134,11 @@ impl Flat {
             leaves.extend(code.to_le_bytes().into_iter().take(width));
         }
         leaves.resize(leaves.len().next_multiple_of(GRAIN) + BEHIND, 0);
-        let groups = alloc::vec![NOWHERE; FLAT_GROUPS].into_boxed_slice();
-        let mut flat = Box::new(Self {
+        let groups = alloc::vec![NOWHERE; ALL_GROUPS].into_boxed_slice();
+        let mut replica = Box::new(Self {
             groups: groups
                 .try_into()
-                .unwrap_or_else(|_| Box::new([NOWHERE; FLAT_GROUPS])),
+                .unwrap_or_else(|_| Box::new([NOWHERE; ALL_GROUPS])),
             leaves,
             regions: alloc::vec![Region::default(); SLOTS],
             free: Vec::new(),
@@ -147,9 +147,9 @@ impl Flat {
             short: root.short,
         });
         for slot in 0..SLOTS {
-            flat.fill(slot, root);
+            replica.fill(slot, root);
         }
-        flat
+        replica
     }
 
     /// Makes a copy of what `old` leads to one of what `new` does, which is of the same width. Both are alive, so that a
@@ -273,7 +273,7 @@ impl Flat {
 
     /// The group cells, by the first 19 bits of an address.
     #[cfg(target_arch = "x86_64")]
-    pub(super) const fn groups(&self) -> &[u64; FLAT_GROUPS] {
+    pub(super) const fn groups(&self) -> &[u64; ALL_GROUPS] {
         &self.groups
     }
 
@@ -307,7 +307,7 @@ impl Flat {
 }
 
 /// The group cells of all root slots.
-pub(super) const FLAT_GROUPS: usize = SLOTS * GROUPS;
+pub(super) const ALL_GROUPS: usize = SLOTS * GROUPS;
 /// The first place of leaves: what is counted back from any place, 32 leaves of two octets, and the octets that are read
 /// with a leaf are there.
 pub(super) const LEAST_PLACE: usize = 128;

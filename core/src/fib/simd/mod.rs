@@ -3,7 +3,7 @@
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
-//! small ones by gathers where these are fast (`few.rs`), large ones in a worker's copy (`flat.rs`); batches of IPv6
+//! small ones by gathers where these are fast (`few.rs`), large ones in a worker's replica (`replica.rs`); batches of IPv6
 //! (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too
 //! (batches in windows: `longest.rs`, by gathers `gathered.rs`). `unsafe` is for six things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
@@ -18,8 +18,6 @@
 #[cfg(target_arch = "x86_64")]
 mod few;
 #[cfg(target_arch = "x86_64")]
-mod flat;
-#[cfg(target_arch = "x86_64")]
 mod gathered;
 #[cfg(target_arch = "x86_64")]
 mod hashed;
@@ -33,6 +31,8 @@ mod moves;
 mod narrow;
 #[cfg(target_arch = "x86_64")]
 mod pushed;
+#[cfg(target_arch = "x86_64")]
+mod replica;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 #[cfg(target_arch = "x86_64")]
@@ -61,7 +61,7 @@ use super::fresh;
 use super::hashed::Hashed;
 use super::pushed::{self as portable, PushedRoot};
 use super::reader::Snapshot;
-use super::replica::Flat;
+use super::replica::Replica;
 use super::walk::{Trie, View};
 use super::windows::Windowed;
 
@@ -257,26 +257,26 @@ impl Level {
 
     /// Whether lookups are faster in a worker's copy of pushed chunks (`replica.rs`).
     #[inline(always)]
-    pub(super) fn has_flat(self) -> bool {
+    pub(super) fn has_replica(self) -> bool {
         cfg!(target_arch = "x86_64") && self.0 >= SimdLevel::Avx512
     }
 
-    /// Looks up each of `addresses` in `flat`, a worker's copy of what is pushed in `snapshot`.
+    /// Looks up each of `addresses` in `replica`, a worker's copy of what is pushed in `snapshot`.
     #[inline]
-    pub(super) fn flat<A: Address>(
+    pub(super) fn replica<A: Address>(
         self,
-        flat: &Flat,
+        replica: &Replica,
         snapshot: &Snapshot,
         addresses: &[A],
         next_hops: &mut [Option<NextHopId>],
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.has_flat() {
+        if self.has_replica() {
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            unsafe { flat_avx512(flat, snapshot, addresses, next_hops) };
+            unsafe { replica_avx512(replica, snapshot, addresses, next_hops) };
             return;
         }
-        let _ = flat;
+        let _ = replica;
         if let Some(root) = &snapshot.pushed {
             self.pushed(root, &snapshot.segments, addresses, next_hops);
         }
@@ -540,13 +540,13 @@ fn pushed_avx512<A: Address, const GATHER: bool>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn flat_avx512<A: Address>(
-    flat: &Flat,
+fn replica_avx512<A: Address>(
+    replica: &Replica,
     snapshot: &Snapshot,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    flat::lookup(flat, snapshot, addresses, next_hops);
+    replica::lookup(replica, snapshot, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -15,7 +15,7 @@ use super::super::batch::{LANES, key_of};
 use super::super::node::DENSE_BITS;
 use super::super::pushed::{escape, tail};
 use super::super::reader::Snapshot;
-use super::super::replica::Flat;
+use super::super::replica::Replica;
 
 use super::Native;
 use super::lanes::{EIGHT, keys_of_eight};
@@ -25,7 +25,7 @@ use super::pushed::{self, answer, before, gather_leaves};
 /// What a group is looked up in.
 #[derive(Clone, Copy)]
 pub(super) struct Table<'a> {
-    flat: &'a Flat,
+    replica: &'a Replica,
     snapshot: &'a Snapshot,
 }
 
@@ -35,13 +35,13 @@ pub(super) struct Table<'a> {
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
 pub(super) fn lookup<A: Address>(
-    flat: &Flat,
+    replica: &Replica,
     snapshot: &Snapshot,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    let table = Table { flat, snapshot };
-    match (flat.wide, flat.short.some) {
+    let table = Table { replica, snapshot };
+    match (replica.wide, replica.short.some) {
         (false, false) => by_vectors::<A, false, false>(table, addresses, next_hops),
         (false, true) => by_vectors::<A, false, true>(table, addresses, next_hops),
         (true, false) => by_vectors::<A, true, false>(table, addresses, next_hops),
@@ -78,7 +78,7 @@ impl<const WIDE: bool, const SHORT: bool> Group for Vectors<WIDE, SHORT> {
         addresses: &[A; LANES],
         next_hops: &mut [Option<NextHopId>; LANES],
     ) {
-        // SAFETY: whoever takes this group was compiled for these instructions, too: `flat_avx512`.
+        // SAFETY: whoever takes this group was compiled for these instructions, too: `replica_avx512`.
         unsafe { vectors::<A, WIDE, SHORT>(table, addresses, next_hops) };
     }
 }
@@ -103,25 +103,25 @@ fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
     let (cells_a, cells_b) = (cells(table, keys_a), cells(table, keys_b));
     let (cells_c, cells_d) = (cells(table, keys_c), cells(table, keys_d));
     let codes_a = answer::<A, SHORT>(
-        &table.flat.short,
+        &table.replica.short,
         a,
         leaves::<WIDE>(table, cells_a, keys_a),
         to_a,
     );
     let codes_b = answer::<A, SHORT>(
-        &table.flat.short,
+        &table.replica.short,
         b,
         leaves::<WIDE>(table, cells_b, keys_b),
         to_b,
     );
     let codes_c = answer::<A, SHORT>(
-        &table.flat.short,
+        &table.replica.short,
         c,
         leaves::<WIDE>(table, cells_c, keys_c),
         to_c,
     );
     let codes_d = answer::<A, SHORT>(
-        &table.flat.short,
+        &table.replica.short,
         d,
         leaves::<WIDE>(table, cells_d, keys_d),
         to_d,
@@ -143,7 +143,7 @@ fn vectors<A: Address, const WIDE: bool, const SHORT: bool>(
 fn cells(table: &Table<'_>, keys: __m512i) -> __m512i {
     let group = _mm512_srli_epi64::<{ GROUP_SHIFT }>(keys);
     // SAFETY: the first 19 bits of an address number the group cells.
-    unsafe { _mm512_i64gather_epi64::<8>(group, table.flat.groups().as_ptr().cast()) }
+    unsafe { _mm512_i64gather_epi64::<8>(group, table.replica.groups().as_ptr().cast()) }
 }
 
 /// What the leaves of eight addresses say.
@@ -152,7 +152,7 @@ fn cells(table: &Table<'_>, keys: __m512i) -> __m512i {
 fn leaves<const WIDE: bool>(table: &Table<'_>, cells: __m512i, keys: __m512i) -> __m128i {
     let places = _mm512_sub_epi64(_mm512_srli_epi64::<32>(cells), before::<WIDE>(cells, keys));
     // SAFETY: the upper half of a cell is a place from `LEAST_PLACE` to the last but one, and at most 32 leaves come off it.
-    unsafe { gather_leaves::<WIDE>(table.flat.leaves().as_ptr(), places) }
+    unsafe { gather_leaves::<WIDE>(table.replica.leaves().as_ptr(), places) }
 }
 
 /// Takes up the answers that are the escape, or look like it.
@@ -183,7 +183,7 @@ fn settle<A: Address, const WIDE: bool>(
 #[inline(always)]
 fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
     let cell = table
-        .flat
+        .replica
         .groups()
         .get((key >> GROUP_SHIFT) as usize)
         .copied()
@@ -191,7 +191,7 @@ fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
     let starts = (cell & 0xffff_ffff) as u32;
     let before = (starts >> (key >> 8 & ((1 << DENSE_BITS) - 1))).count_ones() as usize;
     let place = ((cell >> 32) as usize).wrapping_sub(before << usize::from(WIDE));
-    let octet = |at: usize| table.flat.leaves().get(at).copied().unwrap_or_default();
+    let octet = |at: usize| table.replica.leaves().get(at).copied().unwrap_or_default();
     let code = if WIDE {
         u16::from_le_bytes([octet(place), octet(place + 1)])
     } else {
@@ -200,7 +200,7 @@ fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
     if code == escape(WIDE) {
         return beyond(table, key);
     }
-    table.flat.short.below(code, key)
+    table.replica.short.below(code, key)
 }
 
 /// The code for one address whose leaf is the escape, or which a short route says to look like it.
@@ -210,9 +210,9 @@ fn beyond(table: &Table<'_>, key: u32) -> u16 {
         return 0;
     };
     let segments = &table.snapshot.segments;
-    match table.flat.entry(key) {
+    match table.replica.entry(key) {
         Some(entry) => table
-            .flat
+            .replica
             .short
             .below(tail(Native, root, segments, entry, key), key),
         None => pushed::lookup_one(root, segments, key),
