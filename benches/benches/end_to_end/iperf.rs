@@ -1,5 +1,5 @@
-//! The load of iperf3, for those who want the figures that they would get by hand. It takes more of the CPUs
-//! than the load of this bench does, which all contenders share, so that their figures lie closer together.
+//! The load of iperf3, for those who want the figures that they would get by hand. It takes more of the CPUs, which all
+//! contenders share, than the load of this bench does.
 //!
 //! A server for each load in the namespace that receives, which ends with it.
 
