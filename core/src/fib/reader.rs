@@ -8,6 +8,7 @@ use core::marker::PhantomData;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::Segment;
+use super::changes::Noted;
 use super::direct::RootWord;
 use super::few::Few;
 use super::flat::Flatness;
@@ -116,6 +117,13 @@ impl<A: Address> FibReader<A> {
     pub(super) fn window_pages(&self) -> Option<(&[u64], &[u64])> {
         let windowed = self.snapshot.windowed.as_deref();
         windowed.map(|windowed| (&*windowed.pages, &*windowed.fresh))
+    }
+
+    /// The changes up to the snapshot, if it has windows.
+    #[cfg(test)]
+    pub(super) fn noted(&self) -> Option<&Noted> {
+        let windowed = self.snapshot.windowed.as_deref();
+        windowed.map(|windowed| &windowed.noted)
     }
 
     /// Whether the root is in registers (`few.rs`).
@@ -244,6 +252,14 @@ impl<A: Address> FibReader<A> {
     #[inline(always)]
     pub(super) fn replica_source(&self) -> Option<&PushedRoot> {
         self.pushed().filter(|_| self.level.has_replica())
+    }
+
+    /// What says of an IPv6 table whose batches are faster in a copy (`strides.rs`) how it changes.
+    #[inline(always)]
+    pub(super) fn strides_source(&self) -> Option<&Noted> {
+        let windowed = self.windowed().filter(|_| self.hashed().is_none());
+        let noted = windowed.map(|windowed| &windowed.noted);
+        noted.filter(|_| self.level.has_strides())
     }
 
     #[inline(always)]

@@ -1,4 +1,5 @@
-//! A worker's own copy of what lookups read of a large IPv4 table.
+//! A worker's own copy of what batches read of a table, and what that is of a large IPv4 table. Of a large IPv6 table it is
+//! `strides.rs`.
 //!
 //! In a snapshot a lookup goes from the root to a block of pushed chunks (`pushed/`), to its group cell, to a leaf: the
 //! root is what lets a snapshot share with the one before all that did not change. Who has a copy to himself needs none:
@@ -21,49 +22,66 @@ use core::sync::atomic::Ordering;
 use super::NextHopId;
 use super::address::Address;
 use super::arena::{block, load};
+use super::changes::AT_ONCE;
 #[cfg(target_arch = "x86_64")]
 use super::node::ROOT_STRIDE;
 use super::pushed::{ENTRIES_AT, GROUPS, GROUPS_AT, PushedRoot, SLOTS, Short};
 #[cfg(target_arch = "x86_64")]
 use super::pushed::{ROOT_SHIFT, entry_slot};
 use super::reader::FibReader;
+use super::strides::Strides;
 
-/// What one worker has of a table: a snapshot, and of a large IPv4 table where the processor has AVX-512 a copy of what
-/// lookups read of it, in which they take two steps in place of three.
+/// What one worker has of a table: a snapshot, and of a large table where the processor has AVX-512 a copy of what batches
+/// read of it, in which they take fewer steps or shorter ones.
 ///
 /// The copy takes some 5 MiB, and a newer snapshot is [followed](Self::follow) by what changed. Answers are those of the
 /// snapshot.
 #[derive(Debug)]
 pub struct FibReplica<A> {
     reader: FibReader<A>,
-    replica: Option<Box<Replica>>,
+    copied: Option<Copied>,
+}
+
+/// A copy of what batches read of a table.
+#[derive(Debug)]
+enum Copied {
+    /// Of a large IPv4 table.
+    Pushed(Box<Replica>),
+    /// Of a large IPv6 table.
+    Strides(Box<Strides>),
 }
 
 impl<A: Address> FibReplica<A> {
-    /// A replica of `reader`. Takes a millisecond or two for a large table.
+    /// A replica of `reader`. Takes a few milliseconds for a large table.
     #[must_use]
     pub fn new(reader: FibReader<A>) -> Self {
-        let replica = reader.replica_source().map(Replica::of);
-        Self { reader, replica }
+        let copied = Copied::of(&reader);
+        Self { reader, copied }
     }
 
     /// Takes up `reader`, which is commonly a newer snapshot of the same table.
     ///
-    /// First [asks](FibReader::ask_for_changes) for what changed.
+    /// First asks for what changed: without a copy as [`FibReader::ask_for_changes`].
     pub fn follow(&mut self, reader: FibReader<A>) {
-        reader.ask_for_changes();
-        match (
-            &mut self.replica,
-            self.reader.replica_source(),
-            reader.replica_source(),
-        ) {
-            (Some(replica), Some(old), Some(new)) if old.wide == new.wide => {
-                replica.follow(old, new);
-                if replica.is_scattered() {
-                    self.replica = Some(Replica::of(new));
+        let followed = match &mut self.copied {
+            Some(Copied::Pushed(replica)) => {
+                reader.ask_for_changes();
+                match (self.reader.replica_source(), reader.replica_source()) {
+                    (Some(old), Some(new)) if old.wide == new.wide => {
+                        replica.follow(old, new);
+                        !replica.is_scattered()
+                    }
+                    _ => false,
                 }
             }
-            (replica, _, new) => *replica = new.map(Replica::of),
+            Some(Copied::Strides(strides)) => follow(strides, &self.reader, &reader),
+            None => {
+                reader.ask_for_changes();
+                false
+            }
+        };
+        if !followed {
+            self.copied = Copied::of(&reader);
         }
         self.reader = reader;
     }
@@ -77,11 +95,15 @@ impl<A: Address> FibReplica<A> {
     /// Octets of the copy, and what is kept free in it; 0 where there is none.
     #[must_use]
     pub fn octets(&self) -> usize {
-        self.replica.as_deref().map_or(0, Replica::octets)
+        match &self.copied {
+            Some(Copied::Pushed(replica)) => replica.octets(),
+            Some(Copied::Strides(strides)) => strides.size(),
+            None => 0,
+        }
     }
 
     /// The next hop of the longest prefix that holds `address`, from the snapshot: an address by itself waits for each
-    /// step, and there the steps are one more, but nearer.
+    /// step, and there these are nearer or fewer.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
         self.reader.lookup(address)
@@ -89,15 +111,54 @@ impl<A: Address> FibReplica<A> {
 
     /// Looks up each of `addresses`: as [`FibReader::lookup_batch`].
     pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
-        let Some(replica) = self.replica.as_deref() else {
-            return self.reader.lookup_batch(addresses, next_hops);
-        };
         let (level, snapshot) = self.reader.parts();
-        level.replica(replica, snapshot, addresses, next_hops);
+        match &self.copied {
+            Some(Copied::Pushed(replica)) => level.replica(replica, snapshot, addresses, next_hops),
+            Some(Copied::Strides(strides)) => {
+                level.strides(strides, &self.reader, addresses, next_hops);
+            }
+            None => self.reader.lookup_batch(addresses, next_hops),
+        }
     }
 }
 
-/// The copy.
+impl Copied {
+    /// A copy of a table that has one.
+    fn of<A: Address>(reader: &FibReader<A>) -> Option<Self> {
+        if let Some(root) = reader.replica_source() {
+            return Some(Self::Pushed(Replica::of(root)));
+        }
+        reader.strides_source()?;
+        Strides::of(&reader.view(), reader.len()).map(Self::Strides)
+    }
+}
+
+/// Makes `strides`, which are of `old`, those of `new`; whether that is done.
+fn follow<A: Address>(strides: &mut Strides, old: &FibReader<A>, new: &FibReader<A>) -> bool {
+    let (Some(before), Some(noted)) = (old.strides_source(), new.strides_source()) else {
+        return false;
+    };
+    let view = new.view();
+    let (level, _) = new.parts();
+    let mut done = true;
+    let all = noted.since(before, |changes| {
+        // Brings all that the trie has for these near, side by side.
+        let mut addresses = [A::from_key(0); AT_ONCE];
+        for (change, address) in changes.iter().zip(&mut addresses) {
+            *address = A::from_key(change.key());
+        }
+        let mut answers = [None; AT_ONCE];
+        level.lookup(
+            &view,
+            addresses.get(..changes.len()).unwrap_or_default(),
+            &mut answers,
+        );
+        done &= strides.follow(&view, changes).is_some();
+    });
+    all && done && !strides.is_scattered()
+}
+
+/// The copy of a large IPv4 table.
 #[derive(Debug)]
 pub(super) struct Replica {
     /// The group cells of all root slots.

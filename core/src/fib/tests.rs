@@ -21,6 +21,8 @@ mod publication;
 mod pushed;
 pub(super) mod rng;
 mod small;
+#[cfg(target_arch = "x86_64")]
+mod strides;
 mod wide;
 #[cfg(target_arch = "x86_64")]
 mod windows;

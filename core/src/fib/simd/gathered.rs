@@ -367,7 +367,7 @@ fn write<const EIGHTS: usize>(codes: __m512i, answers: &mut [[Option<NextHopId>;
 /// The first halves of eight addresses.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn high_of_eight<A: Address>(eight: &[A; EIGHT]) -> __m512i {
+pub(super) fn high_of_eight<A: Address>(eight: &[A; EIGHT]) -> __m512i {
     // The compiler turns the octets round twice, that is, loads them.
     let octets = eight.map(|address| address.to_key().to_be_bytes());
     // SAFETY: both are 128 octets, and every value is one of each.

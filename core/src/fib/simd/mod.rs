@@ -5,7 +5,7 @@
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
 //! small ones by gathers where these are fast (`few.rs`), large ones in a worker's replica (`replica.rs`); batches of IPv6
 //! (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too
-//! (batches in windows: `longest.rs`, by gathers `gathered.rs`). `unsafe` is for six things: calling a function that was
+//! (batches in windows: `longest.rs`, by gathers `gathered.rs`, in a worker's copy `strides.rs`). `unsafe` is for six things: calling a function that was
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
 //! takes a raw pointer; reading cells, lines and lists, one by one or by gathers, without asking whether the place is in
 //! bounds, which the portable twin asks each time; numbers that change from array to vector and back; an `asm!` without
@@ -34,6 +34,8 @@ mod pushed;
 #[cfg(target_arch = "x86_64")]
 mod replica;
 #[cfg(target_arch = "x86_64")]
+mod strides;
+#[cfg(target_arch = "x86_64")]
 mod wide;
 #[cfg(target_arch = "x86_64")]
 mod windows;
@@ -60,8 +62,9 @@ use super::few::Few;
 use super::fresh;
 use super::hashed::Hashed;
 use super::pushed::{self as portable, PushedRoot};
-use super::reader::Snapshot;
+use super::reader::{FibReader, Snapshot};
 use super::replica::Replica;
+use super::strides::Strides;
 use super::walk::{Trie, View};
 use super::windows::Windowed;
 
@@ -280,6 +283,31 @@ impl Level {
         if let Some(root) = &snapshot.pushed {
             self.pushed(root, &snapshot.segments, addresses, next_hops);
         }
+    }
+
+    /// Whether batches are faster in a worker's copy of a large IPv6 table (`strides.rs`).
+    #[inline(always)]
+    pub(super) fn has_strides(self) -> bool {
+        cfg!(target_arch = "x86_64") && self.0 == SimdLevel::Avx512Gather
+    }
+
+    /// Looks up each of `addresses` in `strides`, a worker's copy of the table of `reader`.
+    #[inline]
+    pub(super) fn strides<A: Address>(
+        self,
+        strides: &Strides,
+        reader: &FibReader<A>,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_strides() {
+            // SAFETY: a `Level` of `Avx512Gather` exists only where these instructions were found.
+            unsafe { strides_avx512(strides, reader, addresses, next_hops) };
+            return;
+        }
+        let _ = strides;
+        reader.lookup_batch(addresses, next_hops);
     }
 
     /// Looks up each of `addresses` of a table whose root fits registers, if the machine has these; whether it has.
@@ -547,6 +575,19 @@ fn replica_avx512<A: Address>(
     next_hops: &mut [Option<NextHopId>],
 ) {
     replica::lookup(replica, snapshot, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn strides_avx512<A: Address>(
+    copy: &Strides,
+    reader: &FibReader<A>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    strides::lookup(copy, reader, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -13,11 +13,13 @@
 //! Pages are copied on write, as windows are. Prefixes that agree in all bits of a directory and in the line have no
 //! place beyond the eighth: what wants one is told so ([`None`]), after a bounded number of splits.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use super::super::address::Address;
 use super::super::arena::{load, store, writes};
+use super::super::changes::{Change, Changes};
 use super::super::hashed::halves;
 use super::super::log::Log;
 use super::super::moves::copy_cells;
@@ -39,6 +41,8 @@ pub(super) struct Hash {
     pub(super) busy: [u64; 8],
     /// The places of `addresses` that changed.
     pub(super) log: Log,
+    /// What changed, for copies that follow.
+    pub(super) changes: Arc<Changes>,
 }
 
 /// Prefixes of one length that windows are of.
@@ -326,6 +330,7 @@ impl Hash {
         if let Some(word) = self.busy.get_mut(place / 64) {
             *word |= u64::from(len > ROOT_STRIDE) << (place % 64);
         }
+        self.changes.note(Change::new(key, len));
     }
 
     /// Lets the filling come by all routes from `key` on again.

@@ -43,6 +43,7 @@ use alloc::vec::Vec;
 
 use super::address::{Address, prefix_mask};
 use super::arena::Segment;
+use super::changes::Noted;
 use super::fresh::Fresh;
 use super::hashed::halves;
 use super::log::Log;
@@ -96,6 +97,8 @@ pub(super) struct Windowed {
     pub(super) busy: [u64; 8],
     /// The lines that this snapshot has new (`fresh.rs`).
     pub(super) fresh: Box<[u64]>,
+    /// The changes up to this snapshot.
+    pub(super) noted: Noted,
     /// What pages and windows are in.
     _segments: Arc<[Segment]>,
 }
@@ -112,7 +115,7 @@ impl Windows {
         let directory = self.on.as_ref().map_or(0, |hash| hash.directory.capacity());
         directory * (size_of::<u32>() + (1 + snapshots) * size_of::<u64>())
             + self.on.as_ref().map_or(0, |hash| {
-                hash.log.octets() + snapshots * size_of::<Windowed>()
+                hash.log.octets() + hash.changes.octets() + snapshots * size_of::<Windowed>()
             })
             + self.left.capacity() * size_of::<u32>()
     }
@@ -140,6 +143,7 @@ impl Windows {
             shift: 64 - u32::from(hash.depth),
             busy: hash.busy,
             fresh: Box::default(),
+            noted: hash.changes.noted(),
             _segments: Arc::clone(lines),
         }))
     }
@@ -216,6 +220,7 @@ impl<A: Address> Fib<A> {
             filled: Filled::Nothing,
             busy: self.busy(),
             log: Log::default(),
+            changes: Arc::default(),
         };
         for _ in 0..2 {
             let Some(page) = self.new_window_page(1) else {

@@ -1,0 +1,228 @@
+//! Which routes of a table with windows changed last, for a worker's copy of it that follows (`strides.rs`).
+//!
+//! The writer notes each change in a ring; a snapshot says how many had been noted when it was made. Whoever follows from
+//! one snapshot to another reads what was noted in between, while the writer may already note over it: it counts a note
+//! before it writes it, so that a reader who asks for the count afterwards learns whether what he read was still there.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::address::prefix_mask;
+
+/// The last [`NOTED`] changes of a table.
+#[derive(Debug)]
+pub(super) struct Changes {
+    /// How many changes were noted, or are about to be.
+    count: AtomicU64,
+    ring: Box<[AtomicU64]>,
+}
+
+/// The changes up to a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct Noted {
+    changes: Arc<Changes>,
+    count: u64,
+}
+
+/// A change of the route for one prefix: its first 48 bits, and its length, in which all above 48 are one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Change(u64);
+
+impl Change {
+    pub(super) fn new(key: u128, len: u8) -> Self {
+        let len = len.min(LONG);
+        let high = (key & prefix_mask(len.min(48))) >> 64;
+        Self((high & !0xffff) as u64 | u64::from(len))
+    }
+
+    /// The prefix, as much of it as is noted.
+    pub(super) const fn key(self) -> u128 {
+        ((self.0 & !0xffff) as u128) << 64
+    }
+
+    /// Its length, at most 49.
+    pub(super) const fn len(self) -> u8 {
+        (self.0 & 0xff) as u8
+    }
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self {
+            count: AtomicU64::new(0),
+            ring: (0..NOTED).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
+impl Changes {
+    /// Notes one more; only the writer does.
+    pub(super) fn note(&self, change: Change) {
+        let count = self.count.load(Ordering::Relaxed);
+        self.count.store(count + 1, Ordering::Relaxed);
+        // Who reads the note below has the count above, too.
+        fence(Ordering::Release);
+        if let Some(place) = self.ring.get(place(count)) {
+            place.store(change.0, Ordering::Relaxed);
+        }
+    }
+
+    /// What a snapshot gets.
+    pub(super) fn noted(self: &Arc<Self>) -> Noted {
+        Noted {
+            changes: Arc::clone(self),
+            count: self.count.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn octets(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.ring)
+    }
+}
+
+impl Noted {
+    /// Gives `each` in turn what changed since `before`; whether that was all: not if `before` is of another table or of
+    /// a later time, or if too much has changed since.
+    pub(super) fn since(&self, before: &Self, mut each: impl FnMut(&[Change])) -> bool {
+        let many = self.count.wrapping_sub(before.count);
+        if !Arc::ptr_eq(&self.changes, &before.changes) || many > NOTED as u64 {
+            return false;
+        }
+        let mut at = before.count;
+        while at < self.count {
+            let mut some = [Change::default(); AT_ONCE];
+            let mut count = 0;
+            for (change, number) in some.iter_mut().zip(at..self.count) {
+                let place = self.changes.ring.get(place(number));
+                *change = Change(place.map_or(0, |place| place.load(Ordering::Relaxed)));
+                count += 1;
+            }
+            each(some.get(..count).unwrap_or_default());
+            at += count as u64;
+        }
+        fence(Ordering::Acquire);
+        let now = self.changes.count.load(Ordering::Relaxed);
+        now.wrapping_sub(before.count) <= NOTED as u64
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "below NOTED")]
+const fn place(number: u64) -> usize {
+    (number % NOTED as u64) as usize
+}
+
+/// What is noted of a length that is above 48.
+pub(super) const LONG: u8 = 49;
+/// Changes that are kept: to follow more of them takes as long as a new copy.
+const NOTED: usize = 1 << 14;
+/// Changes that are handed over at once.
+pub(super) const AT_ONCE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use alloc::vec::Vec;
+    use core::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn change(number: u64) -> Change {
+        Change::new(u128::from(number) << 80, 48)
+    }
+
+    #[test]
+    fn a_change_is_its_prefix_up_to_48_bits() {
+        let key = 0x2001_0db8_1234_5678_9abc_u128 << 48;
+        let noted = Change::new(key, 40);
+        assert_eq!(
+            (noted.key(), noted.len()),
+            (0x0020_010d_b812_u128 << 88, 40)
+        );
+        let noted = Change::new(key, 64);
+        assert_eq!(
+            (noted.key(), noted.len()),
+            (0x2001_0db8_1234_u128 << 80, LONG)
+        );
+        assert_eq!(Change::new(u128::MAX, 0).key(), 0);
+    }
+
+    #[test]
+    fn all_that_was_noted_in_between_is_given_or_it_is_said_that_it_is_not() {
+        let changes = Arc::new(Changes::default());
+        let mut noted = alloc::vec![changes.noted()];
+        for number in 0..3 * NOTED as u64 {
+            changes.note(change(number));
+            if number % 1_000 == 999 {
+                noted.push(changes.noted());
+            }
+        }
+        let newest = noted.last().unwrap();
+        for before in &noted {
+            let mut given = Vec::new();
+            let whole = newest.since(before, |some| given.extend(some.iter().copied()));
+            let kept = newest.count - before.count <= NOTED as u64;
+            // What has been noted after the newest snapshot may have taken the place of the oldest.
+            let there = 3 * NOTED as u64 - before.count <= NOTED as u64;
+            assert_eq!(whole, kept && there);
+            if whole {
+                assert!(
+                    given
+                        .into_iter()
+                        .eq((before.count..newest.count).map(change))
+                );
+            }
+            assert!(before.count == newest.count || !before.since(newest, |_| ()));
+        }
+        assert!(
+            !Arc::new(Changes::default())
+                .noted()
+                .since(&noted[0], |_| ())
+        );
+    }
+
+    #[test]
+    fn a_reader_knows_when_the_writer_has_been_round() {
+        let changes = Arc::new(Changes::default());
+        let done = AtomicBool::new(false);
+        let (mut whole, mut given_up) = (0, 0);
+        std::thread::scope(|scope| {
+            let writer = Arc::clone(&changes);
+            scope.spawn(|| {
+                let writer = writer;
+                for number in 0..40 * NOTED as u64 {
+                    writer.note(change(number));
+                }
+                done.store(true, Ordering::Release);
+            });
+            let mut before = changes.noted();
+            while !done.load(Ordering::Acquire) || given_up == 0 {
+                // All up to this count was written before it: only the last one may not be.
+                let mut now = changes.noted();
+                now.count = now.count.saturating_sub(1).max(before.count);
+                let mut right = true;
+                let mut next = before.count;
+                let all = now.since(&before, |some| {
+                    for given in some {
+                        right &= *given == change(next);
+                        next += 1;
+                    }
+                });
+                assert!(!all || right, "from {} to {}", before.count, now.count);
+                whole += u32::from(all);
+                given_up += u32::from(!all);
+                if done.load(Ordering::Acquire) {
+                    // From the very first on there is too much by now.
+                    before = Noted {
+                        changes: Arc::clone(&changes),
+                        count: 0,
+                    };
+                } else {
+                    before = now;
+                }
+            }
+        });
+        assert!(whole > 0 && given_up > 0, "{whole} {given_up}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Batches in a worker's copy of a large IPv6 table (`fib/strides.rs`) by gathers: an octet of eight addresses a step.
+//!
+//! A step is two gathers, of what a node says about its runs and of the leaf; the second mostly reads the line that the
+//! first has brought. All addresses of a group take a step before any takes the next, whether it leads them anywhere or
+//! not: an address that has got to its end goes on through the node that is nowhere. So no branch depends on addresses, but
+//! for one after the tops, where most of the address space ends.
+//!
+//! Below /48, which one address in hundreds is, the trie is asked.
+
+use core::arch::x86_64::{
+    __m128i, __m512i, _MM_HINT_NTA, _mm_cmpgt_epi16_mask, _mm_or_si128, _mm_prefetch,
+    _mm_setzero_si128, _mm_storeu_si128, _mm512_add_epi64, _mm512_and_si512,
+    _mm512_cmplt_epu8_mask, _mm512_cvtepi64_epi16, _mm512_i64gather_epi64, _mm512_mask_mov_epi64,
+    _mm512_mask_sllv_epi64, _mm512_maskz_and_epi64, _mm512_maskz_mov_epi8, _mm512_or_si512,
+    _mm512_popcnt_epi64, _mm512_set1_epi8, _mm512_set1_epi64, _mm512_set4_epi64,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi64, _mm512_srli_epi64,
+    _mm512_ternarylogic_epi64, _mm512_test_epi64_mask,
+};
+use core::slice;
+
+use super::super::NextHopId;
+use super::super::address::Address;
+use super::super::batch;
+use super::super::node::{CHUNK_STRIDE, ROOT_STRIDE};
+use super::super::reader::FibReader;
+use super::super::strides::{LEAF, Strides};
+use super::super::windows::ASK;
+use super::Native;
+use super::gathered::high_of_eight;
+use super::longest::{EIGHT, LANES};
+use super::windows::next;
+
+/// Looks up each of `addresses`, in the trie what is below /48.
+#[inline]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+pub(super) fn lookup<A: Address>(
+    strides: &Strides,
+    reader: &FibReader<A>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    let groups = addresses.chunks(LANES).zip(next_hops.chunks_mut(LANES));
+    for (addresses, next_hops) in groups {
+        // As many as the shorter holds.
+        let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
+        let (next_hops, _) = next_hops.split_at_mut(addresses.len());
+        ask_ahead(addresses);
+        let (eights, left) = addresses.as_chunks::<EIGHT>();
+        let (places, left_places) = next_hops.as_chunks_mut::<EIGHT>();
+        let open = match eights.len() {
+            0 => 0,
+            1 => group::<A, 1>(strides, eights, places),
+            2 => group::<A, 2>(strides, eights, places),
+            3 => group::<A, 3>(strides, eights, places),
+            _ => group::<A, 4>(strides, eights, places),
+        };
+        if let Some(first) = left.first() {
+            let mut eight = [*first; EIGHT];
+            for (address, lane) in left.iter().zip(&mut eight) {
+                *lane = *address;
+            }
+            let mut answers = [None; EIGHT];
+            let open = group::<A, 1>(
+                strides,
+                slice::from_ref(&eight),
+                slice::from_mut(&mut answers),
+            );
+            settle(reader, &eight, &mut answers, open);
+            for (answer, next_hop) in answers.iter().zip(left_places) {
+                *next_hop = *answer;
+            }
+        }
+        settle(reader, addresses, next_hops, open);
+    }
+}
+
+/// Looks up in the trie the lanes, a bit each, that the copy has left open.
+#[inline]
+#[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
+fn settle<A: Address>(
+    reader: &FibReader<A>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+    mut open: u32,
+) {
+    while open != 0 {
+        let lane = next(&mut open);
+        if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane)) {
+            let code = batch::lookup_one::<A>(Native, &reader.view(), address.to_key());
+            *next_hop = NextHopId::from_code(code);
+        }
+    }
+}
+
+/// Looks up `EIGHTS` times eight addresses; gives the lanes, a bit each, that the trie must be asked for.
+#[inline(never)]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn group<A: Address, const EIGHTS: usize>(
+    strides: &Strides,
+    addresses: &[[A; EIGHT]],
+    next_hops: &mut [[Option<NextHopId>; EIGHT]],
+) -> u32 {
+    let (Ok(addresses), Ok(next_hops)) = (
+        <&[[A; EIGHT]; EIGHTS]>::try_from(addresses),
+        <&mut [[Option<NextHopId>; EIGHT]; EIGHTS]>::try_from(next_hops),
+    ) else {
+        return 0;
+    };
+    let octets = strides.octets().as_ptr();
+    let none = _mm512_setzero_si512();
+    let mut highs = [none; EIGHTS];
+    let mut codes = [none; EIGHTS];
+    let mut leaves = [none; EIGHTS];
+    for (high, eight) in highs.iter_mut().zip(addresses) {
+        *high = high_of_eight(eight);
+    }
+    for (high, code) in highs.iter().zip(&mut codes) {
+        let slot = _mm512_srli_epi64::<{ 64 - ROOT_STRIDE as u32 }>(*high);
+        // SAFETY: the first 13 bits of an address number the root entries.
+        *code = unsafe { _mm512_i64gather_epi64::<8>(slot, strides.roots().as_ptr().cast()) };
+    }
+    let mut any = none;
+    for ((high, code), leaf) in highs.iter().zip(&codes).zip(&mut leaves) {
+        let slot = _mm512_srli_epi64::<{ 64 - ROOT_STRIDE as u32 - CHUNK_STRIDE as u32 }>(*high);
+        let slot = _mm512_and_si512(slot, _mm512_set1_epi64((1 << CHUNK_STRIDE) - 1));
+        let at = _mm512_add_epi64(_mm512_srli_epi64::<32>(*code), times::<LEAF>(slot));
+        // SAFETY: a root entry names a top, which has a leaf for each slot, and eight octets from each one's first on.
+        *leaf = unsafe { _mm512_i64gather_epi64::<1>(at, octets.cast()) };
+        any = _mm512_or_si512(any, *leaf);
+    }
+    if _mm512_test_epi64_mask(any, _mm512_set1_epi64(((1 << 24) - 1) << 16)) != 0 {
+        for ((high, code), leaf) in highs.iter().zip(&mut codes).zip(&mut leaves) {
+            *code = over(*code, *leaf);
+            *leaf = step::<32, LEAF>(octets, *leaf, *high);
+        }
+        for ((high, code), leaf) in highs.iter().zip(&mut codes).zip(&mut leaves) {
+            *code = over(*code, *leaf);
+            *leaf = step::<24, LEAF>(octets, *leaf, *high);
+        }
+        for ((high, code), leaf) in highs.iter().zip(&mut codes).zip(&mut leaves) {
+            *code = over(*code, *leaf);
+            *leaf = step::<16, 2>(octets, *leaf, *high);
+        }
+    }
+    let mut some = _mm_setzero_si128();
+    for ((code, leaf), next_hops) in codes.iter().zip(&leaves).zip(next_hops.iter_mut()) {
+        let codes = _mm512_cvtepi64_epi16(over(*code, *leaf));
+        some = _mm_or_si128(some, codes);
+        write(codes, next_hops);
+    }
+    if _mm_cmpgt_epi16_mask(_mm_setzero_si128(), some) == 0 {
+        return 0;
+    }
+    let mut open = 0;
+    for (lane, next_hop) in (0..).zip(next_hops.as_flattened()) {
+        let code = next_hop.map_or(0, NextHopId::code);
+        open |= u32::from(code & ASK != 0) << lane;
+    }
+    open
+}
+
+/// What the nodes that eight `leaves` lead to say about the octets of `highs` from bit `SHIFT` on. Their own leaves have
+/// `WIDTH` octets; what is beyond these in the answer is something else.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq")]
+fn step<const SHIFT: u32, const WIDTH: usize>(
+    octets: *const u8,
+    leaves: __m512i,
+    highs: __m512i,
+) -> __m512i {
+    // That octet of each address, eight times.
+    let first = 0x0101_0101_0101_0101 * i64::from(SHIFT / 8);
+    let second = first + 0x0808_0808_0808_0808;
+    let slots = _mm512_shuffle_epi8(highs, _mm512_set4_epi64(second, first, second, first));
+    let many = _mm512_test_epi64_mask(leaves, _mm512_set1_epi64(1 << 16));
+    let nodes = _mm512_and_si512(
+        _mm512_srli_epi64::<13>(leaves),
+        _mm512_set1_epi64(((1 << 23) - 1) << 4),
+    );
+    let slot = match SHIFT {
+        32 => _mm512_srli_epi64::<32>(highs),
+        24 => _mm512_srli_epi64::<24>(highs),
+        _ => _mm512_srli_epi64::<16>(highs),
+    };
+    let group = _mm512_maskz_and_epi64(many, _mm512_srli_epi64::<5>(slot), _mm512_set1_epi64(7));
+    // Five times the number of the group.
+    let cell = _mm512_shuffle_epi8(_mm512_set1_epi64(0x231e_1914_0f0a_0500), group);
+    // SAFETY: a leaf names a node of the copy, or the one that is nowhere: behind each are so many octets and more.
+    let runs = unsafe { _mm512_i64gather_epi64::<1>(_mm512_add_epi64(nodes, cell), octets.cast()) };
+    // Of few runs, an octet with one bit for each that ends before the slot. Of many, the bits of those that start in the
+    // 32 slots up to this one, moved so far that nothing else is left.
+    let ended = _mm512_maskz_mov_epi8(_mm512_cmplt_epu8_mask(runs, slots), _mm512_set1_epi8(1));
+    let by = _mm512_ternarylogic_epi64::<NOT_A_AND_B_OR_C>(
+        slot,
+        _mm512_set1_epi64(31),
+        _mm512_set1_epi64(32),
+    );
+    let counted = _mm512_popcnt_epi64(_mm512_mask_sllv_epi64(ended, many, runs, by));
+    let before =
+        _mm512_maskz_and_epi64(many, _mm512_srli_epi64::<32>(runs), _mm512_set1_epi64(255));
+    let leaf = times::<WIDTH>(_mm512_add_epi64(counted, before));
+    // SAFETY: at most 287 leaves after the eighth octet, which are there behind any node.
+    unsafe { _mm512_i64gather_epi64::<1>(_mm512_add_epi64(nodes, leaf), octets.add(8).cast()) }
+}
+
+/// The codes of `leaves`, or those that were there before where they have none. What is beyond the codes is of no
+/// meaning.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn over(codes: __m512i, leaves: __m512i) -> __m512i {
+    let some = _mm512_test_epi64_mask(leaves, _mm512_set1_epi64(0xffff));
+    _mm512_mask_mov_epi64(codes, some, leaves)
+}
+
+/// `WIDTH`, 2 or 5, times each number.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn times<const WIDTH: usize>(numbers: __m512i) -> __m512i {
+    if WIDTH == 2 {
+        return _mm512_slli_epi64::<1>(numbers);
+    }
+    _mm512_add_epi64(numbers, _mm512_slli_epi64::<2>(numbers))
+}
+
+/// Writes eight codes as answers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn write(codes: __m128i, next_hops: &mut [Option<NextHopId>; EIGHT]) {
+    // SAFETY: eight codes are 16 octets, and every 16-bit number is an answer.
+    unsafe { _mm_storeu_si128(next_hops.as_mut_ptr().cast(), codes) };
+}
+
+/// Asks for addresses that are likely to come, past the caches that the copy is in: nothing reads them again.
+#[inline(always)]
+fn ask_ahead<A: Address>(addresses: &[A]) {
+    let first: *const i8 = addresses.as_ptr().cast();
+    for line in 0..size_of_val(addresses).div_ceil(64) {
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(first.wrapping_add(AHEAD + 64 * line)) };
+    }
+}
+
+/// How many octets before they are looked up addresses are asked for.
+const AHEAD: usize = 512;
+/// The truth table of "not a and b, or c".
+const NOT_A_AND_B_OR_C: i32 = 0xae;

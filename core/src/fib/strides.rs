@@ -1,0 +1,810 @@
+//! A worker's own copy of what batches read of a large IPv6 table.
+//!
+//! In a snapshot a batch asks a hash for three windows of each address, since the trie, which shares all that did not
+//! change with the snapshot before, goes too far down from node to node. Who has a copy to himself can have its nodes so
+//! small and so near to each other that the way down is the faster one: an octet of the address a step, and of each
+//! node one cache line, or of a node with many runs two. The copy follows a newer snapshot in the routes that changed.
+//!
+//! ```text
+//!   root, by 13 bits -> top, by the next 11 -> node for 8 bits -> node for 8 bits -> node for 8 bits, up to /48
+//!                          \ next hop            \ next hop         \ next hop         \ next hop, or ASK
+//! ```
+//!
+//! The next hop of the longest prefix is that of the last step that has one. Below /48 the trie is asked: such slots
+//! say [`ASK`].
+//!
+//! | octets of a node, few runs | content |
+//! |------|---------|
+//! | 0..8 | the last slots of all runs but the last one, in order; behind them 255 |
+//! | 8.. | a leaf for each run, at most nine |
+//!
+//! | octets of a node, many runs | content |
+//! |------|---------|
+//! | 0..40 | for each 32 slots a cell of five octets: 32 bits that say where runs start, and how many start before, more by what a leaf is counted from (eight octets from the node's first, and [`MANY_LEAVES`] or [`MANY_CODES`] leaves) |
+//! | 40.. or 43.. | a leaf for each run |
+//!
+//! | bits of a leaf | content |
+//! |------|---------|
+//! | 0..16 | next hop code, 0 for none |
+//! | 16 | whether the node below has many runs |
+//! | 17..40 | where it is, in grains of 16 octets; 0 for none |
+//!
+//! Nodes that end at /48 have nothing below; their leaves are the first two octets. A root entry is a next hop code, and
+//! from bit 32 on the octet that the top begins with, which has a leaf for each of its slots.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+use super::address::prefix_mask;
+use super::changes::Change;
+use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
+use super::walk::View;
+use super::windows::ASK;
+
+/// The copy.
+#[derive(Debug)]
+pub(super) struct Strides {
+    roots: Box<[u64; ROOTS]>,
+    /// Tops and nodes, and [`BEHIND`] octets.
+    octets: Vec<u8>,
+    /// Tops that are not in use.
+    free_tops: Vec<u32>,
+    tops: usize,
+    /// Nodes that are not in use, by [`class`].
+    free: [Vec<u32>; CLASSES],
+    /// Octets of nodes in use.
+    used: usize,
+    /// Runs of nodes that are being made, those of a node above before those of one below.
+    runs: Vec<Run>,
+}
+
+/// A run of a node: its first slot, and what it says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Run {
+    first: u8,
+    leaf: u64,
+}
+
+/// In which slots of a node runs start, a bit each.
+type Starts = [u32; GROUPS];
+
+/// A node of the trie that is under a place of this depth: at that place, or octets further down, with nothing between.
+#[derive(Clone, Copy, Debug)]
+struct Below {
+    handle: u32,
+    depth: u8,
+}
+
+/// What a node of the trie says about the slots up to `last`.
+#[derive(Clone, Copy, Debug)]
+struct Says {
+    last: usize,
+    code: u16,
+    below: Option<Below>,
+}
+
+impl Strides {
+    /// A copy of the table of `view`; `None` where that is too large, or too scattered, for one.
+    pub(super) fn of(view: &View<'_>, routes: usize) -> Option<Box<Self>> {
+        if routes > MOST_ROUTES || view.slots.len() != ROOTS {
+            return None;
+        }
+        let tops = view.slots.iter().filter(|slot| Entry(**slot).has_child());
+        if tops.count() > MOST_TOPS {
+            return None;
+        }
+        let mut octets = Vec::with_capacity(ROOM + routes * OCTETS_A_ROUTE);
+        octets.resize(FIRST + BEHIND, 0);
+        // The node that is nowhere: one run without anything.
+        octets.get_mut(..8)?.fill(255);
+        let roots = alloc::vec![(NO_TOP as u64) << 32; ROOTS].into_boxed_slice();
+        let mut strides = Box::new(Self {
+            roots: roots.try_into().ok()?,
+            octets,
+            free_tops: Vec::new(),
+            tops: 0,
+            free: [const { Vec::new() }; CLASSES],
+            used: 0,
+            runs: Vec::new(),
+        });
+        for slot in 0..ROOTS {
+            strides.refresh_root(view, slot)?;
+        }
+        Some(strides)
+    }
+
+    /// Makes the routes of `changes` what they are in `view`. `None` when there is no place: the copy is then of no use
+    /// any more.
+    pub(super) fn follow(&mut self, view: &View<'_>, changes: &[Change]) -> Option<()> {
+        for change in changes {
+            self.refresh(view, change.key(), change.len())?;
+        }
+        Some(())
+    }
+
+    /// Whether most of what there is is in no use.
+    pub(super) fn is_scattered(&self) -> bool {
+        self.octets.len() > ROOM + 2 * self.used + self.tops * TOP
+    }
+
+    pub(super) fn size(&self) -> usize {
+        let free: usize = self.free.iter().map(Vec::capacity).sum();
+        size_of::<Self>()
+            + size_of_val(&*self.roots)
+            + self.octets.capacity()
+            + (free + self.free_tops.capacity()) * size_of::<u32>()
+            + self.runs.capacity() * size_of::<Run>()
+    }
+
+    /// Root entries: the upper half of each is a place with [`TOP`] octets and [`BEHIND`] octets more.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const fn roots(&self) -> &[u64; ROOTS] {
+        &self.roots
+    }
+
+    /// Tops and nodes. Behind each place that a leaf names there are [`BEHIND`] octets.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn octets(&self) -> &[u8] {
+        &self.octets
+    }
+
+    /// Makes the root slot what it is in `view`, all below it with it where it comes or goes.
+    fn refresh_root(&mut self, view: &View<'_>, slot: usize) -> Option<()> {
+        let entry = Entry(view.slots.get(slot).copied()?);
+        let mut top = self.top(slot)?;
+        if entry.has_child() && top == NO_TOP {
+            top = self.new_top()?;
+            self.fill_top(view, entry, top)?;
+        } else if !entry.has_child() && top != NO_TOP {
+            self.drop_top(top)?;
+            top = NO_TOP;
+        }
+        *self.roots.get_mut(slot)? = (top as u64) << 32 | u64::from(entry.code());
+        Some(())
+    }
+
+    /// The first octet of the top of a root slot.
+    fn top(&self, slot: usize) -> Option<usize> {
+        usize::try_from(self.roots.get(slot)? >> 32).ok()
+    }
+
+    /// Makes the route for `key`/`len` what it is in `view`.
+    fn refresh(&mut self, view: &View<'_>, key: u128, len: u8) -> Option<()> {
+        let root = Shape::at(0, 128);
+        let slot = root.slot(key);
+        if len <= ROOT_STRIDE {
+            let last = root.slot(key | !prefix_mask(len));
+            return (slot..=last).try_for_each(|slot| self.refresh_root(view, slot));
+        }
+        let had = self.top(slot)? != NO_TOP;
+        self.refresh_root(view, slot)?;
+        let entry = Entry(view.slots.get(slot).copied()?);
+        if !had || !entry.has_child() {
+            return Some(());
+        }
+        let top = self.top(slot)?;
+        let shape = Shape::at(ROOT_STRIDE, 128);
+        let node = view.node(entry.handle(), shape);
+        let slot = shape.slot(key);
+        if len <= shape.end() {
+            for slot in slot..=shape.slot(key | !prefix_mask(len)) {
+                let at = top + LEAF * slot;
+                let leaf = self.leaf(at)? & !0xffff | u64::from(node.entry(slot).code());
+                self.set_leaf(at, leaf)?;
+            }
+            return Some(());
+        }
+        let below = Below::of(node.entry(slot), shape.end());
+        self.refresh_below(view, (key, len), top + LEAF * slot, below)
+    }
+
+    /// The same from the leaf at `at` on, which leads to a node for the octet at /24 or to none, as `below` does.
+    fn refresh_below(
+        &mut self,
+        view: &View<'_>,
+        (key, len): (u128, u8),
+        mut at: usize,
+        mut below: Option<Below>,
+    ) -> Option<()> {
+        let mut depth = ROOT_STRIDE + CHUNK_STRIDE;
+        loop {
+            let leaf = self.leaf(at)?;
+            let node = leaf >> 16;
+            let Some(here) = below else {
+                self.drop_node(node, depth)?;
+                return self.set_leaf(at, leaf & 0xffff);
+            };
+            if node == 0 {
+                let node = self.build(view, here, depth)?;
+                return self.set_leaf(at, leaf | node << 16);
+            }
+            let shape = Shape::at(depth, 128);
+            let slot = shape.slot(key);
+            if depth == LAST || len <= depth + 8 {
+                let last = shape.slot(key | !prefix_mask(len.min(depth + 8)));
+                return self.patch(view, (here, depth), at, (slot, last));
+            }
+            let next = here.says(view, depth, slot).below;
+            let next_at = self.leaf_of(node, depth, slot)?;
+            if (self.leaf(next_at)? >> 16 != 0) != next.is_some() {
+                return self.patch(view, (here, depth), at, (slot, slot));
+            }
+            if next.is_none() {
+                return Some(());
+            }
+            (at, below, depth) = (next_at, next, depth + 8);
+        }
+    }
+
+    /// Makes a node of what is `below` at `depth`, and all nodes below it. What leaves say of it.
+    fn build(&mut self, view: &View<'_>, below: Below, depth: u8) -> Option<u64> {
+        let begin = self.runs.len();
+        let mut slot = 0;
+        while slot < SLOTS {
+            let says = below.says(view, depth, slot);
+            let child = match says.below {
+                Some(below) if depth < LAST => self.build(view, below, depth + 8)?,
+                _ => 0,
+            };
+            self.push(begin, slot, says.leaf(depth, child))?;
+            slot = says.last + 1;
+        }
+        let mut starts = [0; GROUPS];
+        for run in self.runs.get(begin..)? {
+            start(&mut starts, run.first.into());
+        }
+        let count = self.runs.len() - begin;
+        let node = self.room(count, depth)?;
+        self.write_starts(node, depth, &starts)?;
+        self.write_leaves(first_of(node) + leaves_at(count, depth), depth, begin)?;
+        self.runs.truncate(begin);
+        Some(node)
+    }
+
+    /// Adds a run from `slot` on to those from `begin` on, unless the last of them says the same.
+    fn push(&mut self, begin: usize, slot: usize, leaf: u64) -> Option<()> {
+        let before = self.runs.get(begin..)?.last();
+        if before.is_none_or(|run| run.leaf != leaf) {
+            let first = u8::try_from(slot).ok()?;
+            self.runs.push(Run { first, leaf });
+        }
+        Some(())
+    }
+
+    /// Makes the slots from `first` to `last` of a node, to which the leaf at `at` leads, what is `below` at `depth`. Nodes
+    /// below it stay where they are, but for those that come or go.
+    fn patch(
+        &mut self,
+        view: &View<'_>,
+        (below, depth): (Below, u8),
+        at: usize,
+        (first, last): (usize, usize),
+    ) -> Option<()> {
+        let upper = self.leaf(at)?;
+        let node = upper >> 16;
+        let old = self.starts(node)?;
+        let begin = self.runs.len();
+        let mut slot = first;
+        while slot <= last {
+            let says = below.says(view, depth, slot);
+            let had = self.leaf(self.leaf_of(node, depth, slot)?)? & mask(depth);
+            let child = match says.below {
+                Some(below) if depth < LAST => match had >> 16 {
+                    0 => self.build(view, below, depth + 8)?,
+                    kept => kept,
+                },
+                _ => {
+                    for gone in slot..=says.last.min(last) {
+                        // Only where a run starts: each child has one of its own.
+                        if starts_at(&old, gone) {
+                            let leaf = self.leaf(self.leaf_of(node, depth, gone)?)?;
+                            self.drop_node((leaf & mask(depth)) >> 16, depth + 8)?;
+                        }
+                    }
+                    0
+                }
+            };
+            self.push(begin, slot, says.leaf(depth, child))?;
+            slot = says.last + 1;
+        }
+        let done = self.splice(node, depth, &old, (first, last), begin);
+        self.runs.truncate(begin);
+        match done? {
+            changed if changed == node => Some(()),
+            changed => self.set_leaf(at, upper & 0xffff | changed << 16),
+        }
+    }
+
+    /// Puts the runs from `begin` on in place of what a node with the starts `old` says of the slots from `first` to
+    /// `last`. What leaves are to say of the node now.
+    fn splice(
+        &mut self,
+        node: u64,
+        depth: u8,
+        old: &Starts,
+        (first, last): (usize, usize),
+        begin: usize,
+    ) -> Option<u64> {
+        let (width, mask) = (width(depth), mask(depth));
+        // What is before and behind may say the same as the first and the last run; a run of that is not to be two.
+        let before = match first.checked_sub(1) {
+            Some(slot) => Some(self.leaf(self.leaf_of(node, depth, slot)?)? & mask),
+            None => None,
+        };
+        let behind = if last + 1 < SLOTS {
+            Some(self.leaf(self.leaf_of(node, depth, last + 1)?)? & mask)
+        } else {
+            None
+        };
+        let (head, upto) = (count_below(old, first), count_below(old, last + 1));
+        let count = count_below(old, SLOTS);
+        let mut starts = *old;
+        for slot in first..=last.min(SLOTS - 2) + 1 {
+            end(&mut starts, slot);
+        }
+        let same_before = before == Some(self.runs.get(begin)?.leaf);
+        let begin = begin + usize::from(same_before);
+        for run in self.runs.get(begin..)? {
+            start(&mut starts, run.first.into());
+        }
+        // Where all is the same as before, the last run may be there no more.
+        let at_last = self
+            .runs
+            .get(begin..)?
+            .last()
+            .map_or(before, |run| Some(run.leaf));
+        // The run behind: its leaf is the last of those up to `last`, or the next one.
+        let mut tail = upto - usize::from(!starts_at(old, last + 1));
+        if behind.is_some() {
+            if behind == at_last {
+                tail += 1;
+            } else {
+                start(&mut starts, last + 1);
+            }
+        } else {
+            tail = count;
+        }
+        let added = self.runs.len() - begin;
+        let now = head + added + (count - tail);
+        let fits = class(now, depth) == class(count, depth) && (now > FEW) == (count > FEW);
+        let to = if fits { node } else { self.room(now, depth)? };
+        let from_leaves = first_of(node) + leaves_at(count, depth);
+        let to_leaves = first_of(to) + leaves_at(now, depth);
+        let tail = from_leaves + width * tail..from_leaves + width * count;
+        if tail.end > self.octets.len() || to_leaves + width * now > self.octets.len() {
+            return None;
+        }
+        self.octets
+            .copy_within(tail, to_leaves + width * (head + added));
+        if !fits {
+            let head = from_leaves..from_leaves + width * head;
+            self.octets.copy_within(head, to_leaves);
+        }
+        self.write_leaves(to_leaves + width * head, depth, begin)?;
+        self.write_starts(to, depth, &starts)?;
+        if !fits {
+            self.free_node(node, count, depth)?;
+        }
+        Some(to)
+    }
+
+    /// Frees a node and all below it.
+    fn drop_node(&mut self, node: u64, depth: u8) -> Option<()> {
+        if node == 0 {
+            return Some(());
+        }
+        let count = count_below(&self.starts(node)?, SLOTS);
+        if depth < LAST {
+            let leaves = first_of(node) + leaves_at(count, depth);
+            for run in 0..count {
+                self.drop_node(self.leaf(leaves + LEAF * run)? >> 16, depth + 8)?;
+            }
+        }
+        self.free_node(node, count, depth)
+    }
+
+    /// Writes the top at `top`, which is of the chunk of `entry`.
+    fn fill_top(&mut self, view: &View<'_>, entry: Entry, top: usize) -> Option<()> {
+        let shape = Shape::at(ROOT_STRIDE, 128);
+        let node = view.node(entry.handle(), shape);
+        let mut slot = 0;
+        while slot < shape.slots() {
+            let (says, last) = (node.entry(slot), node.last_of_run(slot));
+            let below = match Below::of(says, shape.end()) {
+                Some(below) => self.build(view, below, shape.end())?,
+                None => 0,
+            };
+            let leaf = u64::from(says.code()) | below << 16;
+            for slot in slot..=last {
+                self.set_leaf(top + LEAF * slot, leaf)?;
+            }
+            slot = last + 1;
+        }
+        Some(())
+    }
+
+    fn new_top(&mut self) -> Option<usize> {
+        if self.tops == MOST_TOPS {
+            return None;
+        }
+        self.tops += 1;
+        match self.free_tops.pop() {
+            Some(top) => usize::try_from(top).ok(),
+            None => self.grow(TOP),
+        }
+    }
+
+    fn drop_top(&mut self, top: usize) -> Option<()> {
+        for slot in 0..1 << CHUNK_STRIDE {
+            let at = top + LEAF * slot;
+            self.drop_node(self.leaf(at)? >> 16, ROOT_STRIDE + CHUNK_STRIDE)?;
+            self.set_leaf(at, 0)?;
+        }
+        self.tops -= 1;
+        self.free_tops.push(u32::try_from(top).ok()?);
+        Some(())
+    }
+
+    /// Room for a node of so many runs: what leaves are to say of it.
+    fn room(&mut self, runs: usize, depth: u8) -> Option<u64> {
+        let class = class(runs, depth);
+        self.used += SIZES.get(class)?;
+        let place = self.place(class)?;
+        Some(u64::from(place) << 1 | u64::from(runs > FEW))
+    }
+
+    /// A place of that class, in grains. The two smallest are halves of the next one.
+    fn place(&mut self, class: usize) -> Option<u32> {
+        if let Some(place) = self.free.get_mut(class)?.pop() {
+            return Some(place);
+        }
+        let size = *SIZES.get(class)?;
+        if size >= LINE {
+            return u32::try_from(self.grow(size)? / GRAIN).ok();
+        }
+        let place = self.place(class + 1)?;
+        let half = u32::try_from(size / GRAIN).ok()?;
+        self.free.get_mut(class)?.push(place + half);
+        Some(place)
+    }
+
+    /// New octets, a multiple of a line, that are 0.
+    fn grow(&mut self, octets: usize) -> Option<usize> {
+        let place = self.octets.len().checked_sub(BEHIND)?;
+        if place + octets > MOST_OCTETS {
+            return None;
+        }
+        self.octets.resize(place + octets + BEHIND, 0);
+        Some(place)
+    }
+
+    fn free_node(&mut self, node: u64, runs: usize, depth: u8) -> Option<()> {
+        let class = class(runs, depth);
+        self.used -= SIZES.get(class)?;
+        let place = u32::try_from(node >> 1).ok()?;
+        self.free.get_mut(class)?.push(place);
+        Some(())
+    }
+
+    /// Where the runs of a node start.
+    fn starts(&self, node: u64) -> Option<Starts> {
+        let first = first_of(node);
+        let mut starts = [0; GROUPS];
+        if is_many(node) {
+            for (group, starts) in starts.iter_mut().enumerate() {
+                let [a, b, c, d, _] = self.leaf(first + CELL * group)?.to_le_bytes()[..5] else {
+                    return None;
+                };
+                *starts = u32::from_le_bytes([a, b, c, d]);
+            }
+        } else {
+            start(&mut starts, 0);
+            for end in self.octets.get(first..first + FEW - 1)? {
+                if *end < 255 {
+                    start(&mut starts, usize::from(*end) + 1);
+                }
+            }
+        }
+        Some(starts)
+    }
+
+    /// Writes where the runs of a node start, which has room for so many.
+    fn write_starts(&mut self, node: u64, depth: u8, starts: &Starts) -> Option<()> {
+        let first = first_of(node);
+        if is_many(node) {
+            let mut before = many_leaves(depth) - 1;
+            for (group, starts) in starts.iter().enumerate() {
+                let cell = u64::from(*starts) | (before as u64 & 0xff) << 32;
+                self.set_leaf(first + CELL * group, cell)?;
+                before += starts.count_ones() as usize;
+            }
+            return Some(());
+        }
+        let mut ends = [255; FEW - 1];
+        let mut places = ends.iter_mut();
+        for (group, starts) in starts.iter().enumerate() {
+            let mut left = *starts;
+            while left != 0 {
+                let slot = 32 * group + left.trailing_zeros() as usize;
+                // The first run starts at the first slot, where none ends.
+                if slot > 0 {
+                    *places.next()? = u8::try_from(slot - 1).ok()?;
+                }
+                left &= left - 1;
+            }
+        }
+        self.octets
+            .get_mut(first..)?
+            .first_chunk_mut()
+            .map(|place| *place = ends)
+    }
+
+    /// Writes the leaves of the runs from `begin` on, the first at `at`.
+    fn write_leaves(&mut self, at: usize, depth: u8, begin: usize) -> Option<()> {
+        let Self { octets, runs, .. } = self;
+        let octets = octets.get_mut(at..)?;
+        let runs = runs.get(begin..)?;
+        for (place, run) in octets.chunks_exact_mut(width(depth)).zip(runs) {
+            for (octet, new) in place.iter_mut().zip(run.leaf.to_le_bytes()) {
+                *octet = new;
+            }
+        }
+        Some(())
+    }
+
+    /// Where the leaf of `slot` of a node is.
+    fn leaf_of(&self, node: u64, depth: u8, slot: usize) -> Option<usize> {
+        let first = first_of(node);
+        let run = if is_many(node) {
+            let cell = self.leaf(first + CELL * (slot / 32))?;
+            let starts = (cell & 0xffff_ffff) << (31 - slot % 32) & 0xffff_ffff;
+            (cell >> 32) as usize + starts.count_ones() as usize
+        } else {
+            let ends = self.octets.get(first..first + FEW - 1)?;
+            ends.iter().filter(|end| usize::from(**end) < slot).count()
+        };
+        Some(first + FEW - 1 + width(depth) * run)
+    }
+
+    /// The five octets at `at`.
+    fn leaf(&self, at: usize) -> Option<u64> {
+        let [a, b, c, d, e] = *self.octets.get(at..)?.first_chunk()?;
+        Some(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]))
+    }
+
+    fn set_leaf(&mut self, at: usize, leaf: u64) -> Option<()> {
+        let [a, b, c, d, e, ..] = leaf.to_le_bytes();
+        *self.octets.get_mut(at..)?.first_chunk_mut()? = [a, b, c, d, e];
+        Some(())
+    }
+}
+
+#[cfg(test)]
+impl Strides {
+    /// All that is said, in order, without where it is; and that nothing is in use twice or lost.
+    pub(super) fn content(&self) -> Vec<u64> {
+        let (mut content, mut used) = (Vec::new(), 0);
+        for slot in 0..ROOTS {
+            content.push(self.roots[slot] & 0xffff);
+            let top = self.top(slot).unwrap();
+            for slot in 0..1 << CHUNK_STRIDE {
+                let leaf = self.leaf(top + LEAF * slot).unwrap();
+                if top != NO_TOP {
+                    self.content_of(leaf, ROOT_STRIDE + CHUNK_STRIDE, &mut content, &mut used);
+                } else {
+                    assert_eq!(leaf, 0);
+                }
+            }
+        }
+        assert_eq!(used, self.used);
+        let free: usize = self
+            .free
+            .iter()
+            .zip(SIZES)
+            .map(|(free, size)| free.len() * size)
+            .sum();
+        let tops = (self.tops + self.free_tops.len()) * TOP;
+        assert_eq!(FIRST + used + free + tops + BEHIND, self.octets.len());
+        content
+    }
+
+    fn content_of(&self, leaf: u64, depth: u8, content: &mut Vec<u64>, used: &mut usize) {
+        content.push(leaf & 0xffff);
+        let node = leaf >> 16;
+        if node == 0 {
+            return;
+        }
+        let starts = self.starts(node).unwrap();
+        let count = count_below(&starts, SLOTS);
+        assert_eq!(is_many(node), count > FEW);
+        *used += SIZES[class(count, depth)];
+        for slot in (0..SLOTS).filter(|slot| starts_at(&starts, *slot)) {
+            content.push(1 << 16 | slot as u64);
+            let leaf = self.leaf(self.leaf_of(node, depth, slot).unwrap()).unwrap();
+            self.content_of(leaf & mask(depth), depth + 8, content, used);
+        }
+    }
+}
+
+impl Below {
+    /// What is below a slot that ends at `depth`.
+    fn of(entry: Entry, depth: u8) -> Option<Self> {
+        entry.has_child().then(|| Self {
+            handle: entry.handle(),
+            depth: depth + 8 * entry.skip(),
+        })
+    }
+
+    /// What it says about `slot`, an octet at `depth`, and those after it that are the same.
+    fn says(self, view: &View<'_>, depth: u8, slot: usize) -> Says {
+        let node = view.node(self.handle, Shape::at(self.depth, 128));
+        if self.depth == depth {
+            let entry = node.entry(slot);
+            return Says {
+                last: node.last_of_run(slot),
+                code: entry.code(),
+                below: Self::of(entry, depth + 8),
+            };
+        }
+        // The one octet that leads further down.
+        let behind = u32::from(self.depth).saturating_sub(8 + u32::from(depth));
+        let [only, ..] = node
+            .expected()
+            .checked_shr(behind)
+            .unwrap_or(0)
+            .to_le_bytes();
+        let only = usize::from(only);
+        let (last, below) = match slot.cmp(&only) {
+            Ordering::Less => (only - 1, None),
+            Ordering::Equal => (only, Some(self)),
+            Ordering::Greater => (SLOTS - 1, None),
+        };
+        Says {
+            last,
+            code: 0,
+            below,
+        }
+    }
+}
+
+impl Says {
+    /// The leaf for it, with a node below it that is `child`.
+    fn leaf(self, depth: u8, child: u64) -> u64 {
+        let asks = depth == LAST && self.below.is_some();
+        u64::from(self.code | if asks { ASK } else { 0 }) | child << 16
+    }
+}
+
+/// Notes that a run starts at `slot`.
+fn start(starts: &mut Starts, slot: usize) {
+    if let Some(group) = starts.get_mut(slot / 32) {
+        *group |= 1 << (slot % 32);
+    }
+}
+
+/// Notes that none does.
+fn end(starts: &mut Starts, slot: usize) {
+    if let Some(group) = starts.get_mut(slot / 32) {
+        *group &= !(1 << (slot % 32));
+    }
+}
+
+fn starts_at(starts: &Starts, slot: usize) -> bool {
+    starts
+        .get(slot / 32)
+        .is_some_and(|group| group >> (slot % 32) & 1 == 1)
+}
+
+/// How many runs start before `slot`.
+fn count_below(starts: &Starts, slot: usize) -> usize {
+    let mut count = 0;
+    for (first, group) in (0..).step_by(32).zip(starts) {
+        let kept = u64::from(*group) & ((1 << slot.saturating_sub(first).min(32)) - 1);
+        count += kept.count_ones() as usize;
+    }
+    count
+}
+
+/// The octet that a node begins with.
+const fn first_of(node: u64) -> usize {
+    (node >> 1) as usize * GRAIN
+}
+
+const fn is_many(node: u64) -> bool {
+    node & 1 == 1
+}
+
+/// Octets of a leaf.
+const fn width(depth: u8) -> usize {
+    if depth == LAST { 2 } else { LEAF }
+}
+
+/// The bits of a leaf.
+const fn mask(depth: u8) -> u64 {
+    if depth == LAST { 0xffff } else { (1 << 40) - 1 }
+}
+
+/// Leaves after the eight octets from which those of a node with many runs are counted, up to the first.
+const fn many_leaves(depth: u8) -> usize {
+    if depth == LAST {
+        MANY_CODES
+    } else {
+        MANY_LEAVES
+    }
+}
+
+/// How many octets after a node's first its leaves are.
+const fn leaves_at(runs: usize, depth: u8) -> usize {
+    let leaves = if runs > FEW { many_leaves(depth) } else { 0 };
+    FEW - 1 + leaves * width(depth)
+}
+
+/// The number of the size that a node of so many runs takes.
+fn class(runs: usize, depth: u8) -> usize {
+    let octets = leaves_at(runs, depth) + width(depth) * runs;
+    SIZES
+        .iter()
+        .position(|size| *size >= octets)
+        .unwrap_or_default()
+}
+
+/// Root slots.
+pub(super) const ROOTS: usize = 1 << ROOT_STRIDE;
+/// Slots of a node.
+const SLOTS: usize = 256;
+/// The most runs of a node that says where each of them ends.
+const FEW: usize = 9;
+/// Cells of a node with more.
+const GROUPS: usize = SLOTS / 32;
+/// Octets of such a cell.
+const CELL: usize = 5;
+/// [`many_leaves`] of five octets, and of two.
+const MANY_LEAVES: usize = 7;
+const MANY_CODES: usize = 16;
+/// Octets of a leaf but for those of the last nodes.
+pub(super) const LEAF: usize = 5;
+/// The depth of the last nodes.
+const LAST: u8 = 40;
+/// What places of nodes are multiples of, octets.
+const GRAIN: usize = 16;
+const LINE: usize = 64;
+/// Octets that nodes take.
+const SIZES: [usize; CLASSES] = sizes();
+const CLASSES: usize = 2 + 21;
+/// Octets of a top.
+const TOP: usize = LEAF << CHUNK_STRIDE;
+/// The top of root slots that have none: nothing but zeros, behind the node that is nowhere.
+const NO_TOP: usize = LINE;
+/// The first octet of what is somewhere.
+const FIRST: usize = LINE + TOP;
+/// Octets behind all others, so that those of any place and any count of runs are there: leaves are at most 255 and 32
+/// after the eighth octet of a node, and eight octets are read.
+pub(super) const BEHIND: usize = 1536;
+/// What leaves can name.
+const MOST_OCTETS: usize = GRAIN << 23;
+/// So many routes take less than that: each of at most 32 octets in two nodes and 16 in a third, however they lie.
+const MOST_ROUTES: usize = 1 << 19;
+/// A top is ten thousand octets, so that a table of few routes in many /13 has no copy.
+const MOST_TOPS: usize = 64;
+/// Octets for which there is room from the beginning; none of it is touched before it is used.
+const ROOM: usize = 1 << 20;
+const OCTETS_A_ROUTE: usize = 20;
+
+const _: () = assert!(BEHIND >= FEW - 1 + LEAF * (255 + 32) + 8, "see there");
+const _: () = assert!(
+    TOP.is_multiple_of(LINE) && FIRST.is_multiple_of(LINE),
+    "nodes begin with a line"
+);
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+const fn sizes() -> [usize; CLASSES] {
+    let mut sizes = [GRAIN; CLASSES];
+    (sizes[1], sizes[2]) = (2 * GRAIN, LINE);
+    let mut at = 3;
+    while at < CLASSES {
+        sizes[at] = sizes[at - 1] + LINE;
+        at += 1;
+    }
+    sizes
+}
