@@ -9,13 +9,16 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::address::prefix_mask;
+use super::hashed::halves;
 
 /// The last [`NOTED`] changes of a table.
 #[derive(Debug)]
 pub(super) struct Changes {
     /// How many changes were noted, or are about to be.
     count: AtomicU64,
-    ring: Box<[AtomicU64]>,
+    /// How many the last snapshot has.
+    published: AtomicU64,
+    ring: Box<[[AtomicU64; 2]]>,
 }
 
 /// The changes up to a snapshot.
@@ -25,25 +28,37 @@ pub(super) struct Noted {
     count: u64,
 }
 
-/// A change of the route for one prefix: its first 48 bits, and its length, in which all above 48 are one.
+/// A change of the route for one prefix.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Change(u64);
+pub(super) struct Change {
+    /// The first 48 bits, and the length in the lowest eight; all lengths above 48 are one.
+    prefix: u64,
+    /// What the change made of the slots of the prefix (`strides/follow.rs`), if bit 16 says that that is known.
+    says: u64,
+}
 
 impl Change {
-    pub(super) fn new(key: u128, len: u8) -> Self {
+    pub(super) fn new(key: u128, len: u8, says: Option<u16>) -> Self {
         let len = len.min(LONG);
-        let high = (key & prefix_mask(len.min(48))) >> 64;
-        Self((high & !0xffff) as u64 | u64::from(len))
+        let (high, _) = halves(key & prefix_mask(len.min(48)));
+        Self {
+            prefix: high | u64::from(len),
+            says: says.map_or(0, |says| KNOWN | u64::from(says)),
+        }
     }
 
     /// The prefix, as much of it as is noted.
     pub(super) const fn key(self) -> u128 {
-        ((self.0 & !0xffff) as u128) << 64
+        ((self.prefix & !0xffff) as u128) << 64
     }
 
     /// Its length, at most 49.
     pub(super) const fn len(self) -> u8 {
-        (self.0 & 0xff) as u8
+        (self.prefix & 0xff) as u8
+    }
+
+    pub(super) fn says(self) -> Option<u16> {
+        (self.says & KNOWN != 0).then_some((self.says & 0xffff) as u16)
     }
 }
 
@@ -51,28 +66,39 @@ impl Default for Changes {
     fn default() -> Self {
         Self {
             count: AtomicU64::new(0),
-            ring: (0..NOTED).map(|_| AtomicU64::new(0)).collect(),
+            published: AtomicU64::new(0),
+            ring: (0..NOTED)
+                .map(|_| [const { AtomicU64::new(0) }; 2])
+                .collect(),
         }
     }
 }
 
 impl Changes {
-    /// Notes one more; only the writer does.
+    /// Notes one more; only the writer does. One that is of the same prefix as the last takes its place, if no snapshot
+    /// has that.
     pub(super) fn note(&self, change: Change) {
         let count = self.count.load(Ordering::Relaxed);
-        self.count.store(count + 1, Ordering::Relaxed);
+        let last = self.ring.get(place(count.wrapping_sub(1)));
+        let again = count > self.published.load(Ordering::Relaxed)
+            && last.is_some_and(|[prefix, _]| prefix.load(Ordering::Relaxed) == change.prefix);
+        let number = if again { count - 1 } else { count };
+        self.count.store(number + 1, Ordering::Relaxed);
         // Who reads the note below has the count above, too.
         fence(Ordering::Release);
-        if let Some(place) = self.ring.get(place(count)) {
-            place.store(change.0, Ordering::Relaxed);
+        if let Some([prefix, says]) = self.ring.get(place(number)) {
+            prefix.store(change.prefix, Ordering::Relaxed);
+            says.store(change.says, Ordering::Relaxed);
         }
     }
 
     /// What a snapshot gets.
     pub(super) fn noted(self: &Arc<Self>) -> Noted {
+        let count = self.count.load(Ordering::Relaxed);
+        self.published.store(count, Ordering::Relaxed);
         Noted {
             changes: Arc::clone(self),
-            count: self.count.load(Ordering::Relaxed),
+            count,
         }
     }
 
@@ -94,8 +120,10 @@ impl Noted {
             let mut some = [Change::default(); AT_ONCE];
             let mut count = 0;
             for (change, number) in some.iter_mut().zip(at..self.count) {
-                let place = self.changes.ring.get(place(number));
-                *change = Change(place.map_or(0, |place| place.load(Ordering::Relaxed)));
+                if let Some([prefix, says]) = self.changes.ring.get(place(number)) {
+                    change.prefix = prefix.load(Ordering::Relaxed);
+                    change.says = says.load(Ordering::Relaxed);
+                }
                 count += 1;
             }
             each(some.get(..count).unwrap_or_default());
@@ -112,6 +140,8 @@ const fn place(number: u64) -> usize {
     (number % NOTED as u64) as usize
 }
 
+/// The bit of what a change says that says that it is known.
+const KNOWN: u64 = 1 << 16;
 /// What is noted of a length that is above 48.
 pub(super) const LONG: u8 = 49;
 /// Changes that are kept: to follow more of them takes as long as a new copy.
@@ -129,23 +159,25 @@ mod tests {
     use super::*;
 
     fn change(number: u64) -> Change {
-        Change::new(u128::from(number) << 80, 48)
+        Change::new(u128::from(number) << 80, 48, Some((number & 0x7fff) as u16))
     }
 
     #[test]
     fn a_change_is_its_prefix_up_to_48_bits() {
         let key = 0x2001_0db8_1234_5678_9abc_u128 << 48;
-        let noted = Change::new(key, 40);
+        let noted = Change::new(key, 40, None);
         assert_eq!(
             (noted.key(), noted.len()),
             (0x0020_010d_b812_u128 << 88, 40)
         );
-        let noted = Change::new(key, 64);
+        let noted = Change::new(key, 64, Some(0));
         assert_eq!(
             (noted.key(), noted.len()),
             (0x2001_0db8_1234_u128 << 80, LONG)
         );
-        assert_eq!(Change::new(u128::MAX, 0).key(), 0);
+        assert_eq!(noted.says(), Some(0));
+        let noted = Change::new(u128::MAX, 0, None);
+        assert_eq!((noted.key(), noted.len(), noted.says()), (0, 0, None));
     }
 
     #[test]

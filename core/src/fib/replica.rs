@@ -142,17 +142,14 @@ fn follow<A: Address>(strides: &mut Strides, old: &FibReader<A>, new: &FibReader
     let (level, _) = new.parts();
     let mut done = true;
     let all = noted.since(before, |changes| {
-        // Brings all that the trie has for these near, side by side.
+        // Brings the nodes that change near, side by side.
         let mut addresses = [A::from_key(0); AT_ONCE];
         for (change, address) in changes.iter().zip(&mut addresses) {
             *address = A::from_key(change.key());
         }
         let mut answers = [None; AT_ONCE];
-        level.lookup(
-            &view,
-            addresses.get(..changes.len()).unwrap_or_default(),
-            &mut answers,
-        );
+        let addresses = addresses.get(..changes.len()).unwrap_or_default();
+        level.strides(strides, new, addresses, &mut answers);
         done &= strides.follow(&view, changes).is_some();
     });
     all && done && !strides.is_scattered()

@@ -324,13 +324,13 @@ impl Hash {
         (first..first + count).for_each(|place| self.log.note(place));
     }
 
-    /// Notes that the route for `key`/`len` has changed.
-    pub(super) fn note(&mut self, key: u128, len: u8) {
+    /// Notes that the route for `key`/`len` has changed, and what that makes of its slots.
+    pub(super) fn note(&mut self, key: u128, len: u8, said: Option<u16>) {
         let place = (key >> (128 - 9) & 0x1ff) as usize;
         if let Some(word) = self.busy.get_mut(place / 64) {
             *word |= u64::from(len > ROOT_STRIDE) << (place % 64);
         }
-        self.changes.note(Change::new(key, len));
+        self.changes.note(Change::new(key, len, said));
     }
 
     /// Lets the filling come by all routes from `key` on again.

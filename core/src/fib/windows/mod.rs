@@ -47,6 +47,7 @@ use super::changes::Noted;
 use super::fresh::Fresh;
 use super::hashed::halves;
 use super::log::Log;
+use super::strides;
 use super::table::Fib;
 use directory::{Hash, PAGE, SLOTS, address};
 use line::{LINE, LOWER, LOWER_OF_32, Line, Part, SHORT, UPPER, WHOLE, Window, cut};
@@ -173,7 +174,7 @@ impl<A: Address> Fib<A> {
             }
             return;
         };
-        hash.note(key, len);
+        hash.note(key, len, strides::said(&self.view(), key, len));
         if !self.windows_wanted(LEAST / 2) {
             self.give_windows_up(*hash, 0);
         } else if self.follow(&mut hash, key, len).is_none()

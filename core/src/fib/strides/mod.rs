@@ -32,15 +32,18 @@
 //! Nodes that end at /48 have nothing below; their leaves are the first two octets. A root entry is a next hop code, and
 //! from bit 32 on the octet that the top begins with, which has a leaf for each of its slots.
 
+mod follow;
+mod starts;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-use super::address::prefix_mask;
-use super::changes::Change;
 use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::walk::View;
 use super::windows::ASK;
+pub(super) use follow::said;
+use starts::Starts;
 
 /// The copy.
 #[derive(Debug)]
@@ -65,9 +68,6 @@ struct Run {
     first: u8,
     leaf: u64,
 }
-
-/// In which slots of a node runs start, a bit each.
-type Starts = [u32; GROUPS];
 
 /// A node of the trie that is under a place of this depth: at that place, or octets further down, with nothing between.
 #[derive(Clone, Copy, Debug)]
@@ -114,15 +114,6 @@ impl Strides {
         Some(strides)
     }
 
-    /// Makes the routes of `changes` what they are in `view`. `None` when there is no place: the copy is then of no use
-    /// any more.
-    pub(super) fn follow(&mut self, view: &View<'_>, changes: &[Change]) -> Option<()> {
-        for change in changes {
-            self.refresh(view, change.key(), change.len())?;
-        }
-        Some(())
-    }
-
     /// Whether most of what there is is in no use.
     pub(super) fn is_scattered(&self) -> bool {
         self.octets.len() > ROOM + 2 * self.used + self.tops * TOP
@@ -149,92 +140,9 @@ impl Strides {
         &self.octets
     }
 
-    /// Makes the root slot what it is in `view`, all below it with it where it comes or goes.
-    fn refresh_root(&mut self, view: &View<'_>, slot: usize) -> Option<()> {
-        let entry = Entry(view.slots.get(slot).copied()?);
-        let mut top = self.top(slot)?;
-        if entry.has_child() && top == NO_TOP {
-            top = self.new_top()?;
-            self.fill_top(view, entry, top)?;
-        } else if !entry.has_child() && top != NO_TOP {
-            self.drop_top(top)?;
-            top = NO_TOP;
-        }
-        *self.roots.get_mut(slot)? = (top as u64) << 32 | u64::from(entry.code());
-        Some(())
-    }
-
     /// The first octet of the top of a root slot.
     fn top(&self, slot: usize) -> Option<usize> {
         usize::try_from(self.roots.get(slot)? >> 32).ok()
-    }
-
-    /// Makes the route for `key`/`len` what it is in `view`.
-    fn refresh(&mut self, view: &View<'_>, key: u128, len: u8) -> Option<()> {
-        let root = Shape::at(0, 128);
-        let slot = root.slot(key);
-        if len <= ROOT_STRIDE {
-            let last = root.slot(key | !prefix_mask(len));
-            return (slot..=last).try_for_each(|slot| self.refresh_root(view, slot));
-        }
-        let had = self.top(slot)? != NO_TOP;
-        self.refresh_root(view, slot)?;
-        let entry = Entry(view.slots.get(slot).copied()?);
-        if !had || !entry.has_child() {
-            return Some(());
-        }
-        let top = self.top(slot)?;
-        let shape = Shape::at(ROOT_STRIDE, 128);
-        let node = view.node(entry.handle(), shape);
-        let slot = shape.slot(key);
-        if len <= shape.end() {
-            for slot in slot..=shape.slot(key | !prefix_mask(len)) {
-                let at = top + LEAF * slot;
-                let leaf = self.leaf(at)? & !0xffff | u64::from(node.entry(slot).code());
-                self.set_leaf(at, leaf)?;
-            }
-            return Some(());
-        }
-        let below = Below::of(node.entry(slot), shape.end());
-        self.refresh_below(view, (key, len), top + LEAF * slot, below)
-    }
-
-    /// The same from the leaf at `at` on, which leads to a node for the octet at /24 or to none, as `below` does.
-    fn refresh_below(
-        &mut self,
-        view: &View<'_>,
-        (key, len): (u128, u8),
-        mut at: usize,
-        mut below: Option<Below>,
-    ) -> Option<()> {
-        let mut depth = ROOT_STRIDE + CHUNK_STRIDE;
-        loop {
-            let leaf = self.leaf(at)?;
-            let node = leaf >> 16;
-            let Some(here) = below else {
-                self.drop_node(node, depth)?;
-                return self.set_leaf(at, leaf & 0xffff);
-            };
-            if node == 0 {
-                let node = self.build(view, here, depth)?;
-                return self.set_leaf(at, leaf | node << 16);
-            }
-            let shape = Shape::at(depth, 128);
-            let slot = shape.slot(key);
-            if depth == LAST || len <= depth + 8 {
-                let last = shape.slot(key | !prefix_mask(len.min(depth + 8)));
-                return self.patch(view, (here, depth), at, (slot, last));
-            }
-            let next = here.says(view, depth, slot).below;
-            let next_at = self.leaf_of(node, depth, slot)?;
-            if (self.leaf(next_at)? >> 16 != 0) != next.is_some() {
-                return self.patch(view, (here, depth), at, (slot, slot));
-            }
-            if next.is_none() {
-                return Some(());
-            }
-            (at, below, depth) = (next_at, next, depth + 8);
-        }
     }
 
     /// Makes a node of what is `below` at `depth`, and all nodes below it. What leaves say of it.
@@ -250,13 +158,13 @@ impl Strides {
             self.push(begin, slot, says.leaf(depth, child))?;
             slot = says.last + 1;
         }
-        let mut starts = [0; GROUPS];
+        let mut starts = Starts::default();
         for run in self.runs.get(begin..)? {
-            start(&mut starts, run.first.into());
+            starts.start(run.first.into());
         }
         let count = self.runs.len() - begin;
         let node = self.room(count, depth)?;
-        self.write_starts(node, depth, &starts)?;
+        self.write_starts(node, depth, starts)?;
         self.write_leaves(first_of(node) + leaves_at(count, depth), depth, begin)?;
         self.runs.truncate(begin);
         Some(node)
@@ -272,129 +180,12 @@ impl Strides {
         Some(())
     }
 
-    /// Makes the slots from `first` to `last` of a node, to which the leaf at `at` leads, what is `below` at `depth`. Nodes
-    /// below it stay where they are, but for those that come or go.
-    fn patch(
-        &mut self,
-        view: &View<'_>,
-        (below, depth): (Below, u8),
-        at: usize,
-        (first, last): (usize, usize),
-    ) -> Option<()> {
-        let upper = self.leaf(at)?;
-        let node = upper >> 16;
-        let old = self.starts(node)?;
-        let begin = self.runs.len();
-        let mut slot = first;
-        while slot <= last {
-            let says = below.says(view, depth, slot);
-            let had = self.leaf(self.leaf_of(node, depth, slot)?)? & mask(depth);
-            let child = match says.below {
-                Some(below) if depth < LAST => match had >> 16 {
-                    0 => self.build(view, below, depth + 8)?,
-                    kept => kept,
-                },
-                _ => {
-                    for gone in slot..=says.last.min(last) {
-                        // Only where a run starts: each child has one of its own.
-                        if starts_at(&old, gone) {
-                            let leaf = self.leaf(self.leaf_of(node, depth, gone)?)?;
-                            self.drop_node((leaf & mask(depth)) >> 16, depth + 8)?;
-                        }
-                    }
-                    0
-                }
-            };
-            self.push(begin, slot, says.leaf(depth, child))?;
-            slot = says.last + 1;
-        }
-        let done = self.splice(node, depth, &old, (first, last), begin);
-        self.runs.truncate(begin);
-        match done? {
-            changed if changed == node => Some(()),
-            changed => self.set_leaf(at, upper & 0xffff | changed << 16),
-        }
-    }
-
-    /// Puts the runs from `begin` on in place of what a node with the starts `old` says of the slots from `first` to
-    /// `last`. What leaves are to say of the node now.
-    fn splice(
-        &mut self,
-        node: u64,
-        depth: u8,
-        old: &Starts,
-        (first, last): (usize, usize),
-        begin: usize,
-    ) -> Option<u64> {
-        let (width, mask) = (width(depth), mask(depth));
-        // What is before and behind may say the same as the first and the last run; a run of that is not to be two.
-        let before = match first.checked_sub(1) {
-            Some(slot) => Some(self.leaf(self.leaf_of(node, depth, slot)?)? & mask),
-            None => None,
-        };
-        let behind = if last + 1 < SLOTS {
-            Some(self.leaf(self.leaf_of(node, depth, last + 1)?)? & mask)
-        } else {
-            None
-        };
-        let (head, upto) = (count_below(old, first), count_below(old, last + 1));
-        let count = count_below(old, SLOTS);
-        let mut starts = *old;
-        for slot in first..=last.min(SLOTS - 2) + 1 {
-            end(&mut starts, slot);
-        }
-        let same_before = before == Some(self.runs.get(begin)?.leaf);
-        let begin = begin + usize::from(same_before);
-        for run in self.runs.get(begin..)? {
-            start(&mut starts, run.first.into());
-        }
-        // Where all is the same as before, the last run may be there no more.
-        let at_last = self
-            .runs
-            .get(begin..)?
-            .last()
-            .map_or(before, |run| Some(run.leaf));
-        // The run behind: its leaf is the last of those up to `last`, or the next one.
-        let mut tail = upto - usize::from(!starts_at(old, last + 1));
-        if behind.is_some() {
-            if behind == at_last {
-                tail += 1;
-            } else {
-                start(&mut starts, last + 1);
-            }
-        } else {
-            tail = count;
-        }
-        let added = self.runs.len() - begin;
-        let now = head + added + (count - tail);
-        let fits = class(now, depth) == class(count, depth) && (now > FEW) == (count > FEW);
-        let to = if fits { node } else { self.room(now, depth)? };
-        let from_leaves = first_of(node) + leaves_at(count, depth);
-        let to_leaves = first_of(to) + leaves_at(now, depth);
-        let tail = from_leaves + width * tail..from_leaves + width * count;
-        if tail.end > self.octets.len() || to_leaves + width * now > self.octets.len() {
-            return None;
-        }
-        self.octets
-            .copy_within(tail, to_leaves + width * (head + added));
-        if !fits {
-            let head = from_leaves..from_leaves + width * head;
-            self.octets.copy_within(head, to_leaves);
-        }
-        self.write_leaves(to_leaves + width * head, depth, begin)?;
-        self.write_starts(to, depth, &starts)?;
-        if !fits {
-            self.free_node(node, count, depth)?;
-        }
-        Some(to)
-    }
-
     /// Frees a node and all below it.
     fn drop_node(&mut self, node: u64, depth: u8) -> Option<()> {
         if node == 0 {
             return Some(());
         }
-        let count = count_below(&self.starts(node)?, SLOTS);
+        let count = self.starts(node)?.count();
         if depth < LAST {
             let leaves = first_of(node) + leaves_at(count, depth);
             for run in 0..count {
@@ -490,54 +281,41 @@ impl Strides {
     /// Where the runs of a node start.
     fn starts(&self, node: u64) -> Option<Starts> {
         let first = first_of(node);
-        let mut starts = [0; GROUPS];
         if is_many(node) {
-            for (group, starts) in starts.iter_mut().enumerate() {
-                let [a, b, c, d, _] = self.leaf(first + CELL * group)?.to_le_bytes()[..5] else {
-                    return None;
-                };
-                *starts = u32::from_le_bytes([a, b, c, d]);
+            let mut groups = [0; GROUPS];
+            for (number, group) in groups.iter_mut().enumerate() {
+                let [a, b, c, d, ..] = self.leaf(first + CELL * number)?.to_le_bytes();
+                *group = u32::from_le_bytes([a, b, c, d]);
             }
-        } else {
-            start(&mut starts, 0);
-            for end in self.octets.get(first..first + FEW - 1)? {
-                if *end < 255 {
-                    start(&mut starts, usize::from(*end) + 1);
-                }
-            }
+            return Some(Starts::of(groups));
+        }
+        let mut starts = Starts::default();
+        starts.start(0);
+        for end in self.octets.get(first..first + FEW - 1)? {
+            // That of the last slot is no start.
+            starts.start(usize::from(*end) + 1);
         }
         Some(starts)
     }
 
     /// Writes where the runs of a node start, which has room for so many.
-    fn write_starts(&mut self, node: u64, depth: u8, starts: &Starts) -> Option<()> {
+    fn write_starts(&mut self, node: u64, depth: u8, starts: Starts) -> Option<()> {
         let first = first_of(node);
         if is_many(node) {
             let mut before = many_leaves(depth) - 1;
-            for (group, starts) in starts.iter().enumerate() {
-                let cell = u64::from(*starts) | (before as u64 & 0xff) << 32;
-                self.set_leaf(first + CELL * group, cell)?;
-                before += starts.count_ones() as usize;
+            for (number, group) in starts.groups().into_iter().enumerate() {
+                let cell = u64::from(group) | (before as u64 & 0xff) << 32;
+                self.set_leaf(first + CELL * number, cell)?;
+                before += group.count_ones() as usize;
             }
             return Some(());
         }
         let mut ends = [255; FEW - 1];
-        let mut places = ends.iter_mut();
-        for (group, starts) in starts.iter().enumerate() {
-            let mut left = *starts;
-            while left != 0 {
-                let slot = 32 * group + left.trailing_zeros() as usize;
-                // The first run starts at the first slot, where none ends.
-                if slot > 0 {
-                    *places.next()? = u8::try_from(slot - 1).ok()?;
-                }
-                left &= left - 1;
-            }
+        for (end, slot) in ends.iter_mut().zip(starts.from(1)) {
+            *end = u8::try_from(slot - 1).ok()?;
         }
-        self.octets
-            .get_mut(first..)?
-            .first_chunk_mut()
-            .map(|place| *place = ends)
+        *self.octets.get_mut(first..)?.first_chunk_mut()? = ends;
+        Some(())
     }
 
     /// Writes the leaves of the runs from `begin` on, the first at `at`.
@@ -616,10 +394,10 @@ impl Strides {
             return;
         }
         let starts = self.starts(node).unwrap();
-        let count = count_below(&starts, SLOTS);
+        let count = starts.count();
         assert_eq!(is_many(node), count > FEW);
         *used += SIZES[class(count, depth)];
-        for slot in (0..SLOTS).filter(|slot| starts_at(&starts, *slot)) {
+        for slot in starts {
             content.push(1 << 16 | slot as u64);
             let leaf = self.leaf(self.leaf_of(node, depth, slot).unwrap()).unwrap();
             self.content_of(leaf & mask(depth), depth + 8, content, used);
@@ -674,36 +452,6 @@ impl Says {
         let asks = depth == LAST && self.below.is_some();
         u64::from(self.code | if asks { ASK } else { 0 }) | child << 16
     }
-}
-
-/// Notes that a run starts at `slot`.
-fn start(starts: &mut Starts, slot: usize) {
-    if let Some(group) = starts.get_mut(slot / 32) {
-        *group |= 1 << (slot % 32);
-    }
-}
-
-/// Notes that none does.
-fn end(starts: &mut Starts, slot: usize) {
-    if let Some(group) = starts.get_mut(slot / 32) {
-        *group &= !(1 << (slot % 32));
-    }
-}
-
-fn starts_at(starts: &Starts, slot: usize) -> bool {
-    starts
-        .get(slot / 32)
-        .is_some_and(|group| group >> (slot % 32) & 1 == 1)
-}
-
-/// How many runs start before `slot`.
-fn count_below(starts: &Starts, slot: usize) -> usize {
-    let mut count = 0;
-    for (first, group) in (0..).step_by(32).zip(starts) {
-        let kept = u64::from(*group) & ((1 << slot.saturating_sub(first).min(32)) - 1);
-        count += kept.count_ones() as usize;
-    }
-    count
 }
 
 /// The octet that a node begins with.
