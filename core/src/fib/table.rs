@@ -172,6 +172,7 @@ impl<A: Address> Fib<A> {
             let slot = Shape::at(0, A::BITS).slot(key);
             let entry = self.root_entry(slot);
             self.ask_for_chunk(slot, entry);
+            self.ask_for_windows(key, len);
             let (entry, old) = self.insert_below(entry, ROOT_STRIDE, key, len, code);
             self.set_root_entry(slot, entry, chunk_slots::<A>(key, len));
             old
@@ -203,6 +204,7 @@ impl<A: Address> Fib<A> {
         } else {
             let entry = self.root_entry(slot);
             self.ask_for_chunk(slot, entry);
+            self.ask_for_windows(key, len);
             let (entry, old) = self.remove_below(entry, ROOT_STRIDE, key, len)?;
             self.set_root_entry(slot, entry, chunk_slots::<A>(key, len));
             old

@@ -245,6 +245,6 @@ fn ask_ahead<A: Address>(addresses: &[A]) {
 }
 
 /// How many octets before they are looked up addresses are asked for.
-const AHEAD: usize = 512;
+const AHEAD: usize = 1536;
 /// The truth table of "not a and b, or c".
 const NOT_A_AND_B_OR_C: i32 = 0xae;

@@ -24,6 +24,7 @@ use super::super::hashed::halves;
 use super::super::log::Log;
 use super::super::moves::copy_cells;
 use super::super::node::ROOT_STRIDE;
+use super::super::simd::ask_for_block;
 use super::super::table::Fib;
 use super::Filled;
 use super::line::{EPOCH_SHIFT, LINE, SPLIT, Window};
@@ -95,6 +96,27 @@ pub(super) struct Place {
 }
 
 impl<A: Address> Fib<A> {
+    /// Asks for what a change of the route for `key`/`len` will read of the hash, while the trie is changed: in a large
+    /// table it is in no near cache.
+    pub(in crate::fib) fn ask_for_windows(&self, key: u128, len: u8) {
+        let Some(hash) = self.windows.on.as_ref().filter(|_| len > 24) else {
+            return;
+        };
+        let (high, _) = halves(key);
+        let kinds: &[Kind] = match len {
+            ..=32 => &[OF_24],
+            33..=40 => &[OF_32],
+            _ => &[OF_32, OF_40],
+        };
+        for kind in kinds {
+            let of = kind.hash(high);
+            let cells = self.lines.block(hash.page(of));
+            let line = line_of(of);
+            ask_for_block(cells.get(line..).unwrap_or_default(), 8);
+            ask_for_block(cells.get(HANDLES + line / 2..).unwrap_or_default(), 1);
+        }
+    }
+
     /// The window of `kind` that `key` falls into.
     pub(super) fn place(&self, hash: &Hash, kind: Kind, key: u128) -> Option<Place> {
         let (high, _) = halves(key);
