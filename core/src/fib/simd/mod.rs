@@ -375,28 +375,21 @@ impl Level {
 
     /// The code that the table of `trie` has for an IPv6 address: what its windows say, or the trie.
     #[inline(always)]
-    pub(super) fn windowed_one<A: Address>(
-        self,
-        windowed: &Windowed,
-        trie: &impl Trie,
-        address: A,
-    ) -> u16 {
+    pub(super) fn windowed_one(self, windowed: &Windowed, trie: &impl Trie, key: u128) -> u16 {
         match self.0 {
-            SimdLevel::Portable => trie.walk(address.to_key()),
+            SimdLevel::Portable => trie.walk(key),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe {
-                windowed_one_bmi2(windowed, trie, address)
-            },
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { windowed_one_bmi2(windowed, trie, key) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
             SimdLevel::Avx512 | SimdLevel::Avx512Gather => unsafe {
-                windowed_one_avx512(windowed, trie, address)
+                windowed_one_avx512(windowed, trie, key)
             },
             #[cfg(not(target_arch = "x86_64"))]
             _ => {
                 let _ = windowed;
-                trie.walk(address.to_key())
+                trie.walk(key)
             }
         }
     }
@@ -628,8 +621,7 @@ fn hashed_one_avx512<const HOSTS: bool>(
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn windowed_one_bmi2<A: Address>(windowed: &Windowed, trie: &impl Trie, address: A) -> u16 {
-    let key = address.to_key();
+fn windowed_one_bmi2(windowed: &Windowed, trie: &impl Trie, key: u128) -> u16 {
     match windows::lookup_one::<windows::Sse2>(windowed, trie.slots(), key) {
         Some(code) => code,
         None => trie.walk(key),
@@ -640,8 +632,7 @@ fn windowed_one_bmi2<A: Address>(windowed: &Windowed, trie: &impl Trie, address:
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn windowed_one_avx512<A: Address>(windowed: &Windowed, trie: &impl Trie, address: A) -> u16 {
-    let key = address.to_key();
+fn windowed_one_avx512(windowed: &Windowed, trie: &impl Trie, key: u128) -> u16 {
     match windows::lookup_one::<windows::Avx512>(windowed, trie.slots(), key) {
         Some(code) => code,
         None => trie.walk(key),
