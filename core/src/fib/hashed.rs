@@ -6,7 +6,7 @@
 //! prefixes goes there, and so does a lookup that the hash cannot decide.
 //!
 //! ```text
-//!   hash of the prefix, its first 32 bits: | directory, 1 to 12 | ... | line, 3 | ... | tag, 16 |
+//!   hash of the prefix:                    | directory, 1 to 12 | ... | line, 3 | ... | tag, 16 |
 //!                                                    |                  |          |
 //!   directory: a handle for each  -> page: 8 lines: 16 tags, and where each one's entry is: 64 octets, one cache line
 //!                                          entries: first half of the prefix, second half, length and next hop code
@@ -73,9 +73,12 @@ enum Filled {
     All,
 }
 
-/// The hash of a snapshot.
+/// The hash of a snapshot. What the default route says stands where the hash itself is, so that its address is at hand.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Hashed {
+    /// A line and its entry, for addresses without a route but the default route: every slot says that this is the answer.
+    pub(super) default: [AtomicU64; LINE + ENTRY],
     pub(super) directory: Box<[u32]>,
     /// Where those pages are.
     #[cfg(target_arch = "x86_64")]
@@ -86,38 +89,15 @@ pub(super) struct Hashed {
     pub(super) count: usize,
     /// Longest first; the one after the last is that of an address without a route but the default route.
     pub(super) lengths: [Length; MAX_LENGTHS + 1],
-    /// A line and its entry, for the same: every slot says that the default route is the answer.
-    pub(super) default: [AtomicU64; LINE + ENTRY],
-    /// The two longest lengths, for vectors.
+    /// Whether the lengths are 128 and 64, and no other: hosts and their networks.
     #[cfg(target_arch = "x86_64")]
-    pub(super) pair: Pair,
+    pub(super) of_hosts: bool,
     /// Whether its pages are more than a second-level cache holds.
     #[cfg(target_arch = "x86_64")]
     pub(super) is_far: bool,
 }
 
-/// What hashes of two lengths are made of, side by side.
-#[cfg(target_arch = "x86_64")]
-#[derive(Debug)]
-#[repr(C, align(16))]
-pub(super) struct Pair {
-    pub(super) high_masks: [u64; 2],
-    pub(super) low_masks: [u64; 2],
-    pub(super) factors: [u64; 2],
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Pair {
-    fn new(first: Length, second: Length) -> Self {
-        Self {
-            high_masks: [first.high_mask, second.high_mask],
-            low_masks: [first.low_mask, second.low_mask],
-            factors: [first.factor, second.factor],
-        }
-    }
-}
-
-/// A prefix length as lookups need it: the two masks side by side, as vectors read them.
+/// A prefix length as lookups need it: the two masks, of [`octets`], side by side, as vectors read them.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Length {
@@ -128,22 +108,28 @@ pub(super) struct Length {
 }
 
 impl Length {
-    pub(super) fn new(len: u8) -> Self {
-        let (high_mask, low_mask) = halves(prefix_mask(len));
+    pub(super) const fn new(len: u8) -> Self {
+        let (high_mask, low_mask) = octets(prefix_mask(len));
         Self {
             high_mask,
             low_mask,
-            factor: HIGH_FACTOR.wrapping_mul(2 * u64::from(len) + 1),
-            len: u64::from(len),
+            factor: FACTOR.wrapping_mul(2 * len as u64 + 1),
+            len: len as u64,
         }
     }
 
-    /// The hash of the prefix of this length that `high` and `low` begin with. Only its upper half is used: the lower
-    /// bits of a product depend on few of its factors' bits. It is made of what vectors have.
+    /// The hash of the prefix of this length that `high` and `low`, the [`octets`] of an address, begin with. It is made of
+    /// what vectors have, and its lower bits are those of a tag.
     #[inline(always)]
     pub(super) fn hash(&self, high: u64, low: u64) -> u64 {
-        let both = (high & self.high_mask).wrapping_mul(self.factor) ^ low & self.low_mask;
-        (both ^ both >> 32).wrapping_mul(FACTOR)
+        let low = spread(low & self.low_mask, LOW_FACTOR);
+        self.hash_of(spread(high & self.high_mask, HIGH_FACTOR), low)
+    }
+
+    /// The same of two halves that are spread already.
+    #[inline(always)]
+    pub(super) fn hash_of(&self, high: u64, low: u64) -> u64 {
+        (high | 1).wrapping_add(low << 1).wrapping_mul(self.factor)
     }
 
     /// What of an entry (the two halves of its prefix; length and code) does not fit an address; 0 if it fits.
@@ -159,7 +145,7 @@ impl Length {
 impl Hashed {
     /// The code for the address `key`; `None` when the trie must be asked.
     pub(super) fn lookup(&self, segments: &[Segment], key: u128) -> Option<u16> {
-        let (high, low) = halves(key);
+        let (high, low) = octets(key);
         let lengths = self.lengths.iter().take(self.count);
         for length in lengths {
             let hash = length.hash(high, low);
@@ -247,10 +233,11 @@ impl Hash {
             lengths,
             default,
             #[cfg(target_arch = "x86_64")]
-            pair: {
-                let [first, second, ..] = lengths;
-                Pair::new(first, second)
-            },
+            of_hosts: count == 2
+                && lengths
+                    .iter()
+                    .zip(&HOSTS)
+                    .all(|(one, other)| one.len == other.len),
             #[cfg(target_arch = "x86_64")]
             is_far: self.cells > NEAR_CELLS,
         }
@@ -588,7 +575,7 @@ struct Route {
 
 impl Route {
     fn new(key: u128, len: u8, code: u16) -> Self {
-        let (high, low) = halves(key);
+        let (high, low) = octets(key);
         Self::of([high, low, u64::from(len) << 16 | u64::from(code)])
     }
 
@@ -681,16 +668,43 @@ pub(super) const fn halves(key: u128) -> (u64, u64) {
     ((key >> 64) as u64, (key & 0xffff_ffff_ffff_ffff) as u64)
 }
 
-/// The first cell of the line of `hash` in its page: three bits, times [`LINE`].
+/// The two halves of a key as numbers whose lowest octets are the first on the wire: as x86-64 reads an address from
+/// memory.
 #[inline(always)]
-pub(super) const fn line_of(hash: u64) -> u32 {
-    (hash >> LINE_SHIFT & LINE_BITS as u64) as u32
+pub(super) const fn octets(key: u128) -> (u64, u64) {
+    let (high, low) = halves(key);
+    (high.swap_bytes(), low.swap_bytes())
 }
 
-/// The tag of `hash`; not 0, which stands for an empty slot.
+/// The key of an address of which these are the [`octets`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) const fn key_of(high: u64, low: u64) -> u128 {
+    (high.swap_bytes() as u128) << 64 | low.swap_bytes() as u128
+}
+
+/// Half of an address with its octets mixed: the upper bits of a product depend on all of its factor's, and become the
+/// lower ones, on which all bits of the next product depend.
+#[inline(always)]
+pub(super) const fn spread(half: u64, factor: u64) -> u64 {
+    half.wrapping_mul(factor).rotate_right(SPREAD)
+}
+
+/// The first cell of the line of `hash` in its page: three bits, times [`LINE`]. Turned, since x86-64 turns into another
+/// register in one instruction, and shifts in two.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "three bits of the lowest six are left"
+)]
+pub(super) const fn line_of(hash: u64) -> u32 {
+    (hash.rotate_right(LINE_SHIFT) & LINE_BITS as u64) as u32
+}
+
+/// The tag of `hash`; not 0, which stands for an empty slot: a hash is odd.
 #[inline(always)]
 pub(super) const fn tag_of(hash: u64) -> u16 {
-    (hash >> TAG_SHIFT & 0xffff) as u16 | 1
+    (hash & 0xffff) as u16
 }
 
 /// The first slot of `line` that has `tag`; with 0 for `tag` the first empty one.
@@ -714,6 +728,9 @@ fn set_quarter(cells: &[AtomicU64], at: usize, value: u16) {
     store(cells, at / 4, cell | u64::from(value) << shift);
 }
 
+/// The usual lengths: those of hosts and of their networks.
+#[cfg(target_arch = "x86_64")]
+pub(super) const HOSTS: [Length; 2] = [Length::new(128), Length::new(64)];
 /// Lengths that a hash serves: one costs about what a level of the trie costs.
 pub(super) const MAX_LENGTHS: usize = 4;
 /// The number of routes from which a table has a hash; half as many are the least that it keeps it for.
@@ -754,7 +771,8 @@ const PAGE_EDGE: usize = PAGE_HEADER + LINE - 1;
 /// Where in a hash the number of a line is, times [`LINE`].
 pub(super) const LINE_SHIFT: u32 = 46;
 pub(super) const LINE_BITS: i16 = 0x38;
-/// Where in a hash the tag is.
-pub(super) const TAG_SHIFT: u32 = 32;
-const HIGH_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-pub(super) const FACTOR: u64 = 0xc2b2_ae3d_27d4_eb4f;
+/// How far halves are turned when they are spread.
+pub(super) const SPREAD: u32 = 48;
+pub(super) const HIGH_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(super) const LOW_FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
+const FACTOR: u64 = 0xc2b2_ae3d_27d4_eb4f;

@@ -155,9 +155,9 @@ impl<A: Address> FibReader<A> {
         } else if A::BITS == 32 {
             self.level.lookup_one::<A>(&self.view(), address.to_key())
         } else if let Some(hashed) = self.hashed() {
-            self.level.hashed_one(hashed, self, &address)
+            self.level.hashed_one(hashed, self, address)
         } else {
-            self.without_hash(&address)
+            self.without_hash(address.to_key())
         };
         NextHopId::from_code(code)
     }
@@ -230,10 +230,10 @@ impl<A: Address> FibReader<A> {
 
     /// What an IPv6 table without a hash says. Apart, so that what it needs is not set up for one that has it.
     #[inline(never)]
-    fn without_hash(&self, address: &A) -> u16 {
+    fn without_hash(&self, key: u128) -> u16 {
         match self.windowed() {
-            Some(windowed) => self.level.windowed_one(windowed, self, address),
-            None => self.walk(address.to_key()),
+            Some(windowed) => self.level.windowed_one(windowed, self, key),
+            None => self.walk(key),
         }
     }
 

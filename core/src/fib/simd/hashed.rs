@@ -7,22 +7,23 @@
 //! are compared in one vector; those of a table that is near are not asked for ahead; and what entries say about the
 //! prefix is gathered for the whole group, which is gone through again when one of them is of another prefix.
 //!
-//! A single lookup is bound by its instructions where it waits for nothing else: with AVX-512 the usual two lengths are
-//! hashed in one vector and their lines compared in another, some 60 instructions for 130 (5.3 ns for 8.9; one that
-//! waits for the lookup before it takes a tenth longer). Where gathers are fast, products of vectors are slow, and the two
-//! are hashed one by one. Other levels use what every x86-64 has.
+//! A single lookup is bound by its instructions where it waits for nothing else. So the hash is of an address as it is in
+//! memory, without its octets turned around; the two halves are spread once for all lengths that need them whole; tags
+//! are the lowest bits of a hash; what is checked of an entry is checked by branches that are foreseen; and with AVX-512
+//! both lines of the usual two lengths are compared in registers that need not be cleared afterwards. Lengths of 128 and
+//! 64, hosts and their networks, have code of their own, without masks. Other levels use what every x86-64 has.
 //!
 //! The twin is `Hashed::lookup` in `hashed.rs`.
 
-use core::arch::x86_64;
+use core::arch::{asm, x86_64};
 use core::hint::select_unpredictable;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::hashed::{
-    ENTRY, FACTOR, Hashed, LINE_BITS, LINE_SHIFT, Length, MAX_LENGTHS, TAG_SHIFT, TAGS, halves,
-    line_of, tag_of,
+    ENTRY, HIGH_FACTOR, HOSTS, Hashed, LINE_BITS, LINE_SHIFT, LOW_FACTOR, Length, MAX_LENGTHS,
+    SPREAD, TAGS, line_of, octets, spread, tag_of,
 };
 use super::super::walk::View;
 use super::ask_ahead;
@@ -75,7 +76,7 @@ impl Unit for Sse2 {
         let mut lines = [[nothing; PLACES]; LANES];
         let mut tags = [[0_u16; N]; LANES];
         for (address, (lines, tags)) in addresses.iter().zip(lines.iter_mut().zip(&mut tags)) {
-            let (high, low) = halves(address.to_key());
+            let (high, low) = octets(address.to_key());
             for (number, (line, tag)) in lines.iter_mut().zip(tags).enumerate() {
                 (*line, *tag) = ask(hashed, number, high, low);
                 prefetch(*line);
@@ -99,7 +100,7 @@ impl Unit for Sse2 {
         let found = entries.iter().zip(&numbers);
         let asked = addresses.iter().zip(next_hops);
         for (lane, ((address, next_hop), (entry, number))) in (0..).zip(asked.zip(found)) {
-            let (high, low) = halves(address.to_key());
+            let (high, low) = octets(address.to_key());
             let entry = read(*entry);
             let differs = length(hashed, *number).differs(entry, high, low);
             undecided |= u32::from(differs != 0) << lane;
@@ -133,21 +134,13 @@ impl Unit for Avx512 {
         for (address, octets) in addresses.iter().zip(&mut octets) {
             *octets = address.to_key().to_be_bytes();
         }
-        let mut keys = [[0_u64; 2]; LANES];
         let mut pages = [[0_u16; LANES]; N];
         let mut cells = [[0_u16; LANES]; N];
         let mut tags = [[0_u16; LANES]; N];
         let (eights, _) = octets.as_chunks::<8>();
-        let (key_eights, _) = keys.as_chunks_mut::<8>();
-        let eights = eights.iter().zip(key_eights);
-        for (start, (octets, keys)) in (0..addresses.len()).step_by(8).zip(eights) {
-            // SAFETY: eight keys are 128 octets; the instructions as above.
-            let (high, low) = unsafe {
-                let [first, second] = eight_keys(octets);
-                x86_64::_mm512_storeu_si512(keys.as_mut_ptr().cast(), first);
-                x86_64::_mm512_storeu_si512(keys.as_mut_ptr().add(4).cast(), second);
-                eight_halves(first, second)
-            };
+        for (start, octets) in (0..addresses.len()).step_by(8).zip(eights) {
+            // SAFETY: the instructions are there.
+            let eight = unsafe { Eight::of(octets) };
             let places = pages.iter_mut().zip(&mut cells).zip(&mut tags);
             for (number, ((pages, cells), tags)) in places.enumerate() {
                 let length = length(hashed, number);
@@ -155,11 +148,9 @@ impl Unit for Avx512 {
                 // SAFETY: `start` is 0, 8, 16 or 24: eight of the 32 places, 16 octets, begin there; the instructions
                 // as above.
                 unsafe {
-                    let hash = eight_hashes(length, high, low);
+                    let hash = eight.hashes(length);
                     let (page, cell) = eight_places(hashed, hash);
-                    let tag = x86_64::_mm512_srli_epi64::<TAG_SHIFT>(hash);
-                    let tag = x86_64::_mm512_cvtepi64_epi16(tag);
-                    let tag = x86_64::_mm_or_si128(tag, x86_64::_mm_set1_epi16(1));
+                    let tag = x86_64::_mm512_cvtepi64_epi16(hash);
                     x86_64::_mm_storeu_si128(pages.as_mut_ptr().add(start).cast(), page);
                     x86_64::_mm_storeu_si128(cells.as_mut_ptr().add(start).cast(), cell);
                     x86_64::_mm_storeu_si128(tags.as_mut_ptr().add(start).cast(), tag);
@@ -176,7 +167,7 @@ impl Unit for Avx512 {
             }
         }
         let mut undecided = 0;
-        for (lane, (next_hop, key)) in next_hops.iter_mut().zip(&keys).enumerate() {
+        for (lane, (next_hop, octets)) in next_hops.iter_mut().zip(&octets).enumerate() {
             let mut slots = Slots::<N>(0);
             for (number, (lines, tags)) in lines.iter().zip(&tags).enumerate() {
                 slots.add::<Self>(number, load(lines, lane), load(tags, lane));
@@ -190,7 +181,7 @@ impl Unit for Avx512 {
             // SAFETY: a key is 16 octets, and so are the two masks of a length and the prefix of an entry, of which
             // see `read`; the instructions as above.
             let other = unsafe {
-                let key = x86_64::_mm_loadu_si128(key.as_ptr().cast());
+                let key = x86_64::_mm_loadu_si128(octets.as_ptr().cast());
                 let prefix = x86_64::_mm_loadu_si128(entry.cast());
                 let mask = x86_64::_mm_loadu_si128((&raw const *length).cast());
                 x86_64::_mm_test_epi64_mask(x86_64::_mm_xor_si128(key, prefix), mask)
@@ -229,7 +220,7 @@ fn other(hashed: &Hashed, key: u128) -> Option<u16> {
 #[inline(always)]
 fn one<const N: usize, const P: usize>(hashed: &Hashed, key: u128) -> Option<u16> {
     const { assert!(P == N + 1 && P <= PLACES) };
-    let (high, low) = halves(key);
+    let (high, low) = octets(key);
     let mut lines = [hashed.default.as_ptr(); P];
     let mut slots = Slots::<N>(0);
     for (number, place) in lines.iter_mut().enumerate().take(N) {
@@ -242,81 +233,85 @@ fn one<const N: usize, const P: usize>(hashed: &Hashed, key: u128) -> Option<u16
     (length(hashed, number).differs(entry, high, low) == 0).then_some(code(entry))
 }
 
-/// The same for two lengths, hashed in one vector and with their lines compared in one.
+/// The same for two lengths and an address of which these are the [`octets`]; `OF_HOSTS` says that the lengths are 128 and
+/// 64.
 ///
 /// Whoever inlines this has the instructions of [`Avx512`].
 #[inline(always)]
-pub(super) fn lookup_of_two<A: Address>(hashed: &Hashed, address: &A) -> Option<u16> {
-    let (high, low) = halves(address.to_key());
-    // SAFETY: the instructions are there; a pair is 16 octets.
-    let (key, hashes) = unsafe {
-        let pair = |pair: &[u64; 2]| x86_64::_mm_load_si128(pair.as_ptr().cast());
-        let turn = x86_64::_mm_set_epi64x(SWAP[1], SWAP[0]);
-        // As they are in memory, half by half: the two may have been stored one by one just before.
-        let twice = |half: u64| {
-            let half = x86_64::_mm_set1_epi64x(half.swap_bytes().cast_signed());
-            x86_64::_mm_shuffle_epi8(half, turn)
-        };
-        let (high, low) = (twice(high), twice(low));
-        let masked = x86_64::_mm_and_si128(high, pair(&hashed.pair.high_masks));
-        let masked = x86_64::_mm_mullo_epi64(masked, pair(&hashed.pair.factors));
-        let mask = pair(&hashed.pair.low_masks);
-        // The first one xor what the other two have in common.
-        let both = x86_64::_mm_ternarylogic_epi64::<0x78>(masked, low, mask);
-        let both = x86_64::_mm_xor_si128(both, x86_64::_mm_srli_epi64::<32>(both));
-        let factor = x86_64::_mm_set1_epi64x(FACTOR.cast_signed());
-        (
-            x86_64::_mm_unpacklo_epi64(high, low),
-            x86_64::_mm_mullo_epi64(both, factor),
-        )
-    };
-    // SAFETY: the instructions are there.
-    let [first, second] = unsafe {
+pub(super) fn lookup_of_two<const OF_HOSTS: bool>(
+    hashed: &Hashed,
+    high: u64,
+    low: u64,
+) -> Option<u16> {
+    let [longer, shorter] = [0, 1].map(|number| length(hashed, number));
+    let [longer, shorter] = if OF_HOSTS {
+        let high = spread(high, HIGH_FACTOR);
         [
-            x86_64::_mm_cvtsi128_si64(hashes),
-            x86_64::_mm_extract_epi64::<1>(hashes),
+            longer.hash_of(high, spread(low, LOW_FACTOR)),
+            shorter.hash_of(high, 0),
         ]
+    } else {
+        [longer.hash(high, low), shorter.hash(high, low)]
     };
-    let [first, second] = [first, second].map(|hash| line(hashed, hash.cast_unsigned()));
+    let [first, second] = [longer, shorter].map(|hash| line(hashed, hash));
     // SAFETY: the instructions are there.
-    let tags = unsafe {
-        let wide = x86_64::_mm512_castsi128_si512(hashes);
-        let tags = x86_64::_mm512_inserti64x4::<1>(
-            x86_64::_mm512_set1_epi16(2),
-            x86_64::_mm256_set1_epi16(6),
-        );
-        let tags = x86_64::_mm512_permutexvar_epi16(tags, wide);
-        x86_64::_mm512_or_si512(tags, x86_64::_mm512_set1_epi16(1))
-    };
-    // SAFETY: the instructions are there.
-    let (entry, length) = unsafe { longer_of_two(hashed, first, second, tags) };
-    // SAFETY: a key is 16 octets, and so are the two masks of a length and the prefix of an entry, of which see `read`;
-    // the instructions are there.
-    let other = unsafe {
-        let prefix = x86_64::_mm_loadu_si128(entry.cast());
-        let mask = x86_64::_mm_loadu_si128((&raw const *length).cast());
-        x86_64::_mm_test_epi64_mask(x86_64::_mm_xor_si128(key, prefix), mask)
-    };
-    let entry = read(entry);
-    let differs = u64::from(other) | (entry[2] >> 16) ^ length.len;
-    (differs == 0).then_some(code(entry))
+    let slots = unsafe { slots_of_two(first, longer, second, shorter) };
+    let (entry, length) = entry_in(hashed, first, second, slots);
+    // One after the other, by branches: nearly always all of it fits, whichever of the lengths it is.
+    // SAFETY: as in `read`.
+    unsafe {
+        let entry = entry.cast::<u64>();
+        if (entry.read() ^ high) & length.high_mask != 0
+            || (entry.add(1).read() ^ low) & length.low_mask != 0
+        {
+            return None;
+        }
+        let len = entry.add(2).cast::<u16>().add(1).read();
+        let code = entry.add(2).cast::<u16>().read();
+        (u64::from(len) == length.len).then_some(code)
+    }
 }
 
-/// The same with hashes computed one by one, for processors that take 15 cycles for a product of 64 bits in a vector and 3
-/// for one of two numbers: the instructions are as many, but one lookup makes room for the next sooner (near caches 9.3
-/// down to 8.1 ns).
+/// The slots of two lines, a bit each, those of the first lowest, that have the tags of these hashes.
 ///
-/// Whoever inlines this has the instructions of [`Avx512`].
-#[inline(always)]
-pub(super) fn lookup_of_two_by_numbers<A: Address>(hashed: &Hashed, address: &A) -> Option<u16> {
-    let (high, low) = halves(address.to_key());
-    let (first, tag) = ask(hashed, 0, high, low);
-    let (second, other) = ask(hashed, 1, high, low);
-    let slots = u32::from(Avx512::slots_with(first, tag))
-        | u32::from(Avx512::slots_with(second, other)) << TAGS;
-    let (entry, length) = entry_in(hashed, first, second, slots);
-    let entry = read(entry);
-    (length.differs(entry, high, low) == 0).then_some(code(entry))
+/// By instructions that are named here since the compiler would put the two lines together in one vector first, and since
+/// these registers, which no code without AVX-512 knows, need not be cleared for such code.
+///
+/// # Safety
+///
+/// Both are lines of this snapshot, and the instructions of [`Avx512`] are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn slots_of_two(
+    first: *const AtomicU64,
+    one: u64,
+    second: *const AtomicU64,
+    other: u64,
+) -> u32 {
+    let slots: u32;
+    // SAFETY: the instructions are there; the 32 octets are the tags of a line, which is not written while the snapshot
+    // lives.
+    unsafe {
+        asm!(
+            "vpbroadcastw ymm16, {one:e}",
+            "vpbroadcastw ymm17, {other:e}",
+            "vpcmpeqw {low}, ymm16, ymmword ptr [{first}]",
+            "vpcmpeqw {high}, ymm17, ymmword ptr [{second}]",
+            "kunpckwd {low}, {high}, {low}",
+            "kmovd {slots:e}, {low}",
+            one = in(reg) one,
+            other = in(reg) other,
+            first = in(reg) first,
+            second = in(reg) second,
+            low = out(kreg) _,
+            high = out(kreg) _,
+            slots = lateout(reg) slots,
+            out("ymm16") _,
+            out("ymm17") _,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    slots
 }
 
 /// At most [`LANES`] addresses in two lengths; gives the lanes, a bit each, that the trie must be asked for.
@@ -327,11 +322,16 @@ fn of_two<A: Address>(
     next_hops: &mut [Option<NextHopId>],
 ) -> u32 {
     if let (Ok(addresses), Ok(next_hops)) = (addresses.try_into(), (&mut *next_hops).try_into()) {
-        return group_of_two(hashed, addresses, next_hops);
+        return if hashed.of_hosts {
+            group_of_two::<A, true>(hashed, addresses, next_hops)
+        } else {
+            group_of_two::<A, false>(hashed, addresses, next_hops)
+        };
     }
     let mut undecided = 0;
     for (lane, (address, next_hop)) in addresses.iter().zip(next_hops).enumerate() {
-        match lookup_of_two(hashed, address) {
+        let (high, low) = octets(address.to_key());
+        match lookup_of_two::<false>(hashed, high, low) {
             Some(code) => *next_hop = NextHopId::from_code(code),
             None => undecided |= 1 << lane,
         }
@@ -341,7 +341,7 @@ fn of_two<A: Address>(
 
 /// A whole group in two lengths: what [`lookup_of_two`] is for one address.
 #[inline(always)]
-fn group_of_two<A: Address>(
+fn group_of_two<A: Address, const OF_HOSTS: bool>(
     hashed: &Hashed,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
@@ -355,25 +355,27 @@ fn group_of_two<A: Address>(
         debug_assert!(start + 8 <= LANES, "{start}");
         // SAFETY: `start` is 0, 8, 16 or 24: eight of the 32 places begin there; the instructions as above.
         unsafe {
-            let [first, second] = eight_keys(&octets);
-            let (high, low) = eight_halves(first, second);
-            let mut hashes = [high; 2];
+            let eight = Eight::of(&octets);
+            let mut hashes = [eight.high; 2];
             let places = pages.iter_mut().zip(&mut cells).zip(&mut hashes);
             for (number, ((pages, cells), place)) in places.enumerate() {
-                let hash = eight_hashes(length(hashed, number), high, low);
+                let hash = if OF_HOSTS {
+                    eight.hashes(&load(&HOSTS, number))
+                } else {
+                    eight.hashes(length(hashed, number))
+                };
                 *place = hash;
                 let (page, cell) = eight_places(hashed, hash);
                 x86_64::_mm_storeu_si128(pages.as_mut_ptr().add(start).cast(), page);
                 x86_64::_mm_storeu_si128(cells.as_mut_ptr().add(start).cast(), cell);
             }
             let [first, second] = hashes;
-            let first = x86_64::_mm512_srli_epi64::<TAG_SHIFT>(first);
-            let second = x86_64::_mm512_srli_epi64::<{ TAG_SHIFT - 16 }>(second);
+            // Turned, not shifted: the compiler would make another product of that.
+            let second = x86_64::_mm512_rol_epi64::<16>(second);
             let half = x86_64::_mm512_set1_epi64(0xffff);
             // The first where `half` is set, otherwise the second.
             let both = x86_64::_mm512_ternarylogic_epi64::<0xca>(half, first, second);
             let both = x86_64::_mm512_cvtepi64_epi32(both);
-            let both = x86_64::_mm256_or_si256(both, x86_64::_mm256_set1_epi32(0x0001_0001));
             x86_64::_mm256_storeu_si256(tags.as_mut_ptr().add(start).cast(), both);
         }
     }
@@ -411,7 +413,6 @@ fn group_of_two<A: Address>(
         // `read`; the instructions are there.
         unsafe {
             let key = x86_64::_mm_loadu_si128(octets.as_ptr().cast());
-            let key = x86_64::_mm_shuffle_epi8(key, x86_64::_mm_set_epi64x(SWAP[1], SWAP[0]));
             let prefix = x86_64::_mm_loadu_si128(entry.cast());
             let mask = x86_64::_mm_loadu_si128((&raw const *length).cast());
             let differs = x86_64::_mm_xor_si128(key, prefix);
@@ -478,45 +479,75 @@ fn entry_in(
     (entry_of(line, at % TAGS), length(hashed, at / TAGS))
 }
 
-/// Eight addresses as numbers, four to a vector: high half, low half.
-///
-/// # Safety
-///
-/// The instructions of [`Avx512`] are there.
-#[inline(always)]
-unsafe fn eight_keys(octets: &[[u8; 16]; 8]) -> [x86_64::__m512i; 2] {
-    // SAFETY: eight addresses are 128 octets; the instructions are there.
-    unsafe {
-        let swap = x86_64::_mm512_set_epi64(
-            SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0], SWAP[1], SWAP[0],
-        );
-        let first = x86_64::_mm512_loadu_si512(octets.as_ptr().cast());
-        let second = x86_64::_mm512_loadu_si512(octets.as_ptr().add(4).cast());
-        [
-            x86_64::_mm512_shuffle_epi8(first, swap),
-            x86_64::_mm512_shuffle_epi8(second, swap),
-        ]
+/// The [`octets`] of eight addresses, half by half.
+struct Eight {
+    high: x86_64::__m512i,
+    low: x86_64::__m512i,
+    /// The high halves, spread whole: as lengths from 64 on need them.
+    spread: x86_64::__m512i,
+}
+
+impl Eight {
+    /// # Safety
+    ///
+    /// The instructions of [`Avx512`] are there.
+    #[inline(always)]
+    unsafe fn of(octets: &[[u8; 16]; 8]) -> Self {
+        // SAFETY: eight addresses are 128 octets; the instructions are there.
+        unsafe {
+            let first = x86_64::_mm512_loadu_si512(octets.as_ptr().cast());
+            let second = x86_64::_mm512_loadu_si512(octets.as_ptr().add(4).cast());
+            let even = x86_64::_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+            let odd = x86_64::_mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+            let high = x86_64::_mm512_permutex2var_epi64(first, even, second);
+            Self {
+                high,
+                low: x86_64::_mm512_permutex2var_epi64(first, odd, second),
+                spread: eight_spread(high, HIGH_FACTOR),
+            }
+        }
+    }
+
+    /// The hashes of the prefixes of one length that the addresses begin with.
+    ///
+    /// # Safety
+    ///
+    /// The instructions of [`Avx512`] are there.
+    #[inline(always)]
+    unsafe fn hashes(&self, length: &Length) -> x86_64::__m512i {
+        // SAFETY: the instructions are there.
+        unsafe {
+            let all = |value: u64| x86_64::_mm512_set1_epi64(value.cast_signed());
+            let high = if length.high_mask == u64::MAX {
+                self.spread
+            } else {
+                let high = x86_64::_mm512_and_si512(self.high, all(length.high_mask));
+                eight_spread(high, HIGH_FACTOR)
+            };
+            let mut both = x86_64::_mm512_or_si512(high, all(1));
+            if length.low_mask != 0 {
+                let low = x86_64::_mm512_and_si512(self.low, all(length.low_mask));
+                let low = eight_spread(low, LOW_FACTOR);
+                both = x86_64::_mm512_add_epi64(both, x86_64::_mm512_slli_epi64::<1>(low));
+            }
+            x86_64::_mm512_mullo_epi64(both, all(length.factor))
+        }
     }
 }
 
-/// The high halves of eight such addresses, and the low ones.
+/// What [`spread`] makes of eight halves.
 ///
 /// # Safety
 ///
 /// The instructions of [`Avx512`] are there.
 #[inline(always)]
-unsafe fn eight_halves(
-    first: x86_64::__m512i,
-    second: x86_64::__m512i,
-) -> (x86_64::__m512i, x86_64::__m512i) {
+unsafe fn eight_spread(halves: x86_64::__m512i, factor: u64) -> x86_64::__m512i {
     // SAFETY: the instructions are there.
     unsafe {
-        let even = x86_64::_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
-        let odd = x86_64::_mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
-        (
-            x86_64::_mm512_permutex2var_epi64(first, even, second),
-            x86_64::_mm512_permutex2var_epi64(first, odd, second),
-        )
+        let factor = x86_64::_mm512_set1_epi64(factor.cast_signed());
+        x86_64::_mm512_ror_epi64::<{ SPREAD.cast_signed() }>(x86_64::_mm512_mullo_epi64(
+            halves, factor,
+        ))
     }
 }
 
@@ -538,30 +569,6 @@ unsafe fn eight_places(
         let cell = x86_64::_mm512_cvtepi64_epi16(cell);
         let cell = x86_64::_mm_and_si128(cell, x86_64::_mm_set1_epi16(LINE_BITS));
         (page, cell)
-    }
-}
-
-/// The hashes of the prefixes of one length that eight addresses begin with.
-///
-/// # Safety
-///
-/// The instructions of [`Avx512`] are there.
-#[inline(always)]
-unsafe fn eight_hashes(
-    length: &Length,
-    high: x86_64::__m512i,
-    low: x86_64::__m512i,
-) -> x86_64::__m512i {
-    // SAFETY: the instructions are there.
-    unsafe {
-        let all = |value: u64| x86_64::_mm512_set1_epi64(value.cast_signed());
-        let high = x86_64::_mm512_and_si512(high, all(length.high_mask));
-        let high = x86_64::_mm512_mullo_epi64(high, all(length.factor));
-        let mask = all(length.low_mask);
-        // The first one xor what the other two have in common.
-        let both = x86_64::_mm512_ternarylogic_epi64::<0x78>(high, low, mask);
-        let both = x86_64::_mm512_xor_si512(both, x86_64::_mm512_srli_epi64::<32>(both));
-        x86_64::_mm512_mullo_epi64(both, all(FACTOR))
     }
 }
 
@@ -679,9 +686,6 @@ fn prefetch(line: *const AtomicU64) {
     // SAFETY: a prefetch never faults, whatever the address.
     unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(line.cast()) };
 }
-
-/// What turns the octets of both halves of an address around.
-const SWAP: [i64; 2] = [0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f];
 
 const _: () = assert!(MAX_LENGTHS == 4 && TAGS == 16);
 

@@ -9,8 +9,8 @@
 //! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
 //! takes a raw pointer; reading cells, lines and lists, one by one or by gathers, without asking whether the place is in
 //! bounds, which the portable twin asks each time; numbers that change from array to vector and back; an `asm!` without
-//! instructions that keeps the compiler from another order; and, for the writer, octets moved from cells to cells
-//! (`moves.rs`).
+//! instructions that keeps the compiler from another order, and one that compares two lines in registers of its choice
+//! (`hashed.rs`); and, for the writer, octets moved from cells to cells (`moves.rs`).
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -61,6 +61,8 @@ use super::few::Few;
 #[cfg(target_arch = "x86_64")]
 use super::fresh;
 use super::hashed::Hashed;
+#[cfg(target_arch = "x86_64")]
+use super::hashed::{key_of, octets};
 use super::pushed::{self as portable, PushedRoot};
 use super::reader::{FibReader, Snapshot};
 use super::replica::Replica;
@@ -342,26 +344,27 @@ impl Level {
         self,
         hashed: &Hashed,
         trie: &impl Trie,
-        address: &A,
+        address: A,
     ) -> u16 {
         #[cfg(target_arch = "x86_64")]
-        if self.0 >= SimdLevel::Avx512 && hashed.count == 2 {
-            // SAFETY: a `Level` of `Avx512` exists only where these instructions were found.
-            return unsafe {
-                if self.0 == SimdLevel::Avx512 {
-                    hashed_one_avx512::<A, false>(hashed, trie, address)
-                } else {
-                    hashed_one_avx512::<A, true>(hashed, trie, address)
-                }
-            };
+        if self.0 >= SimdLevel::Avx512 && hashed.of_hosts {
+            let (high, low) = octets(address.to_key());
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            return unsafe { hashed_one_avx512::<true>(hashed, trie, high, low) };
         }
         self.hashed_other(hashed, trie, address)
     }
 
-    /// The same at every level and for any number of lengths. Apart, so that what it needs is not set up for the others.
+    /// The same at every level and for any lengths. Apart, so that what it needs is not set up for the others.
     #[inline(never)]
-    fn hashed_other<A: Address>(self, hashed: &Hashed, trie: &impl Trie, address: &A) -> u16 {
+    fn hashed_other<A: Address>(self, hashed: &Hashed, trie: &impl Trie, address: A) -> u16 {
         let key = address.to_key();
+        #[cfg(target_arch = "x86_64")]
+        if self.0 >= SimdLevel::Avx512 && hashed.count == 2 {
+            let (high, low) = octets(key);
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            return unsafe { hashed_one_avx512::<false>(hashed, trie, high, low) };
+        }
         let code = match self.0 {
             SimdLevel::Portable => hashed.lookup(trie.segments(), key),
             #[cfg(target_arch = "x86_64")]
@@ -400,28 +403,21 @@ impl Level {
 
     /// The code that the table of `trie` has for an IPv6 address: what its windows say, or the trie.
     #[inline(always)]
-    pub(super) fn windowed_one<A: Address>(
-        self,
-        windowed: &Windowed,
-        trie: &impl Trie,
-        address: &A,
-    ) -> u16 {
+    pub(super) fn windowed_one(self, windowed: &Windowed, trie: &impl Trie, key: u128) -> u16 {
         match self.0 {
-            SimdLevel::Portable => trie.walk(address.to_key()),
+            SimdLevel::Portable => trie.walk(key),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe {
-                windowed_one_bmi2(windowed, trie, address)
-            },
+            SimdLevel::Bmi2 | SimdLevel::Avx2 => unsafe { windowed_one_bmi2(windowed, trie, key) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Level` of these exists only where the instructions were found.
             SimdLevel::Avx512 | SimdLevel::Avx512Gather => unsafe {
-                windowed_one_avx512(windowed, trie, address)
+                windowed_one_avx512(windowed, trie, key)
             },
             #[cfg(not(target_arch = "x86_64"))]
             _ => {
                 let _ = windowed;
-                trie.walk(address.to_key())
+                trie.walk(key)
             }
         }
     }
@@ -652,26 +648,21 @@ fn hashed_avx512<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn hashed_one_avx512<A: Address, const NUMBERS: bool>(
+fn hashed_one_avx512<const HOSTS: bool>(
     hashed: &Hashed,
     trie: &impl Trie,
-    address: &A,
+    high: u64,
+    low: u64,
 ) -> u16 {
-    let code = if NUMBERS {
-        hashed::lookup_of_two_by_numbers(hashed, address)
-    } else {
-        hashed::lookup_of_two(hashed, address)
-    };
-    match code {
+    match hashed::lookup_of_two::<HOSTS>(hashed, high, low) {
         Some(code) => code,
-        None => trie.walk(address.to_key()),
+        None => trie.walk(key_of(high, low)),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
-fn windowed_one_bmi2<A: Address>(windowed: &Windowed, trie: &impl Trie, address: &A) -> u16 {
-    let key = address.to_key();
+fn windowed_one_bmi2(windowed: &Windowed, trie: &impl Trie, key: u128) -> u16 {
     match windows::lookup_one::<windows::Sse2>(windowed, trie.slots(), key) {
         Some(code) => code,
         None => trie.walk(key),
@@ -682,8 +673,7 @@ fn windowed_one_bmi2<A: Address>(windowed: &Windowed, trie: &impl Trie, address:
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn windowed_one_avx512<A: Address>(windowed: &Windowed, trie: &impl Trie, address: &A) -> u16 {
-    let key = address.to_key();
+fn windowed_one_avx512(windowed: &Windowed, trie: &impl Trie, key: u128) -> u16 {
     match windows::lookup_one::<windows::Avx512>(windowed, trie.slots(), key) {
         Some(code) => code,
         None => trie.walk(key),

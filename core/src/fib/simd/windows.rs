@@ -2,7 +2,9 @@
 //! once, and the windows of an address side by side.
 //!
 //! Single addresses ask for the three lines of the hash, compare their tags, and read the longest window that there is;
-//! a shorter one only when that has no next hop for the address, which is so for two addresses of a hundred.
+//! a shorter one only when that has no next hop for the address, which is so for two addresses of a hundred. One that waits
+//! for the lookup before waits for one step after the other, so the steps are short: what depends on which window it is
+//! does not wait for its place in the line, and with AVX-512 a line's answer is moved out of the vector that has it.
 //!
 //! A group of addresses goes in passes, each of which asks for what the next needs: line of the hash, line of the
 //! window, next hop. All go through the windows of their /32 and /40, with a line that says nothing where there is
@@ -12,7 +14,7 @@
 //!
 //! The twin is the trie.
 
-use core::arch::x86_64;
+use core::arch::{asm, x86_64};
 use core::hint::select_unpredictable;
 use core::ptr;
 use core::sync::atomic::AtomicU64;
@@ -34,6 +36,20 @@ pub(super) trait Unit {
     ///
     /// `line` is a line of a window; the instructions are there.
     unsafe fn below(line: *const u64, slot: u16) -> u32;
+
+    /// The code that the line at `line` has for `slot`.
+    ///
+    /// # Safety
+    ///
+    /// As of [`below`](Self::below).
+    #[inline(always)]
+    unsafe fn said(line: *const u64, slot: u16) -> u16 {
+        // SAFETY: from the 32nd octet on a line has one code more than ends.
+        unsafe {
+            let below = Self::below(line, slot).count_ones();
+            line.cast::<u16>().add(16 + below as usize).read()
+        }
+    }
 
     /// The next hop codes of root slots, and the lanes, a bit each, that have a child.
     #[inline(always)]
@@ -93,6 +109,26 @@ impl Unit for Avx512 {
             x86_64::_mm256_mask_cmplt_epu16_mask((1 << ENDS) - 1, ends, slot).into()
         }
     }
+
+    #[inline(always)]
+    unsafe fn said(line: *const u64, slot: u16) -> u16 {
+        // SAFETY: as above. Ends are in order: the first that is not below the slot is that of its range. What stands
+        // behind the ends is compared with 0, and never below.
+        unsafe {
+            let slot = x86_64::_mm256_set1_epi16(slot.cast_signed());
+            let slot = x86_64::_mm256_and_si256(
+                slot,
+                x86_64::_mm256_setr_epi16(
+                    -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0,
+                ),
+            );
+            let ends = x86_64::_mm256_loadu_si256(line.cast());
+            let reached = x86_64::_mm256_cmpge_epu16_mask(ends, slot);
+            let codes = x86_64::_mm256_loadu_si256(line.add(4).cast());
+            let codes = x86_64::_mm256_maskz_compress_epi16(reached, codes);
+            (x86_64::_mm256_cvtsi256_si32(codes) & 0xffff) as u16
+        }
+    }
 }
 
 /// The code for the address `key`; `None` when the trie must be asked.
@@ -105,36 +141,84 @@ pub(super) fn lookup_one<U: Unit>(windowed: &Windowed, slots: &[u64], key: u128)
         return Some(root.code());
     }
     let [long, middle, short] = [OF_40, OF_32, OF_24].map(|kind| ask(windowed, kind, high));
-    let mut equal = equal([long, middle, short]);
+    let [longer, shorter] = equal([long, middle, short]);
+    let mut equal = longer | shorter << 16;
+    if equal == 0 {
+        return None;
+    }
+    // A slot is counted from the first of all three lines.
+    let lines = [
+        long.0,
+        middle.0.wrapping_byte_sub(8 * 6),
+        short.0.wrapping_byte_sub(16 * 6),
+    ];
+    // Which line it is, is known before which slot: all that depends only on that does not wait for the slot.
+    let (is_long, is_longer) = (longer & 0xff != 0, longer != 0);
+    let found = in_window::<U>(lines, [is_long, is_longer], equal.trailing_zeros(), high);
+    if found != 0 {
+        return (found & ASK == 0).then_some(found);
+    }
     // Two times in a hundred another round: the longest window has no route for the address.
-    while equal != 0 {
+    loop {
+        equal &= u32::MAX << (equal.trailing_zeros() | 7) << 1;
+        if equal == 0 {
+            return None;
+        }
         let at = equal.trailing_zeros();
-        let (middle, kind) = select_unpredictable(at < 16, (middle.0, OF_32), (short.0, OF_24));
-        let (line, kind) = select_unpredictable(at < 8, (long.0, OF_40), (middle, kind));
-        // SAFETY: as in `window`.
-        let word = unsafe { word(line, 6 * (at as usize & 7)) };
-        let found = code::<U>(line_in(word, kind, high), kind, high);
+        let found = in_window::<U>(lines, [false, at < 16], at, high);
         if found != 0 {
             return (found & ASK == 0).then_some(found);
         }
-        equal &= u32::MAX << (at | 7) << 1;
     }
-    None
 }
 
-/// A bit for each slot of three lines of the hash, eight a line, that has the tag beside the line.
+/// What the window in slot `at` of these lines says to an address: of the first if the first of `which` is true, otherwise
+/// of the second if the second is. [`ASK`] when it is one of another prefix.
 #[inline(always)]
-fn equal(lines: [(*const u64, u16); 3]) -> u32 {
+fn in_window<U: Unit>(lines: [*const u64; 3], which: [bool; 2], at: u32, high: u64) -> u16 {
+    let [long, middle, short] = lines;
+    let [is_long, is_longer] = which;
+    let line = select_unpredictable(is_longer, middle, short);
+    let line = select_unpredictable(is_long, long, line);
+    let slot = select_unpredictable(is_longer, OF_32.slot(high), OF_24.slot(high));
+    let slot = select_unpredictable(is_long, OF_40.slot(high), slot);
+    let unused = select_unpredictable(is_longer, 64 - OF_32.len, 64 - OF_24.len);
+    let unused = select_unpredictable(is_long, 64 - OF_40.len, unused);
+    // SAFETY: as in `window`: a slot whose tag is equal. The lowest octet is read by itself, since the compiler would
+    // else take it out of the shifted word, a step later.
+    let (word, bits) = unsafe {
+        let word = line.cast::<u8>().wrapping_add(14 + 6 * at as usize);
+        (
+            word.cast::<u64>().read_unaligned() >> 16,
+            word.add(2).read_volatile(),
+        )
+    };
+    let line = place((word & !63) + 64 * (u64::from(slot) >> (bits & 63)));
+    // SAFETY: as in `code`.
+    let (code, prefix) = unsafe { (U::said(line, slot), line.add(3).read()) };
+    if (prefix ^ high) >> unused == 0 {
+        code
+    } else {
+        ASK
+    }
+}
+
+/// A bit for each slot of three lines of the hash, eight a line, that has the tag beside the line: of the first two lines
+/// and of the third.
+#[inline(always)]
+fn equal(lines: [(*const u64, u16); 3]) -> [u32; 2] {
     // SAFETY: the tags of a line are its first 16 octets.
     unsafe {
         let [long, middle, short] = lines.map(|(line, tag)| {
             let tags = x86_64::_mm_loadu_si128(line.cast());
             x86_64::_mm_cmpeq_epi16(tags, x86_64::_mm_set1_epi16(tag.cast_signed()))
         });
-        let longer = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(long, middle));
+        let mut longer = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(long, middle));
         let zero = x86_64::_mm_setzero_si128();
-        let short = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(short, zero));
-        (longer | short << 16).cast_unsigned()
+        let shorter = x86_64::_mm_movemask_epi8(x86_64::_mm_packs_epi16(short, zero));
+        // The compiler would put them together as vectors first, which takes three cycles more.
+        asm!("/* {0:e} */", inout(reg) longer, options(pure, nomem, nostack, preserves_flags));
+        [longer, shorter].map(i32::cast_unsigned)
     }
 }
 

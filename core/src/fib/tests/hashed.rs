@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use super::super::Fib;
 use super::super::address::{Address, prefix_mask};
-use super::super::hashed::{Length, MAX_LENGTHS, halves, line_of, tag_of};
+use super::super::hashed::{Length, MAX_LENGTHS, line_of, octets, tag_of};
 use super::hooks::cells_written;
 use super::rng::Rng;
 use super::{Twin, check_batch, churn, id};
@@ -42,7 +42,7 @@ fn join((key, len): (u128, u8)) -> ipnet::Ipv6Net {
 }
 
 fn hash_of(key: u128, len: u8) -> u64 {
-    let (high, low) = halves(key);
+    let (high, low) = octets(key);
     Length::new(len).hash(high, low)
 }
 
@@ -207,7 +207,7 @@ fn prefixes_made_to_collide_are_found_by_the_trie() {
     assert!(complete);
     // Directory, line and tag of a route that is there, so that one tag is found for two prefixes.
     let there = hash_of(cluster(0).0, 64);
-    for (n, route) in (0..).zip(colliding(there, 0xf00e_fffe_0000_0000).take(3)) {
+    for (n, route) in (0..).zip(colliding(there, 0xf00e_0000_0000_fffe).take(3)) {
         let (one, other) = (hash_of(route.0, 64), there);
         assert_eq!((line_of(one), tag_of(one)), (line_of(other), tag_of(other)));
         // Not a route yet: what the tag leads to is another prefix.
@@ -413,15 +413,21 @@ fn readers_of_a_table_with_a_hash_see_whole_generations() {
 #[test]
 fn as_many_lengths_as_a_hash_serves() {
     let mut rng = Rng(27);
-    for count in 1..=MAX_LENGTHS {
+    // Of two lengths, first those of hosts and their networks, then others.
+    let lengths = [[64, 128, 122, 80], [122, 48, 128, 64], [64, 96, 122, 80]];
+    for (lengths, count) in lengths
+        .iter()
+        .flat_map(|list| (1..=MAX_LENGTHS).map(move |count| (list, count)))
+    {
         let mut pair = Pair::default();
         for n in 0..700 {
-            let len = [64, 128, 122, 80][n as usize % count];
-            pair.insert((PODS | u128::from(n) << 64 | u128::from(n) << 6, len), n);
+            let len = lengths[n as usize % count];
+            let spread = u128::from(n) << 80 | u128::from(n) << 64 | u128::from(n) << 6;
+            pair.insert((PODS ^ spread, len), n);
         }
         for n in 0..40 {
             pair.check(&mut rng);
-            pair.insert((PODS | u128::from(n) << 64, 64), n + 3);
+            pair.insert((PODS ^ u128::from(n) << 80, lengths[0]), n + 3);
             pair.insert((0, 0), n);
         }
         assert!(is_complete(&pair.fib), "{count} lengths");
