@@ -50,6 +50,7 @@ fn compare(replica: &FibReplica<Ipv6Addr>, routes: &[(u128, u8)], rng: &mut Rng)
         replica.lookup_batch(addresses, &mut answers);
         for (address, answer) in addresses.iter().zip(answers) {
             assert_eq!(answer, trie.lookup(*address), "{address}");
+            assert_eq!(answer, replica.lookup(*address), "{address}");
         }
     }
 }
