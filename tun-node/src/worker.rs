@@ -28,6 +28,7 @@ mod duty;
 mod handle;
 mod place;
 mod probe;
+mod steer;
 mod underlay;
 
 use std::io::{self, ErrorKind};
@@ -59,7 +60,7 @@ pub use duty::Duty;
 use handle::Shared;
 pub use handle::{Buffers, Command, OpenWorker, WorkerHandle};
 pub use place::Placement;
-use place::{Carried, Place};
+use place::{Calls, Carried, Place};
 use probe::Prober;
 use underlay::Underlay;
 pub use underlay::UnderlayError;
@@ -272,8 +273,14 @@ impl Worker {
             ..
         } = &self.device_counters;
         Carried {
-            octets: read.octets + written.octets,
-            calls: read.packets + *write_calls,
+            read: Calls {
+                octets: read.octets,
+                calls: read.packets,
+            },
+            written: Calls {
+                octets: written.octets,
+                calls: *write_calls,
+            },
         }
     }
 

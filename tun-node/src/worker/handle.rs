@@ -12,6 +12,7 @@ use warren_core::packet::FlowKey;
 use warren_core::verdict::Direction;
 
 use super::place::{Place, Placement};
+use super::steer::Steering;
 use super::{WAKER, Worker, WorkerError, WorkerParts, event_loop};
 use crate::config::Config;
 use crate::counters::WorkerReport;
@@ -129,7 +130,9 @@ impl OpenWorker {
                 if let Err(error) = sys::schedule::set_slice(SLICE) {
                     tracing::debug!("slices of a worker: {error}");
                 }
-                worker.run(Place::new(placement, number))
+                let device = worker.device.name();
+                let steering = |cpus: &[usize]| Steering::of(device, number, cpus);
+                worker.run(Place::new(placement, number, steering))
             })
             .map_err(event_loop("thread"))?;
         Ok(WorkerHandle {

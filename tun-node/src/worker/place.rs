@@ -15,6 +15,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::steer::Steering;
 use crate::sys::schedule;
 
 /// Where a worker may run.
@@ -26,24 +27,62 @@ pub enum Placement {
     Pinned(usize),
     /// On these CPUs while it is busy, and anywhere otherwise.
     WhileBusy(Vec<usize>),
-    /// On these CPUs while it is busy with bulk, and anywhere otherwise.
+    /// On these CPUs while it is busy with bulk, and anywhere otherwise; the others take in what answers bulk that
+    /// leaves.
     WhileBulk(Vec<usize>),
 }
 
-/// What a worker has carried since it began.
+/// What a worker has carried through its device since it began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Carried {
-    /// Octets read from the device and written to it.
+    /// From the device.
+    pub(super) read: Calls,
+    /// To the device.
+    pub(super) written: Calls,
+}
+
+/// Calls, and what they carried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Calls {
     pub(super) octets: u64,
-    /// Calls that did it.
     pub(super) calls: u64,
 }
 
 impl Carried {
-    /// Whether what was carried since `before` was bulk.
-    const fn is_bulk_since(self, before: Self) -> bool {
-        let calls = self.calls.saturating_sub(before.calls);
-        self.octets.saturating_sub(before.octets) > calls.saturating_mul(BULK_OCTETS)
+    /// What was carried since `before`.
+    const fn since(self, before: Self) -> Self {
+        Self {
+            read: self.read.since(before.read),
+            written: self.written.since(before.written),
+        }
+    }
+
+    /// Whether it was bulk.
+    const fn is_bulk(self) -> bool {
+        let Self { read, written } = self;
+        let both = Calls {
+            octets: read.octets + written.octets,
+            calls: read.calls + written.calls,
+        };
+        both.is_bulk()
+    }
+
+    /// Whether it was bulk that left, and what arrived was not.
+    const fn leaves_in_bulk(self) -> bool {
+        self.read.is_bulk() && self.written.calls > 0 && !self.written.is_bulk()
+    }
+}
+
+impl Calls {
+    const fn since(self, before: Self) -> Self {
+        Self {
+            octets: self.octets.saturating_sub(before.octets),
+            calls: self.calls.saturating_sub(before.calls),
+        }
+    }
+
+    const fn is_bulk(self) -> bool {
+        self.octets > self.calls.saturating_mul(BULK_OCTETS)
     }
 }
 
@@ -60,11 +99,17 @@ pub(super) struct Place {
     since: Instant,
     used: Duration,
     carried: Carried,
+    steering: Steering,
 }
 
 impl Place {
-    /// For the calling thread.
-    pub(super) fn new(placement: Placement, number: u32) -> Self {
+    /// For the calling thread. `steering` makes what steers packets away from the CPUs of its own to those that it is
+    /// given.
+    pub(super) fn new(
+        placement: Placement,
+        number: u32,
+        steering: impl FnOnce(&[usize]) -> Steering,
+    ) -> Self {
         let mut choice = None;
         let only_bulk = matches!(placement, Placement::WhileBulk(_));
         match placement {
@@ -78,6 +123,13 @@ impl Place {
                 choice = schedule::cpus().ok().map(|all| (own, all));
             }
         }
+        let steering = match &choice {
+            Some((own, all)) if only_bulk => {
+                let others = all.iter().filter(|cpu| !own.contains(cpu));
+                steering(&others.copied().collect::<Vec<_>>())
+            }
+            Some(_) | None => Steering::off(),
+        };
         Self {
             choice,
             only_bulk,
@@ -86,6 +138,7 @@ impl Place {
             since: Instant::now(),
             used: schedule::cpu_time().unwrap_or_default(),
             carried: Carried::default(),
+            steering,
         }
     }
 
@@ -112,16 +165,24 @@ impl Place {
             return;
         };
         let used = used.saturating_sub(looked);
-        let fits = !self.only_bulk || carried.is_bulk_since(self.carried);
+        let lately = carried.since(self.carried);
+        let fits = !self.only_bulk || lately.is_bulk();
         let is_busy = fits && is_busy(self.is_kept, used.saturating_sub(self.used), passed);
         (self.since, self.used, self.carried) = (now, used, carried);
+        match is_busy {
+            true => self.steering.follow(lately.leaves_in_bulk()),
+            false => self.steering.end(),
+        }
         if is_busy == self.is_kept {
             return;
         }
         // CPUs may have been taken from the process since; then the scheduler decides from here on.
         match schedule::keep_to(if is_busy { own } else { all }) {
             Ok(()) => self.is_kept = is_busy,
-            Err(_) => self.choice = None,
+            Err(_) => {
+                self.choice = None;
+                self.steering = Steering::off();
+            }
         }
     }
 }
@@ -159,12 +220,14 @@ mod tests {
         }
     }
 
+    fn carried(read: (u64, u64), written: (u64, u64)) -> Carried {
+        let [read, written] = [read, written].map(|(octets, calls)| Calls { octets, calls });
+        Carried { read, written }
+    }
+
     #[test]
     fn bulk_is_what_takes_more_than_8_kib_a_call() {
-        let before = Carried {
-            octets: 1_000_000,
-            calls: 10,
-        };
+        let before = carried((1_000_000, 10), (500, 5));
         for (octets, calls, expected) in [
             (62_000, 1, true),
             (8_192, 1, false),
@@ -173,15 +236,28 @@ mod tests {
             (620_000, 100, false),
             (0, 0, false),
         ] {
-            let now = Carried {
-                octets: before.octets + octets,
-                calls: before.calls + calls,
-            };
-            assert_eq!(
-                now.is_bulk_since(before),
-                expected,
-                "{octets} octets, {calls} calls"
-            );
+            for (read, written) in [((octets, calls), (0, 0)), ((0, 0), (octets, calls))] {
+                let now = carried(
+                    (1_000_000 + read.0, 10 + read.1),
+                    (500 + written.0, 5 + written.1),
+                );
+                let is_bulk = now.since(before).is_bulk();
+                assert_eq!(is_bulk, expected, "{octets} octets, {calls} calls");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_leaves_in_bulk_where_small_packets_answer_it() {
+        for (read, written, expected) in [
+            ((620_000, 10), (400, 8), true),
+            ((620_000, 10), (0, 0), false),
+            ((400, 8), (620_000, 10), false),
+            ((620_000, 10), (620_000, 10), false),
+            ((400, 8), (400, 8), false),
+        ] {
+            let lately = carried(read, written);
+            assert_eq!(lately.leaves_in_bulk(), expected, "{lately:?}");
         }
     }
 
@@ -190,7 +266,7 @@ mod tests {
         let all = schedule::cpus().unwrap();
         let own = vec![*all.last().unwrap()];
         let thread = std::thread::spawn(move || {
-            let mut place = Place::new(Placement::WhileBusy(own.clone()), 0);
+            let mut place = Place::new(Placement::WhileBusy(own.clone()), 0, |_| Steering::off());
             assert_eq!(schedule::cpus().unwrap(), all);
             // Until it is seen: a machine that has no time for this thread may take a while.
             let end = Instant::now() + Duration::from_secs(60);
@@ -212,15 +288,15 @@ mod tests {
         let all = schedule::cpus().unwrap();
         let own = vec![*all.last().unwrap()];
         let thread = std::thread::spawn(move || {
-            let mut place = Place::new(Placement::WhileBulk(own.clone()), 0);
+            let mut place = Place::new(Placement::WhileBulk(own.clone()), 0, |_| Steering::off());
             let end = Instant::now() + Duration::from_secs(60);
             let mut so_far = Carried::default();
             for (octets, is_bulk) in [(6_000, false), (62_000, true), (6_000, false)] {
                 // Spinning all the while, so that it is the size that decides; some windows each.
                 let (mut windows, mut since) = (0, place.since);
                 while (windows < 5 || place.is_kept != is_bulk) && Instant::now() < end {
-                    so_far.octets += octets;
-                    so_far.calls += 1;
+                    so_far.read.octets += octets;
+                    so_far.read.calls += 1;
                     place.turn(Duration::ZERO, || so_far);
                     windows += u32::from(place.since != since);
                     since = place.since;
@@ -245,7 +321,7 @@ mod tests {
             (Placement::Anywhere, all),
         ] {
             let thread = std::thread::spawn(move || {
-                let mut place = Place::new(placement, 0);
+                let mut place = Place::new(placement, 0, |_| Steering::off());
                 place.turn(Duration::ZERO, Carried::default);
                 assert!(!place.is_kept);
                 schedule::cpus().unwrap()
