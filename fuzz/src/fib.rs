@@ -249,9 +249,11 @@ impl<A: Address> Played<A> {
                 .collect();
             // To make one takes as long as the rest of a script: one in four has one, which follows once.
             if self.held.len() % 4 == 2 && at + 2 > last {
+                // The level that has copies of tables of both families.
+                let reader = reader.clone().with_simd_level(SimdLevel::Avx512Gather);
                 match &mut replica {
-                    Some(replica) => replica.follow(reader.clone()),
-                    none => *none = Some(FibReplica::new(reader.clone())),
+                    Some(replica) => replica.follow(reader),
+                    none => *none = Some(FibReplica::new(reader)),
                 }
             }
             if let Some(replica) = &replica {

@@ -1,4 +1,4 @@
-//! Which routes of a table with windows changed last, for a worker's copy of it that follows (`strides.rs`).
+//! Which routes of a table with windows changed last, for a worker's copy of it that follows (`strides/`).
 //!
 //! The writer notes each change in a ring; a snapshot says how many had been noted when it was made. Whoever follows from
 //! one snapshot to another reads what was noted in between, while the writer may already note over it: it counts a note

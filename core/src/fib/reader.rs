@@ -254,7 +254,7 @@ impl<A: Address> FibReader<A> {
         self.pushed().filter(|_| self.level.has_replica())
     }
 
-    /// What says of an IPv6 table whose batches are faster in a copy (`strides.rs`) how it changes.
+    /// What says of an IPv6 table whose batches are faster in a copy (`strides/`) how it changes.
     #[inline(always)]
     pub(super) fn strides_source(&self) -> Option<&Noted> {
         let windowed = self.windowed().filter(|_| self.hashed().is_none());

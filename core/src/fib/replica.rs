@@ -1,5 +1,5 @@
 //! A worker's own copy of what batches read of a table, and what that is of a large IPv4 table. Of a large IPv6 table it is
-//! `strides.rs`.
+//! `strides/`.
 //!
 //! In a snapshot a lookup goes from the root to a block of pushed chunks (`pushed/`), to its group cell, to a leaf: the
 //! root is what lets a snapshot share with the one before all that did not change. Who has a copy to himself needs none:

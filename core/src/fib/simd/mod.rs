@@ -5,12 +5,14 @@
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
 //! small ones by gathers where these are fast (`few.rs`), large ones in a worker's replica (`replica.rs`); batches of IPv6
 //! (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too
-//! (batches in windows: `longest.rs`, by gathers `gathered.rs`, in a worker's copy `strides.rs`). `unsafe` is for six things: calling a function that was
-//! compiled for such a processor, after it was found to be one; the prefetch, which is unsafe to call only because it
-//! takes a raw pointer; reading cells, lines and lists, one by one or by gathers, without asking whether the place is in
-//! bounds, which the portable twin asks each time; numbers that change from array to vector and back; an `asm!` without
-//! instructions that keeps the compiler from another order, and one that compares two lines in registers of its choice
-//! (`hashed.rs`); and, for the writer, octets moved from cells to cells (`moves.rs`).
+//! (batches in windows: `longest.rs`, by gathers `gathered.rs`), and large ones in a worker's replica (`strides.rs`).
+//!
+//! `unsafe` is for six things: calling a function that was compiled for such a processor, after it was found to be one; the
+//! prefetch, which is unsafe to call only because it takes a raw pointer; reading cells, lines and lists, one by one or by
+//! gathers, without asking whether the place is in bounds, which the portable twin asks each time; numbers that change
+//! from array to vector and back; an `asm!` without instructions that keeps the compiler from another order, and one that
+//! compares two lines in registers of its choice (`hashed.rs`); and, for the writer, octets moved from cells to cells
+//! (`moves.rs`).
 //!
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
@@ -287,7 +289,7 @@ impl Level {
         }
     }
 
-    /// Whether batches are faster in a worker's copy of a large IPv6 table (`strides.rs`).
+    /// Whether batches are faster in a worker's copy of a large IPv6 table (`fib/strides/`).
     #[inline(always)]
     pub(super) fn has_strides(self) -> bool {
         cfg!(target_arch = "x86_64") && self.0 == SimdLevel::Avx512Gather

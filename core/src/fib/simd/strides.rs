@@ -1,4 +1,4 @@
-//! Batches in a worker's copy of a large IPv6 table (`fib/strides.rs`) by gathers: an octet of eight addresses a step.
+//! Batches in a worker's copy of a large IPv6 table (`fib/strides/`) by gathers: an octet of eight addresses a step.
 //!
 //! A step is two gathers, of what a node says about its runs and of the leaf; the second mostly reads the line that the
 //! first has brought. All addresses of a group take a step before any takes the next, whether it leads them anywhere or
