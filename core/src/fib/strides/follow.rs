@@ -13,7 +13,7 @@ use super::super::table::octets;
 use super::super::walk::View;
 use super::super::windows::ASK;
 use super::{
-    Below, FEW, LAST, LEAF, NO_TOP, SLOTS, Strides, class, first_of, leaves_at, mask, width,
+    Below, FEW, LAST, LEAF, NO_TOP, SLOTS, Strides, first_of, grains, leaves_at, mask, width,
 };
 
 impl Strides {
@@ -289,7 +289,7 @@ impl Strides {
         }
         let added = self.runs.len() - begin;
         let now = head + added + (count - tail);
-        let fits = class(now, depth) == class(count, depth) && (now > FEW) == (count > FEW);
+        let fits = grains(now, depth) == grains(count, depth) && (now > FEW) == (count > FEW);
         let to = if fits { node } else { self.room(now, depth)? };
         let from_leaves = first_of(node) + leaves_at(count, depth);
         let to_leaves = first_of(to) + leaves_at(now, depth);

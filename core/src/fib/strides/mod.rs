@@ -54,8 +54,8 @@ pub(super) struct Strides {
     /// Tops that are not in use.
     free_tops: Vec<u32>,
     tops: usize,
-    /// Nodes that are not in use, by [`class`].
-    free: [Vec<u32>; CLASSES],
+    /// Nodes that are not in use, by [`grains`].
+    free: [Vec<u32>; SIZES],
     /// Octets of nodes in use.
     used: usize,
     /// Runs of nodes that are being made, those of a node above before those of one below.
@@ -104,7 +104,7 @@ impl Strides {
             octets,
             free_tops: Vec::new(),
             tops: 0,
-            free: [const { Vec::new() }; CLASSES],
+            free: [const { Vec::new() }; SIZES],
             used: 0,
             runs: Vec::new(),
         });
@@ -239,24 +239,30 @@ impl Strides {
 
     /// Room for a node of so many runs: what leaves are to say of it.
     fn room(&mut self, runs: usize, depth: u8) -> Option<u64> {
-        let class = class(runs, depth);
-        self.used += SIZES.get(class)?;
-        let place = self.place(class)?;
+        let grains = grains(runs, depth);
+        self.used += grains * GRAIN;
+        let place = self.place(grains)?;
         Some(u64::from(place) << 1 | u64::from(runs > FEW))
     }
 
-    /// A place of that class, in grains. The two smallest are halves of the next one.
-    fn place(&mut self, class: usize) -> Option<u32> {
-        if let Some(place) = self.free.get_mut(class)?.pop() {
+    /// A place of so many grains: of up to four within a line, of more from the beginning of a line.
+    fn place(&mut self, grains: usize) -> Option<u32> {
+        if let Some(place) = self.free.get_mut(grains)?.pop() {
             return Some(place);
         }
-        let size = *SIZES.get(class)?;
-        if size >= LINE {
-            return u32::try_from(self.grow(size)? / GRAIN).ok();
+        if grains == 1 {
+            let place = self.place(2)?;
+            self.free.get_mut(1)?.push(place + 1);
+            return Some(place);
         }
-        let place = self.place(class + 1)?;
-        let half = u32::try_from(size / GRAIN).ok()?;
-        self.free.get_mut(class)?.push(place + half);
+        // What is left of the last line is for smaller nodes.
+        let lines = (grains * GRAIN).next_multiple_of(LINE);
+        let place = u32::try_from(self.grow(lines)? / GRAIN).ok()?;
+        let left = lines / GRAIN - grains;
+        if left > 0 {
+            let behind = place + u32::try_from(grains).ok()?;
+            self.free.get_mut(left)?.push(behind);
+        }
         Some(place)
     }
 
@@ -271,10 +277,10 @@ impl Strides {
     }
 
     fn free_node(&mut self, node: u64, runs: usize, depth: u8) -> Option<()> {
-        let class = class(runs, depth);
-        self.used -= SIZES.get(class)?;
+        let grains = grains(runs, depth);
+        self.used -= grains * GRAIN;
         let place = u32::try_from(node >> 1).ok()?;
-        self.free.get_mut(class)?.push(place);
+        self.free.get_mut(grains)?.push(place);
         Some(())
     }
 
@@ -376,10 +382,11 @@ impl Strides {
             }
         }
         assert_eq!(used, self.used);
+        let sizes = (0..).step_by(GRAIN);
         let free: usize = self
             .free
             .iter()
-            .zip(SIZES)
+            .zip(sizes)
             .map(|(free, size)| free.len() * size)
             .sum();
         let tops = (self.tops + self.free_tops.len()) * TOP;
@@ -396,7 +403,7 @@ impl Strides {
         let starts = self.starts(node).unwrap();
         let count = starts.count();
         assert_eq!(is_many(node), count > FEW);
-        *used += SIZES[class(count, depth)];
+        *used += GRAIN * grains(count, depth);
         for slot in starts {
             content.push(1 << 16 | slot as u64);
             let leaf = self.leaf(self.leaf_of(node, depth, slot).unwrap()).unwrap();
@@ -488,13 +495,9 @@ const fn leaves_at(runs: usize, depth: u8) -> usize {
     FEW - 1 + leaves * width(depth)
 }
 
-/// The number of the size that a node of so many runs takes.
-fn class(runs: usize, depth: u8) -> usize {
-    let octets = leaves_at(runs, depth) + width(depth) * runs;
-    SIZES
-        .iter()
-        .position(|size| *size >= octets)
-        .unwrap_or_default()
+/// How many grains a node of so many runs takes.
+fn grains(runs: usize, depth: u8) -> usize {
+    (leaves_at(runs, depth) + width(depth) * runs).div_ceil(GRAIN)
 }
 
 /// Root slots.
@@ -517,9 +520,8 @@ const LAST: u8 = 40;
 /// What places of nodes are multiples of, octets.
 const GRAIN: usize = 16;
 const LINE: usize = 64;
-/// Octets that nodes take.
-const SIZES: [usize; CLASSES] = sizes();
-const CLASSES: usize = 2 + 21;
+/// The most grains of a node, and 1: that of 256 runs.
+const SIZES: usize = (FEW - 1 + LEAF * (MANY_LEAVES + SLOTS)).div_ceil(GRAIN) + 1;
 /// Octets of a top.
 const TOP: usize = LEAF << CHUNK_STRIDE;
 /// The top of root slots that have none: nothing but zeros, behind the node that is nowhere.
@@ -544,15 +546,3 @@ const _: () = assert!(
     TOP.is_multiple_of(LINE) && FIRST.is_multiple_of(LINE),
     "nodes begin with a line"
 );
-
-#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-const fn sizes() -> [usize; CLASSES] {
-    let mut sizes = [GRAIN; CLASSES];
-    (sizes[1], sizes[2]) = (2 * GRAIN, LINE);
-    let mut at = 3;
-    while at < CLASSES {
-        sizes[at] = sizes[at - 1] + LINE;
-        at += 1;
-    }
-    sizes
-}
