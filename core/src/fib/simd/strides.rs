@@ -10,7 +10,7 @@
 use core::arch::x86_64::{
     __m128i, __m512i, _MM_HINT_NTA, _mm_cmpgt_epi16_mask, _mm_or_si128, _mm_prefetch,
     _mm_setzero_si128, _mm_storeu_si128, _mm512_add_epi64, _mm512_and_si512,
-    _mm512_cmplt_epu8_mask, _mm512_cvtepi64_epi16, _mm512_i64gather_epi64, _mm512_mask_mov_epi64,
+    _mm512_cmplt_epu8_mask, _mm512_cvtepi64_epi16, _mm512_i64gather_epi64, _mm512_mask_and_epi64,
     _mm512_mask_sllv_epi64, _mm512_maskz_and_epi64, _mm512_maskz_mov_epi8, _mm512_or_si512,
     _mm512_popcnt_epi64, _mm512_set1_epi8, _mm512_set1_epi64, _mm512_set4_epi64,
     _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi64, _mm512_srli_epi64,
@@ -23,7 +23,7 @@ use super::super::address::Address;
 use super::super::batch;
 use super::super::node::{CHUNK_STRIDE, ROOT_STRIDE};
 use super::super::reader::FibReader;
-use super::super::strides::{LEAF, Strides};
+use super::super::strides::{CODE, NARROW, Strides, WIDE};
 use super::super::windows::ASK;
 use super::Native;
 use super::gathered::high_of_eight;
@@ -41,43 +41,70 @@ pub(super) fn lookup<A: Address>(
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    let groups = addresses.chunks(LANES).zip(next_hops.chunks_mut(LANES));
-    for (addresses, next_hops) in groups {
-        // As many as the shorter holds.
-        let addresses = addresses.get(..next_hops.len()).unwrap_or(addresses);
-        let (next_hops, _) = next_hops.split_at_mut(addresses.len());
+    // As many as the shorter holds.
+    let count = addresses.len().min(next_hops.len());
+    let (addresses, _) = addresses.split_at(count);
+    let (next_hops, _) = next_hops.split_at_mut(count);
+    let (groups, rest) = addresses.as_chunks::<LANES>();
+    let (answers, rest_answers) = next_hops.as_chunks_mut::<LANES>();
+    for (addresses, next_hops) in groups.iter().zip(answers) {
         ask_ahead(addresses);
-        let (eights, left) = addresses.as_chunks::<EIGHT>();
-        let (places, left_places) = next_hops.as_chunks_mut::<EIGHT>();
-        let open = match eights.len() {
-            0 => 0,
-            1 => group::<A, 1>(strides, eights, places),
-            2 => group::<A, 2>(strides, eights, places),
-            3 => group::<A, 3>(strides, eights, places),
-            _ => group::<A, 4>(strides, eights, places),
+        let (eights, places) = (addresses.as_chunks().0, next_hops.as_chunks_mut().0);
+        let open = if strides.is_wide() {
+            group::<A, { LANES / EIGHT }, WIDE>(strides, eights, places)
+        } else {
+            group::<A, { LANES / EIGHT }, NARROW>(strides, eights, places)
         };
-        if let Some(first) = left.first() {
-            let mut eight = [*first; EIGHT];
-            for (address, lane) in left.iter().zip(&mut eight) {
-                *lane = *address;
-            }
-            let mut answers = [None; EIGHT];
-            let open = group::<A, 1>(
-                strides,
-                slice::from_ref(&eight),
-                slice::from_mut(&mut answers),
-            );
-            settle(reader, &eight, &mut answers, open);
-            for (answer, next_hop) in answers.iter().zip(left_places) {
-                *next_hop = *answer;
-            }
+        if open != 0 {
+            settle(reader, addresses, next_hops, open);
         }
-        settle(reader, addresses, next_hops, open);
+    }
+    if !rest.is_empty() {
+        less_than_a_group(strides, reader, rest, rest_answers);
+    }
+}
+
+/// Looks up as many addresses as there are answers, fewer than a group.
+#[inline(never)]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn less_than_a_group<A: Address>(
+    strides: &Strides,
+    reader: &FibReader<A>,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    for (addresses, next_hops) in addresses.chunks(EIGHT).zip(next_hops.chunks_mut(EIGHT)) {
+        let Some(first) = addresses.first() else {
+            return;
+        };
+        if addresses.len() < EIGHT / 2 {
+            for (address, next_hop) in addresses.iter().zip(next_hops) {
+                *next_hop = reader.lookup(*address);
+            }
+            return;
+        }
+        let mut eight = [*first; EIGHT];
+        for (address, lane) in addresses.iter().zip(&mut eight) {
+            *lane = *address;
+        }
+        let mut answers = [None; EIGHT];
+        let (places, eights) = (slice::from_mut(&mut answers), slice::from_ref(&eight));
+        let open = if strides.is_wide() {
+            group::<A, 1, WIDE>(strides, eights, places)
+        } else {
+            group::<A, 1, NARROW>(strides, eights, places)
+        };
+        settle(reader, &eight, &mut answers, open);
+        for (answer, next_hop) in answers.iter().zip(next_hops) {
+            *next_hop = *answer;
+        }
     }
 }
 
 /// Looks up in the trie the lanes, a bit each, that the copy has left open.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "popcnt,lzcnt,bmi1,bmi2,movbe")]
 fn settle<A: Address>(
     reader: &FibReader<A>,
@@ -85,10 +112,11 @@ fn settle<A: Address>(
     next_hops: &mut [Option<NextHopId>],
     mut open: u32,
 ) {
+    let view = reader.view();
     while open != 0 {
         let lane = next(&mut open);
         if let (Some(address), Some(next_hop)) = (addresses.get(lane), next_hops.get_mut(lane)) {
-            let code = batch::lookup_one::<A>(Native, &reader.view(), address.to_key());
+            let code = batch::lookup_one::<A>(Native, &view, address.to_key());
             *next_hop = NextHopId::from_code(code);
         }
     }
@@ -99,7 +127,7 @@ fn settle<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn group<A: Address, const EIGHTS: usize>(
+fn group<A: Address, const EIGHTS: usize, const WIDTH: usize>(
     strides: &Strides,
     addresses: &[[A; EIGHT]],
     next_hops: &mut [[Option<NextHopId>; EIGHT]],
@@ -127,28 +155,28 @@ fn group<A: Address, const EIGHTS: usize>(
     for ((high, code), leaf) in highs.iter().zip(&codes).zip(&mut leaves) {
         let slot = _mm512_srli_epi64::<{ 64 - ROOT_STRIDE as u32 - CHUNK_STRIDE as u32 }>(*high);
         let slot = _mm512_and_si512(slot, _mm512_set1_epi64((1 << CHUNK_STRIDE) - 1));
-        let at = _mm512_add_epi64(_mm512_srli_epi64::<32>(*code), times::<LEAF>(slot));
+        let at = _mm512_add_epi64(_mm512_srli_epi64::<32>(*code), times::<WIDTH>(slot));
         // SAFETY: a root entry names a top, which has a leaf for each slot, and eight octets from each one's first on.
         *leaf = unsafe { _mm512_i64gather_epi64::<1>(at, octets.cast()) };
         any = _mm512_or_si512(any, *leaf);
     }
-    if _mm512_test_epi64_mask(any, _mm512_set1_epi64(((1 << 24) - 1) << 16)) != 0 {
+    if _mm512_test_epi64_mask(any, _mm512_set1_epi64(((1 << 24) - 1) << code_bits(WIDTH))) != 0 {
         for ((high, code), leaf) in highs.iter().zip(&mut codes).zip(&mut leaves) {
-            *code = over(*code, *leaf);
-            *leaf = step::<32, LEAF>(octets, *leaf, *high);
+            *code = over::<WIDTH>(*code, *leaf);
+            *leaf = step::<32, WIDTH, WIDTH>(octets, *leaf, *high);
         }
         for ((high, code), leaf) in highs.iter().zip(&mut codes).zip(&mut leaves) {
-            *code = over(*code, *leaf);
-            *leaf = step::<24, LEAF>(octets, *leaf, *high);
+            *code = over::<WIDTH>(*code, *leaf);
+            *leaf = step::<24, WIDTH, WIDTH>(octets, *leaf, *high);
         }
         for ((high, code), leaf) in highs.iter().zip(&mut codes).zip(&mut leaves) {
-            *code = over(*code, *leaf);
-            *leaf = step::<16, 2>(octets, *leaf, *high);
+            *code = over::<WIDTH>(*code, *leaf);
+            *leaf = step::<16, WIDTH, CODE>(octets, *leaf, *high);
         }
     }
     let mut some = _mm_setzero_si128();
     for ((code, leaf), next_hops) in codes.iter().zip(&leaves).zip(next_hops.iter_mut()) {
-        let codes = _mm512_cvtepi64_epi16(over(*code, *leaf));
+        let codes = _mm512_cvtepi64_epi16(over::<CODE>(*code, *leaf));
         some = _mm_or_si128(some, codes);
         write(codes, next_hops);
     }
@@ -163,11 +191,11 @@ fn group<A: Address, const EIGHTS: usize>(
     open
 }
 
-/// What the nodes that eight `leaves` lead to say about the octets of `highs` from bit `SHIFT` on. Their own leaves have
-/// `WIDTH` octets; what is beyond these in the answer is something else.
+/// What the nodes that eight `leaves`, of `WIDTH` octets, lead to say about the octets of `highs` from bit `SHIFT` on:
+/// leaves of `NEXT` octets; what is beyond these in the answer is something else.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq")]
-fn step<const SHIFT: u32, const WIDTH: usize>(
+fn step<const SHIFT: u32, const WIDTH: usize, const NEXT: usize>(
     octets: *const u8,
     leaves: __m512i,
     highs: __m512i,
@@ -176,11 +204,12 @@ fn step<const SHIFT: u32, const WIDTH: usize>(
     let first = 0x0101_0101_0101_0101 * i64::from(SHIFT / 8);
     let second = first + 0x0808_0808_0808_0808;
     let slots = _mm512_shuffle_epi8(highs, _mm512_set4_epi64(second, first, second, first));
-    let many = _mm512_test_epi64_mask(leaves, _mm512_set1_epi64(1 << 16));
-    let nodes = _mm512_and_si512(
-        _mm512_srli_epi64::<13>(leaves),
-        _mm512_set1_epi64(((1 << 23) - 1) << 4),
-    );
+    let many = _mm512_test_epi64_mask(leaves, _mm512_set1_epi64(1 << code_bits(WIDTH)));
+    let nodes = match WIDTH {
+        NARROW => _mm512_srli_epi64::<{ 8 + 1 - 4 }>(leaves),
+        _ => _mm512_srli_epi64::<{ 16 + 1 - 4 }>(leaves),
+    };
+    let nodes = _mm512_and_si512(nodes, _mm512_set1_epi64(((1 << 23) - 1) << 4));
     let slot = match SHIFT {
         32 => _mm512_srli_epi64::<32>(highs),
         24 => _mm512_srli_epi64::<24>(highs),
@@ -202,28 +231,35 @@ fn step<const SHIFT: u32, const WIDTH: usize>(
     let counted = _mm512_popcnt_epi64(_mm512_mask_sllv_epi64(ended, many, runs, by));
     let before =
         _mm512_maskz_and_epi64(many, _mm512_srli_epi64::<32>(runs), _mm512_set1_epi64(255));
-    let leaf = times::<WIDTH>(_mm512_add_epi64(counted, before));
+    let leaf = times::<NEXT>(_mm512_add_epi64(counted, before));
     // SAFETY: at most 287 leaves after the eighth octet, which are there behind any node.
     unsafe { _mm512_i64gather_epi64::<1>(_mm512_add_epi64(nodes, leaf), octets.add(8).cast()) }
 }
 
-/// The codes of `leaves`, or those that were there before where they have none. What is beyond the codes is of no
-/// meaning.
+/// The codes of `leaves`, of `WIDTH` octets, or those that were there before where they have none. What is beyond 16 bits
+/// is of no meaning.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn over(codes: __m512i, leaves: __m512i) -> __m512i {
-    let some = _mm512_test_epi64_mask(leaves, _mm512_set1_epi64(0xffff));
-    _mm512_mask_mov_epi64(codes, some, leaves)
+fn over<const WIDTH: usize>(codes: __m512i, leaves: __m512i) -> __m512i {
+    let code = _mm512_set1_epi64((1 << code_bits(WIDTH)) - 1);
+    let some = _mm512_test_epi64_mask(leaves, code);
+    _mm512_mask_and_epi64(codes, some, leaves, code)
 }
 
-/// `WIDTH`, 2 or 5, times each number.
+/// How many bits of a leaf of so many octets are a next hop code.
+const fn code_bits(width: usize) -> i64 {
+    if width == NARROW { 8 } else { 16 }
+}
+
+/// `WIDTH` times each number.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn times<const WIDTH: usize>(numbers: __m512i) -> __m512i {
-    if WIDTH == 2 {
-        return _mm512_slli_epi64::<1>(numbers);
+    match WIDTH {
+        CODE => _mm512_slli_epi64::<1>(numbers),
+        NARROW => _mm512_slli_epi64::<2>(numbers),
+        _ => _mm512_add_epi64(numbers, _mm512_slli_epi64::<2>(numbers)),
     }
-    _mm512_add_epi64(numbers, _mm512_slli_epi64::<2>(numbers))
 }
 
 /// Writes eight codes as answers.
@@ -236,7 +272,7 @@ fn write(codes: __m128i, next_hops: &mut [Option<NextHopId>; EIGHT]) {
 
 /// Asks for addresses that are likely to come, past the caches that the copy is in: nothing reads them again.
 #[inline(always)]
-fn ask_ahead<A: Address>(addresses: &[A]) {
+fn ask_ahead<A: Address>(addresses: &[A; LANES]) {
     let first: *const i8 = addresses.as_ptr().cast();
     for line in 0..size_of_val(addresses).div_ceil(64) {
         // SAFETY: a prefetch never faults, whatever the address.

@@ -12,9 +12,8 @@ use super::super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::super::table::octets;
 use super::super::walk::View;
 use super::super::windows::ASK;
-use super::{
-    Below, FEW, LAST, LEAF, NO_TOP, SLOTS, Strides, first_of, grains, leaves_at, mask, width,
-};
+use super::layout::{FEW, LAST, first_of};
+use super::{Below, NO_TOP, SLOTS, Strides};
 
 impl Strides {
     /// Makes the routes of `changes` what they are in `view`. `None` when there is no place: the copy is then of no use
@@ -60,21 +59,21 @@ impl Strides {
         let shape = Shape::at(ROOT_STRIDE, 128);
         let slot = shape.slot(key);
         if let Some(says) = change.says()
-            && self.put((key, len), says, top + LEAF * slot)?
+            && self.put((key, len), says, top + self.layout.width(0) * slot)?
         {
             return Some(());
         }
         let node = view.node(entry.handle(), shape);
         if len <= shape.end() {
             for slot in slot..=shape.slot(key | !prefix_mask(len)) {
-                let at = top + LEAF * slot;
+                let at = top + self.layout.width(0) * slot;
                 let leaf = self.leaf(at)? & !0xffff | u64::from(node.entry(slot).code());
                 self.set_leaf(at, leaf)?;
             }
             return Some(());
         }
         let below = Below::of(node.entry(slot), shape.end());
-        self.refresh_below(view, (key, len), top + LEAF * slot, below)
+        self.refresh_below(view, (key, len), top + self.layout.width(0) * slot, below)
     }
 
     /// The same from the leaf at `at` on, which leads to a node for the octet at /24 or to none, as `below` does.
@@ -150,7 +149,7 @@ impl Strides {
         let begin = self.runs.len();
         let mut changed = false;
         for slot in core::iter::once(first).chain(old.from(first + 1).below(upto)) {
-            let had = self.leaf(self.leaf_of(node, depth, slot)?)? & mask(depth);
+            let had = self.leaf_in(node, depth, slot)?;
             let has = had & kept | u64::from(says);
             changed |= had != has;
             self.push(begin, slot, has)?;
@@ -171,7 +170,7 @@ impl Strides {
             let leaf = self.leaf(*at)?;
             let node = leaf >> 16;
             let count = self.starts(node)?.count();
-            if count > 1 || self.leaf(self.leaf_of(node, depth, 0)?)? & mask(depth) != 0 {
+            if count > 1 || self.leaf_in(node, depth, 0)? != 0 {
                 return Some(());
             }
             self.free_node(node, count, depth)?;
@@ -202,10 +201,9 @@ impl Strides {
         let old = self.starts(node)?;
         let upto = last + 1;
         let only = below.says(view, depth, first);
-        let leaf_at = self.leaf_of(node, depth, first)?;
         // A change that came and went, or of a route that a longer one hides.
         if only.last >= last && old.from(first + 1).below(upto).is_empty() {
-            let had = self.leaf(leaf_at)? & mask(depth);
+            let had = self.leaf_in(node, depth, first)?;
             let has_child = only.below.is_some() && depth < LAST;
             let child = if has_child { had >> 16 } else { 0 };
             if only.leaf(depth, child) == had && has_child == (child != 0) {
@@ -216,7 +214,7 @@ impl Strides {
         let mut slot = first;
         while slot <= last {
             let says = below.says(view, depth, slot);
-            let had = self.leaf(self.leaf_of(node, depth, slot)?)? & mask(depth);
+            let had = self.leaf_in(node, depth, slot)?;
             let child = match says.below {
                 Some(below) if depth < LAST => match had >> 16 {
                     0 => self.build(view, below, depth + 8)?,
@@ -225,8 +223,8 @@ impl Strides {
                 _ => {
                     // Each child has a run of its own.
                     for gone in old.from(slot).below(upto.min(says.last + 1)) {
-                        let leaf = self.leaf(self.leaf_of(node, depth, gone)?)?;
-                        self.drop_node((leaf & mask(depth)) >> 16, depth + 8)?;
+                        let leaf = self.leaf_in(node, depth, gone)?;
+                        self.drop_node(leaf >> 16, depth + 8)?;
                     }
                     0
                 }
@@ -251,14 +249,14 @@ impl Strides {
         let upper = self.leaf(at)?;
         let node = upper >> 16;
         let old = self.starts(node)?;
-        let (width, mask) = (width(depth), mask(depth));
+        let width = self.layout.width(depth);
         // What is before and behind may say the same as the first and the last run; a run of that is not to be two.
         let before = match first.checked_sub(1) {
-            Some(slot) => Some(self.leaf(self.leaf_of(node, depth, slot)?)? & mask),
+            Some(slot) => Some(self.leaf_in(node, depth, slot)?),
             None => None,
         };
         let behind = if upto < SLOTS {
-            Some(self.leaf(self.leaf_of(node, depth, upto)?)? & mask)
+            Some(self.leaf_in(node, depth, upto)?)
         } else {
             None
         };
@@ -289,10 +287,11 @@ impl Strides {
         }
         let added = self.runs.len() - begin;
         let now = head + added + (count - tail);
-        let fits = grains(now, depth) == grains(count, depth) && (now > FEW) == (count > FEW);
+        let fits = self.layout.grains(now, depth) == self.layout.grains(count, depth)
+            && (now > FEW) == (count > FEW);
         let to = if fits { node } else { self.room(now, depth)? };
-        let from_leaves = first_of(node) + leaves_at(count, depth);
-        let to_leaves = first_of(to) + leaves_at(now, depth);
+        let from_leaves = first_of(node) + self.layout.leaves_at(count, depth);
+        let to_leaves = first_of(to) + self.layout.leaves_at(now, depth);
         let tail = from_leaves + width * tail..from_leaves + width * count;
         if tail.end > self.octets.len() || to_leaves + width * now > self.octets.len() {
             return None;

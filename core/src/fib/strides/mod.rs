@@ -20,19 +20,22 @@
 //!
 //! | octets of a node, many runs | content |
 //! |------|---------|
-//! | 0..40 | for each 32 slots a cell of five octets: 32 bits that say where runs start, and how many start before, more by what a leaf is counted from (eight octets from the node's first, and [`MANY_LEAVES`] or [`MANY_CODES`] leaves) |
-//! | 40.. or 43.. | a leaf for each run |
+//! | 0..40 | for each 32 slots a cell of five octets: 32 bits that say where runs start, and how many start before, more by what is between the eighth octet and the first leaf, in leaves, less one |
+//! | 40 or some more.. | a leaf for each run |
 //!
-//! | bits of a leaf | content |
-//! |------|---------|
-//! | 0..16 | next hop code, 0 for none |
-//! | 16 | whether the node below has many runs |
-//! | 17..40 | where it is, in grains of 16 octets; 0 for none |
+//! | bits of a leaf | of a wide one | content |
+//! |------|------|---------|
+//! | 0..8 | 0..16 | next hop code, 0 for none |
+//! | 8 | 16 | whether the node below has many runs |
+//! | 9..32 | 17..40 | where it is, in grains of 16 octets; 0 for none |
+//!
+//! Leaves are wide where some code takes two octets. The code below reads and writes them as wide ones.
 //!
 //! Nodes that end at /48 have nothing below; their leaves are the first two octets. A root entry is a next hop code, and
 //! from bit 32 on the octet that the top begins with, which has a leaf for each of its slots.
 
 mod follow;
+mod layout;
 mod starts;
 
 use alloc::boxed::Box;
@@ -43,12 +46,15 @@ use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::walk::View;
 use super::windows::ASK;
 pub(super) use follow::said;
+use layout::{CELL, FEW, GRAIN, GROUPS, LAST, Layout, first_of, is_many};
+pub(super) use layout::{CODE, NARROW, WIDE};
 use starts::Starts;
 
 /// The copy.
 #[derive(Debug)]
 pub(super) struct Strides {
     roots: Box<[u64; ROOTS]>,
+    layout: Layout,
     /// Tops and nodes, and [`BEHIND`] octets.
     octets: Vec<u8>,
     /// Tops that are not in use.
@@ -94,6 +100,13 @@ impl Strides {
         if tops.count() > MOST_TOPS {
             return None;
         }
+        [false, true]
+            .into_iter()
+            .find_map(|wide| Self::laid_out(view, routes, Layout { wide }))
+    }
+
+    /// A copy with that layout, if it is one for all codes.
+    fn laid_out(view: &View<'_>, routes: usize, layout: Layout) -> Option<Box<Self>> {
         let mut octets = Vec::with_capacity(ROOM + routes * OCTETS_A_ROUTE);
         octets.resize(FIRST + BEHIND, 0);
         // The node that is nowhere: one run without anything.
@@ -101,6 +114,7 @@ impl Strides {
         let roots = alloc::vec![(NO_TOP as u64) << 32; ROOTS].into_boxed_slice();
         let mut strides = Box::new(Self {
             roots: roots.try_into().ok()?,
+            layout,
             octets,
             free_tops: Vec::new(),
             tops: 0,
@@ -126,6 +140,12 @@ impl Strides {
             + self.octets.capacity()
             + (free + self.free_tops.capacity()) * size_of::<u32>()
             + self.runs.capacity() * size_of::<Run>()
+    }
+
+    /// Whether leaves have codes of two octets.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const fn is_wide(&self) -> bool {
+        self.layout.wide
     }
 
     /// Root entries: the upper half of each is a place with [`TOP`] octets and [`BEHIND`] octets more.
@@ -165,7 +185,11 @@ impl Strides {
         let count = self.runs.len() - begin;
         let node = self.room(count, depth)?;
         self.write_starts(node, depth, starts)?;
-        self.write_leaves(first_of(node) + leaves_at(count, depth), depth, begin)?;
+        self.write_leaves(
+            first_of(node) + self.layout.leaves_at(count, depth),
+            depth,
+            begin,
+        )?;
         self.runs.truncate(begin);
         Some(node)
     }
@@ -187,9 +211,12 @@ impl Strides {
         }
         let count = self.starts(node)?.count();
         if depth < LAST {
-            let leaves = first_of(node) + leaves_at(count, depth);
+            let leaves = first_of(node) + self.layout.leaves_at(count, depth);
             for run in 0..count {
-                self.drop_node(self.leaf(leaves + LEAF * run)? >> 16, depth + 8)?;
+                self.drop_node(
+                    self.leaf(leaves + self.layout.width(depth) * run)? >> 16,
+                    depth + 8,
+                )?;
             }
         }
         self.free_node(node, count, depth)
@@ -208,7 +235,7 @@ impl Strides {
             };
             let leaf = u64::from(says.code()) | below << 16;
             for slot in slot..=last {
-                self.set_leaf(top + LEAF * slot, leaf)?;
+                self.set_leaf(top + self.layout.width(0) * slot, leaf)?;
             }
             slot = last + 1;
         }
@@ -228,7 +255,7 @@ impl Strides {
 
     fn drop_top(&mut self, top: usize) -> Option<()> {
         for slot in 0..1 << CHUNK_STRIDE {
-            let at = top + LEAF * slot;
+            let at = top + self.layout.width(0) * slot;
             self.drop_node(self.leaf(at)? >> 16, ROOT_STRIDE + CHUNK_STRIDE)?;
             self.set_leaf(at, 0)?;
         }
@@ -239,7 +266,7 @@ impl Strides {
 
     /// Room for a node of so many runs: what leaves are to say of it.
     fn room(&mut self, runs: usize, depth: u8) -> Option<u64> {
-        let grains = grains(runs, depth);
+        let grains = self.layout.grains(runs, depth);
         self.used += grains * GRAIN;
         let place = self.place(grains)?;
         Some(u64::from(place) << 1 | u64::from(runs > FEW))
@@ -277,7 +304,7 @@ impl Strides {
     }
 
     fn free_node(&mut self, node: u64, runs: usize, depth: u8) -> Option<()> {
-        let grains = grains(runs, depth);
+        let grains = self.layout.grains(runs, depth);
         self.used -= grains * GRAIN;
         let place = u32::try_from(node >> 1).ok()?;
         self.free.get_mut(grains)?.push(place);
@@ -290,7 +317,7 @@ impl Strides {
         if is_many(node) {
             let mut groups = [0; GROUPS];
             for (number, group) in groups.iter_mut().enumerate() {
-                let [a, b, c, d, ..] = self.leaf(first + CELL * number)?.to_le_bytes();
+                let [a, b, c, d, ..] = self.five(first + CELL * number)?.to_le_bytes();
                 *group = u32::from_le_bytes([a, b, c, d]);
             }
             return Some(Starts::of(groups));
@@ -308,10 +335,10 @@ impl Strides {
     fn write_starts(&mut self, node: u64, depth: u8, starts: Starts) -> Option<()> {
         let first = first_of(node);
         if is_many(node) {
-            let mut before = many_leaves(depth) - 1;
+            let mut before = self.layout.many_leaves(depth) - 1;
             for (number, group) in starts.groups().into_iter().enumerate() {
                 let cell = u64::from(group) | (before as u64 & 0xff) << 32;
-                self.set_leaf(first + CELL * number, cell)?;
+                self.set_five(first + CELL * number, cell)?;
                 before += group.count_ones() as usize;
             }
             return Some(());
@@ -329,8 +356,13 @@ impl Strides {
         let Self { octets, runs, .. } = self;
         let octets = octets.get_mut(at..)?;
         let runs = runs.get(begin..)?;
-        for (place, run) in octets.chunks_exact_mut(width(depth)).zip(runs) {
-            for (octet, new) in place.iter_mut().zip(run.leaf.to_le_bytes()) {
+        for (place, run) in octets.chunks_exact_mut(self.layout.width(depth)).zip(runs) {
+            let leaf = if depth == LAST {
+                run.leaf.to_le_bytes()
+            } else {
+                self.layout.pack(run.leaf)?
+            };
+            for (octet, new) in place.iter_mut().zip(leaf) {
                 *octet = new;
             }
         }
@@ -341,24 +373,47 @@ impl Strides {
     fn leaf_of(&self, node: u64, depth: u8, slot: usize) -> Option<usize> {
         let first = first_of(node);
         let run = if is_many(node) {
-            let cell = self.leaf(first + CELL * (slot / 32))?;
+            let cell = self.five(first + CELL * (slot / 32))?;
             let starts = (cell & 0xffff_ffff) << (31 - slot % 32) & 0xffff_ffff;
             (cell >> 32) as usize + starts.count_ones() as usize
         } else {
             let ends = self.octets.get(first..first + FEW - 1)?;
             ends.iter().filter(|end| usize::from(**end) < slot).count()
         };
-        Some(first + FEW - 1 + width(depth) * run)
+        Some(first + FEW - 1 + self.layout.width(depth) * run)
+    }
+
+    /// The leaf of `slot` of a node at `depth`.
+    fn leaf_in(&self, node: u64, depth: u8, slot: usize) -> Option<u64> {
+        let at = self.leaf_of(node, depth, slot)?;
+        if depth == LAST {
+            return Some(self.five(at)? & 0xffff);
+        }
+        self.leaf(at)
+    }
+
+    /// The leaf at `at`, which is not of the last nodes.
+    fn leaf(&self, at: usize) -> Option<u64> {
+        self.five(at).map(|octets| self.layout.unpack(octets))
+    }
+
+    fn set_leaf(&mut self, at: usize, leaf: u64) -> Option<()> {
+        let leaf = self.layout.pack(leaf)?;
+        let place = self.octets.get_mut(at..at + self.layout.width(0))?;
+        for (octet, new) in place.iter_mut().zip(leaf) {
+            *octet = new;
+        }
+        Some(())
     }
 
     /// The five octets at `at`.
-    fn leaf(&self, at: usize) -> Option<u64> {
+    fn five(&self, at: usize) -> Option<u64> {
         let [a, b, c, d, e] = *self.octets.get(at..)?.first_chunk()?;
         Some(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]))
     }
 
-    fn set_leaf(&mut self, at: usize, leaf: u64) -> Option<()> {
-        let [a, b, c, d, e, ..] = leaf.to_le_bytes();
+    fn set_five(&mut self, at: usize, octets: u64) -> Option<()> {
+        let [a, b, c, d, e, ..] = octets.to_le_bytes();
         *self.octets.get_mut(at..)?.first_chunk_mut()? = [a, b, c, d, e];
         Some(())
     }
@@ -373,7 +428,7 @@ impl Strides {
             content.push(self.roots[slot] & 0xffff);
             let top = self.top(slot).unwrap();
             for slot in 0..1 << CHUNK_STRIDE {
-                let leaf = self.leaf(top + LEAF * slot).unwrap();
+                let leaf = self.leaf(top + self.layout.width(0) * slot).unwrap();
                 if top != NO_TOP {
                     self.content_of(leaf, ROOT_STRIDE + CHUNK_STRIDE, &mut content, &mut used);
                 } else {
@@ -403,11 +458,11 @@ impl Strides {
         let starts = self.starts(node).unwrap();
         let count = starts.count();
         assert_eq!(is_many(node), count > FEW);
-        *used += GRAIN * grains(count, depth);
+        *used += GRAIN * self.layout.grains(count, depth);
         for slot in starts {
             content.push(1 << 16 | slot as u64);
-            let leaf = self.leaf(self.leaf_of(node, depth, slot).unwrap()).unwrap();
-            self.content_of(leaf & mask(depth), depth + 8, content, used);
+            let leaf = self.leaf_in(node, depth, slot).unwrap();
+            self.content_of(leaf, depth + 8, content, used);
         }
     }
 }
@@ -461,69 +516,15 @@ impl Says {
     }
 }
 
-/// The octet that a node begins with.
-const fn first_of(node: u64) -> usize {
-    (node >> 1) as usize * GRAIN
-}
-
-const fn is_many(node: u64) -> bool {
-    node & 1 == 1
-}
-
-/// Octets of a leaf.
-const fn width(depth: u8) -> usize {
-    if depth == LAST { 2 } else { LEAF }
-}
-
-/// The bits of a leaf.
-const fn mask(depth: u8) -> u64 {
-    if depth == LAST { 0xffff } else { (1 << 40) - 1 }
-}
-
-/// Leaves after the eight octets from which those of a node with many runs are counted, up to the first.
-const fn many_leaves(depth: u8) -> usize {
-    if depth == LAST {
-        MANY_CODES
-    } else {
-        MANY_LEAVES
-    }
-}
-
-/// How many octets after a node's first its leaves are.
-const fn leaves_at(runs: usize, depth: u8) -> usize {
-    let leaves = if runs > FEW { many_leaves(depth) } else { 0 };
-    FEW - 1 + leaves * width(depth)
-}
-
-/// How many grains a node of so many runs takes.
-fn grains(runs: usize, depth: u8) -> usize {
-    (leaves_at(runs, depth) + width(depth) * runs).div_ceil(GRAIN)
-}
-
 /// Root slots.
 pub(super) const ROOTS: usize = 1 << ROOT_STRIDE;
 /// Slots of a node.
 const SLOTS: usize = 256;
-/// The most runs of a node that says where each of them ends.
-const FEW: usize = 9;
-/// Cells of a node with more.
-const GROUPS: usize = SLOTS / 32;
-/// Octets of such a cell.
-const CELL: usize = 5;
-/// [`many_leaves`] of five octets, and of two.
-const MANY_LEAVES: usize = 7;
-const MANY_CODES: usize = 16;
-/// Octets of a leaf but for those of the last nodes.
-pub(super) const LEAF: usize = 5;
-/// The depth of the last nodes.
-const LAST: u8 = 40;
-/// What places of nodes are multiples of, octets.
-const GRAIN: usize = 16;
 const LINE: usize = 64;
 /// The most grains of a node, and 1: that of 256 runs.
-const SIZES: usize = (FEW - 1 + LEAF * (MANY_LEAVES + SLOTS)).div_ceil(GRAIN) + 1;
+const SIZES: usize = Layout { wide: true }.grains(SLOTS, 0) + 1;
 /// Octets of a top.
-const TOP: usize = LEAF << CHUNK_STRIDE;
+const TOP: usize = WIDE << CHUNK_STRIDE;
 /// The top of root slots that have none: nothing but zeros, behind the node that is nowhere.
 const NO_TOP: usize = LINE;
 /// The first octet of what is somewhere.
@@ -541,7 +542,7 @@ const MOST_TOPS: usize = 64;
 const ROOM: usize = 1 << 20;
 const OCTETS_A_ROUTE: usize = 20;
 
-const _: () = assert!(BEHIND >= FEW - 1 + LEAF * (255 + 32) + 8, "see there");
+const _: () = assert!(BEHIND >= FEW - 1 + WIDE * (255 + 32) + 8, "see there");
 const _: () = assert!(
     TOP.is_multiple_of(LINE) && FIRST.is_multiple_of(LINE),
     "nodes begin with a line"

@@ -65,14 +65,14 @@ fn content(reader: &FibReader<Ipv6Addr>) -> Option<Vec<u64>> {
     Some(Strides::of(&reader.view(), reader.len())?.content())
 }
 
-fn churned(seed: u64, most: u64, steps: usize) {
+fn churned(seed: u64, most: u64, steps: usize, hops: u64) {
     let mut rng = Rng(seed);
     let mut fib = Fib::<Ipv6Addr>::new();
     let mut routes: Vec<(u128, u8)> = Vec::new();
     while routes.len() < 1_400 {
         let route = draw(&mut rng);
         if fib
-            .insert(prefix(route), id(rng.below(5)))
+            .insert(prefix(route), id(rng.below(hops)))
             .unwrap()
             .is_none()
         {
@@ -90,7 +90,7 @@ fn churned(seed: u64, most: u64, steps: usize) {
             let route = if grows || rng.below(3) == 0 {
                 let route = draw(&mut rng);
                 if fib
-                    .insert(prefix(route), id(rng.below(5)))
+                    .insert(prefix(route), id(rng.below(hops)))
                     .unwrap()
                     .is_none()
                 {
@@ -137,12 +137,35 @@ fn churned(seed: u64, most: u64, steps: usize) {
 
 #[test]
 fn a_copy_that_follows_is_one_made_anew() {
-    churned(71, 40, 160);
+    churned(71, 40, 160, 5);
 }
 
 #[test]
 fn a_copy_follows_single_changes() {
-    churned(72, 3, 400);
+    churned(72, 3, 400, 200);
+}
+
+#[test]
+fn so_does_one_with_codes_of_two_octets() {
+    churned(74, 40, 160, 3_000);
+}
+
+#[test]
+fn a_copy_whose_codes_come_to_take_two_octets_is_made_anew() {
+    let mut rng = Rng(75);
+    let mut fib = Fib::<Ipv6Addr>::new();
+    let mut routes = Vec::new();
+    for _ in 0..1_500 {
+        let route = draw(&mut rng);
+        fib.insert(prefix(route), id(rng.below(255))).unwrap();
+        routes.push(route);
+    }
+    let mut replica = FibReplica::new(leveled(&mut fib));
+    for (route, hop) in routes.iter().zip([254, 255, 256, 0x7ffe, 3]) {
+        fib.insert(prefix(*route), id(hop)).unwrap();
+        replica.follow(leveled(&mut fib));
+        compare(&replica, &routes, &mut rng);
+    }
 }
 
 #[test]
