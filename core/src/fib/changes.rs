@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 use super::address::prefix_mask;
 use super::hashed::halves;
 
-/// The last [`NOTED`] changes of a table.
+/// The last changes of a table, some sixteenth as many as it has routes.
 #[derive(Debug)]
 pub(super) struct Changes {
     /// How many changes were noted, or are about to be.
@@ -62,31 +62,47 @@ impl Change {
     }
 }
 
-impl Default for Changes {
-    fn default() -> Self {
+impl Changes {
+    /// For a table of so many routes.
+    pub(super) fn of(routes: usize) -> Self {
+        let room = (routes / ROUTES_A_CHANGE).next_power_of_two();
         Self {
             count: AtomicU64::new(0),
             published: AtomicU64::new(0),
-            ring: (0..NOTED)
+            ring: (0..room.clamp(LEAST, MOST))
                 .map(|_| [const { AtomicU64::new(0) }; 2])
                 .collect(),
         }
     }
-}
 
-impl Changes {
+    /// Whether a table of so many routes should have four times the room.
+    pub(super) fn are_few_for(&self, routes: usize) -> bool {
+        let room = self.ring.len();
+        room < MOST && routes / ROUTES_A_CHANGE > 2 * room
+    }
+
+    /// The place of a number in the ring.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "below the length of a list"
+    )]
+    fn place(&self, number: u64) -> Option<&[AtomicU64; 2]> {
+        self.ring
+            .get((number & (self.ring.len() as u64 - 1)) as usize)
+    }
+
     /// Notes one more; only the writer does. One that is of the same prefix as the last takes its place, if no snapshot
     /// has that.
     pub(super) fn note(&self, change: Change) {
         let count = self.count.load(Ordering::Relaxed);
-        let last = self.ring.get(place(count.wrapping_sub(1)));
+        let last = self.place(count.wrapping_sub(1));
         let again = count > self.published.load(Ordering::Relaxed)
             && last.is_some_and(|[prefix, _]| prefix.load(Ordering::Relaxed) == change.prefix);
         let number = if again { count - 1 } else { count };
         self.count.store(number + 1, Ordering::Relaxed);
         // Who reads the note below has the count above, too.
         fence(Ordering::Release);
-        if let Some([prefix, says]) = self.ring.get(place(number)) {
+        if let Some([prefix, says]) = self.place(number) {
             prefix.store(change.prefix, Ordering::Relaxed);
             says.store(change.says, Ordering::Relaxed);
         }
@@ -112,7 +128,8 @@ impl Noted {
     /// a later time, or if too much has changed since.
     pub(super) fn since(&self, before: &Self, mut each: impl FnMut(&[Change])) -> bool {
         let many = self.count.wrapping_sub(before.count);
-        if !Arc::ptr_eq(&self.changes, &before.changes) || many > NOTED as u64 {
+        let kept = self.changes.ring.len() as u64;
+        if !Arc::ptr_eq(&self.changes, &before.changes) || many > kept {
             return false;
         }
         let mut at = before.count;
@@ -120,7 +137,7 @@ impl Noted {
             let mut some = [Change::default(); AT_ONCE];
             let mut count = 0;
             for (change, number) in some.iter_mut().zip(at..self.count) {
-                if let Some([prefix, says]) = self.changes.ring.get(place(number)) {
+                if let Some([prefix, says]) = self.changes.place(number) {
                     change.prefix = prefix.load(Ordering::Relaxed);
                     change.says = says.load(Ordering::Relaxed);
                 }
@@ -131,21 +148,19 @@ impl Noted {
         }
         fence(Ordering::Acquire);
         let now = self.changes.count.load(Ordering::Relaxed);
-        now.wrapping_sub(before.count) <= NOTED as u64
+        now.wrapping_sub(before.count) <= kept
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "below NOTED")]
-const fn place(number: u64) -> usize {
-    (number % NOTED as u64) as usize
 }
 
 /// The bit of what a change says that says that it is known.
 const KNOWN: u64 = 1 << 16;
 /// What is noted of a length that is above 48.
 pub(super) const LONG: u8 = 49;
-/// Changes that are kept: to follow more of them takes as long as a new copy.
-const NOTED: usize = 1 << 14;
+/// Routes for each change that is kept: to follow more of them takes as long as a new copy.
+const ROUTES_A_CHANGE: usize = 16;
+/// How many are kept, at least and at most; powers of two.
+const LEAST: usize = 256;
+const MOST: usize = 1 << 13;
 /// Changes that are handed over at once.
 pub(super) const AT_ONCE: usize = 32;
 
@@ -157,6 +172,9 @@ mod tests {
     use core::sync::atomic::AtomicBool;
 
     use super::*;
+
+    const ROUTES: usize = 1 << 14;
+    const NOTED: usize = ROUTES / ROUTES_A_CHANGE;
 
     fn change(number: u64) -> Change {
         Change::new(u128::from(number) << 80, 48, Some((number & 0x7fff) as u16))
@@ -181,12 +199,30 @@ mod tests {
     }
 
     #[test]
+    fn a_small_table_keeps_few_and_a_growing_one_more() {
+        for (routes, room) in [
+            (0, 256),
+            (1_024, 256),
+            (5_000, 512),
+            (16_384, 1_024),
+            (1 << 20, 8_192),
+        ] {
+            let changes = Changes::of(routes);
+            assert_eq!(changes.ring.len(), room);
+            assert!(!changes.are_few_for(routes));
+            assert_eq!(changes.are_few_for(usize::MAX), room < MOST);
+        }
+        assert!(!Changes::of(0).are_few_for(8_192));
+        assert!(Changes::of(0).are_few_for(8_208));
+    }
+
+    #[test]
     fn all_that_was_noted_in_between_is_given_or_it_is_said_that_it_is_not() {
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Changes::of(ROUTES));
         let mut noted = alloc::vec![changes.noted()];
         for number in 0..3 * NOTED as u64 {
             changes.note(change(number));
-            if number % 1_000 == 999 {
+            if number % 100 == 99 {
                 noted.push(changes.noted());
             }
         }
@@ -208,7 +244,7 @@ mod tests {
             assert!(before.count == newest.count || !before.since(newest, |_| ()));
         }
         assert!(
-            !Arc::new(Changes::default())
+            !Arc::new(Changes::of(ROUTES))
                 .noted()
                 .since(&noted[0], |_| ())
         );
@@ -216,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_reader_knows_when_the_writer_has_been_round() {
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Changes::of(ROUTES));
         let done = AtomicBool::new(false);
         let (mut whole, mut given_up) = (0, 0);
         std::thread::scope(|scope| {

@@ -43,7 +43,7 @@ use alloc::vec::Vec;
 
 use super::address::{Address, prefix_mask};
 use super::arena::Segment;
-use super::changes::Noted;
+use super::changes::{Changes, Noted};
 use super::fresh::Fresh;
 use super::hashed::halves;
 use super::log::Log;
@@ -174,6 +174,9 @@ impl<A: Address> Fib<A> {
             }
             return;
         };
+        if hash.changes.are_few_for(self.routes) {
+            hash.changes = Arc::new(Changes::of(self.routes));
+        }
         hash.note(key, len, strides::said(&self.view(), key, len));
         if !self.windows_wanted(LEAST / 2) {
             self.give_windows_up(*hash, 0);
@@ -221,7 +224,7 @@ impl<A: Address> Fib<A> {
             filled: Filled::Nothing,
             busy: self.busy(),
             log: Log::default(),
-            changes: Arc::default(),
+            changes: Arc::new(Changes::of(self.routes)),
         };
         for _ in 0..2 {
             let Some(page) = self.new_window_page(1) else {
