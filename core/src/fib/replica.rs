@@ -31,11 +31,11 @@ use super::pushed::{ROOT_SHIFT, entry_slot};
 use super::reader::FibReader;
 use super::strides::Strides;
 
-/// What one worker has of a table: a snapshot, and of a large table where the processor has AVX-512 a copy of what batches
-/// read of it, in which they take fewer steps or shorter ones.
+/// What one worker has of a table: a snapshot, and of a large table a copy of what batches read of it, in which they take
+/// fewer steps or shorter ones: of IPv4 where the processor has AVX-512, of IPv6 where its gathers are fast besides.
 ///
-/// The copy takes some 5 MiB, and a newer snapshot is [followed](Self::follow) by what changed. Answers are those of the
-/// snapshot.
+/// The copy of a full table takes some 5 MiB, and a newer snapshot is [followed](Self::follow) by what changed. Answers are
+/// those of the snapshot.
 #[derive(Debug)]
 pub struct FibReplica<A> {
     reader: FibReader<A>,

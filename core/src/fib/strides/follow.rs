@@ -261,7 +261,7 @@ impl Strides {
             None
         };
         let (head, count) = (old.below(first), old.count());
-        let mut starts = head.and(old.from(upto + 1));
+        let mut starts = head.with(old.from(upto + 1));
         let (head, ended) = (head.count(), old.below(upto).count());
         let same_before = before == Some(self.runs.get(begin)?.leaf);
         let begin = begin + usize::from(same_before);

@@ -55,7 +55,8 @@ impl Starts {
         Self(words)
     }
 
-    pub(super) fn and(self, other: Self) -> Self {
+    /// Those of both.
+    pub(super) fn with(self, other: Self) -> Self {
         let mut words = self.0;
         for (word, other) in words.iter_mut().zip(other.0) {
             *word |= other;

@@ -164,11 +164,32 @@ fn a_copy_whose_codes_come_to_take_two_octets_is_made_anew() {
         routes.push(route);
     }
     let mut replica = FibReplica::new(leveled(&mut fib));
+    let mut strides = Strides::of(&replica.reader().view(), fib.len()).unwrap();
     for (route, hop) in routes.iter().zip([254, 255, 256, 0x7ffe, 3]) {
-        fib.insert(prefix(*route), id(hop)).unwrap();
+        // In a node whose leaves lead on: those of the last ones take two octets in any case.
+        let route = (route.0 & prefix_mask(32), 32);
+        let before = replica.reader().clone();
+        fib.insert(prefix(route), id(hop)).unwrap();
         replica.follow(leveled(&mut fib));
+        let view = replica.reader().view();
+        let mut follows = true;
+        let whole = replica
+            .reader()
+            .noted()
+            .unwrap()
+            .since(before.noted().unwrap(), |changes| {
+                follows &= strides.follow(&view, changes).is_some();
+            });
+        assert!(whole);
+        // The code is one more.
+        assert_eq!(follows, strides.is_wide() || hop < 255);
+        if !follows {
+            strides = Strides::of(&view, replica.reader().len()).unwrap();
+            assert!(strides.is_wide());
+        }
         compare(&replica, &routes, &mut rng);
     }
+    assert!(strides.is_wide());
 }
 
 #[test]
@@ -222,6 +243,7 @@ fn tables_that_would_be_too_large_have_no_copy() {
             .unwrap();
     }
     let reader = leveled(&mut fib);
+    assert!(reader.noted().is_some(), "large otherwise");
     assert!(Strides::of(&reader.view(), reader.len()).is_none());
     assert_eq!(FibReplica::new(reader).octets(), 0);
 }
