@@ -139,7 +139,7 @@ fn number<N: FromStr>(words: &[String], key: &str) -> Option<N> {
 
 /// The table as the machine can look it up best, then by each lower level.
 fn every_level<A: Family>(ours: Warren<A>) -> Vec<Box<dyn Table<A>>> {
-    let most = ours.0.reader().simd_level();
+    let most = ours.reader().simd_level();
     let lower = SimdLevel::ALL
         .into_iter()
         .rev()

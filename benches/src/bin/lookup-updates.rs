@@ -301,7 +301,7 @@ fn paired<A: Family>(
                         None => table.ask_for_changes(),
                     }
                 }
-                match &replica {
+                match &mut replica {
                     Some(replica) => replica.lookup_batch(addresses, &mut answers),
                     None => table.lookup_batch(addresses, &mut answers),
                 }
