@@ -4,8 +4,8 @@
 //! In the cells and leaves of a replica (`replica.rs`) a lookup reads twice, in 5 MiB. Here it reads once, in 16 MiB, or 32
 //! when codes take two octets. Where addresses come again, as they do on every real link, what is read again is near, and
 //! one read takes half as long as two; where each is another, as in a scan, the 16 MiB are not near, and it takes twice as
-//! long. So a replica has both, and looks now and then at some addresses, whether they are near others of late
-//! ([`Locality`]). These codes are made when addresses first come again, a part at a time, and made anew after a while in
+//! long. So a replica has both, and looks now and then at some addresses: in how many cache lines of codes those of late are
+//! ([`Locality`]). Up to what cells and leaves take, one read is faster. These codes are made when addresses first come again, a part at a time, and made anew after a while in
 //! which they did not.
 //!
 //! A code is what the lookup says. Where that depends on the last octet, and where it is no code that fits, there is the
@@ -139,9 +139,9 @@ impl Locality {
             self.asked += 1;
         }
         if self.asked >= JUDGED {
-            // A quarter and more come again, and half of that still does.
-            let least = if self.near { 8 } else { 4 };
-            self.near = self.again * least >= self.asked;
+            // Of so many lines in use that many addresses find theirs among the ones that are remembered.
+            let most = if self.near { FAR } else { NEAR };
+            self.near = self.again * most >= self.asked * LINES;
             self.asked = 0;
             self.again = 0;
         }
@@ -165,11 +165,15 @@ const LINE_SHIFT: u32 = 8 + 6;
 /// Lines that are remembered.
 const LINES: usize = 4096;
 /// Addresses from one sample to the next.
-const EVERY: usize = 2048;
+const EVERY: usize = 2000;
 /// Addresses of a sample.
 const SAMPLE: usize = 32;
 /// Addresses that are judged together.
-const JUDGED: usize = 8 * SAMPLE;
+const JUDGED: usize = 32 * SAMPLE;
+/// Lines in use up to which addresses become near each other: 3 MiB.
+const NEAR: usize = 50_000;
+/// Lines in use up to which they stay so: 5 MiB, what cells and leaves take.
+const FAR: usize = 80_000;
 /// Root slots that are filled at a sample, so that no batch waits long: 20 us.
 pub(super) const FILLED_AT_ONCE: usize = 64;
 
@@ -187,23 +191,24 @@ mod tests {
             number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             number
         };
-        let mut near = [false; 3];
-        for (phase, near) in near.iter_mut().enumerate() {
-            for _ in 0..64 {
-                // Half of them within a thousand /24s, all of them anywhere, three of four in a thousand.
+        // Anywhere, in 16,000 lines, in 32,000, in 131,000, in 65,000, half of them in a thousand.
+        let lines = [18, 14, 15, 17, 16, 10].map(|bits| u32::MAX << bits);
+        let near = lines.map(|most| {
+            let mut near = false;
+            for _ in 0..512 {
                 let addresses: [Ipv4Addr; SAMPLE] = core::array::from_fn(|at| {
-                    let some = (any() >> 22).wrapping_mul(0x9e37_79b9) << 8;
-                    let again = match phase {
-                        0 => at % 2 == 0,
-                        1 => false,
-                        _ => at % 4 != 0,
+                    let line = if most.count_zeros() == 10 && at % 2 == 0 {
+                        any() >> 14
+                    } else {
+                        (any() >> 14 & !most).wrapping_mul(0x9e37_79b9) >> 14
                     };
-                    Ipv4Addr::from(if again { some } else { any() })
+                    Ipv4Addr::from(line << 14)
                 });
-                *near = locality.sample(&addresses);
+                near = locality.sample(&addresses);
             }
-        }
-        assert_eq!(near, [true, false, true]);
+            near
+        });
+        assert_eq!(near, [false, true, true, false, false, true]);
     }
 
     #[test]
