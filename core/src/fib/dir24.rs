@@ -87,8 +87,8 @@ impl Dir24 {
 pub(super) struct Locality {
     /// Addresses until the next sample.
     left: usize,
-    /// For the last bits of a line its first ones, that of the last address there.
-    lines: Box<[u8; LINES]>,
+    /// For the last bits of a line's number the last such line, counted from 1.
+    lines: Box<[u32; LINES]>,
     asked: usize,
     again: usize,
     near: bool,
@@ -131,10 +131,9 @@ impl Locality {
         for address in addresses.iter().take(SAMPLE) {
             // A line of codes of one octet.
             let line = key_of(*address) >> LINE_SHIFT;
-            let first = (line / LINES as u32) as u8 + 1;
             if let Some(last) = self.lines.get_mut(line as usize % LINES) {
-                self.again += usize::from(*last == first);
-                *last = first;
+                self.again += usize::from(*last == line + 1);
+                *last = line + 1;
             }
             self.asked += 1;
         }

@@ -27,6 +27,10 @@ use super::replica::{Table, one, settle};
 /// no leaf says anything.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a half of a cell, and a group's 32 slots"
+)]
 pub(super) fn fill<const WIDE: bool>(
     cells: &[u64; GROUPS],
     leaves: &[u8],

@@ -62,6 +62,7 @@ pub(super) fn lookup<A: Address, const GATHER: bool>(
 /// Makes the codes of all /24 of a root slot (`fib/dir24.rs`).
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+#[expect(clippy::cast_possible_truncation, reason = "a root slot has 13 bits")]
 pub(super) fn fill_codes(replica: &Replica, slot: usize, codes: &mut [u8]) {
     let (slots, _) = replica.groups().as_chunks::<GROUPS>();
     let Some(cells) = slots.get(slot) else {
