@@ -11,9 +11,13 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use tun_node::sys::huge::HugePages;
 use warren_benches::routes::{self, Family};
 use warren_benches::tables::{Table, Warren, id};
 use warren_core::fib::Fib;
+
+#[global_allocator]
+static HUGE_PAGES: HugePages = HugePages;
 
 fn lookups<A: Family>(c: &mut Criterion, set: &str, routes: &[(A::Prefix, u16)]) {
     let (table, mut fib) = Warren::<A>::new(routes);

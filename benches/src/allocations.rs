@@ -6,8 +6,10 @@
     reason = "an allocator is unsafe to write; it only hands calls on"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
+
+use tun_node::sys::huge::HugePages;
 
 /// The allocations that the calling thread makes in `work`.
 pub fn count(work: impl FnOnce()) -> u64 {
@@ -16,7 +18,7 @@ pub fn count(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-/// The system's allocator, counted.
+/// The node's allocator, counted.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -24,24 +26,30 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is handed on to the system's allocator as it came. Counting touches a thread
+// SAFETY: every call is handed on to the node's allocator as it came. Counting touches a thread
 // local that needs neither allocation nor destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
+        unsafe { HugePages.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`.
+        unsafe { HugePages.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and the block came from the system's
+        // SAFETY: the caller keeps the contract of `dealloc`, and the block came from the node's
         // allocator.
-        unsafe { System.dealloc(block, layout) }
+        unsafe { HugePages.dealloc(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, octets: usize) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: as for `dealloc`.
-        unsafe { System.realloc(block, layout, octets) }
+        unsafe { HugePages.realloc(block, layout, octets) }
     }
 }

@@ -9,11 +9,12 @@
     reason = "fixtures of known sizes"
 )]
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use warren_core::fib::{Fib, FibReplica, NextHopId, SimdLevel};
+use warren_core::fib::{Fib, FibReader, FibReplica, NextHopId, SimdLevel};
 
 use crate::routes::Family;
 
@@ -58,9 +59,13 @@ pub trait Table<A: Family> {
     }
 }
 
-/// Warren's table.
+/// Warren's table, as a worker has it: single lookups in the snapshot, batches in the replica.
 #[derive(Debug)]
-pub struct Warren<A: Family>(pub FibReplica<A>);
+pub struct Warren<A: Family> {
+    reader: FibReader<A>,
+    /// Replicas take note of how they are asked.
+    replica: RefCell<FibReplica<A>>,
+}
 
 impl<A: Family> Warren<A> {
     /// Builds the table.
@@ -70,14 +75,28 @@ impl<A: Family> Warren<A> {
             .iter()
             .map(|(prefix, next_hop)| (*prefix, id(*next_hop)));
         let mut fib = Fib::from_routes(routes).expect("far below the limit");
-        (Self(FibReplica::new(fib.reader())), fib)
+        (Self::of(fib.reader()), fib)
+    }
+
+    /// The table of a snapshot.
+    #[must_use]
+    pub fn of(reader: FibReader<A>) -> Self {
+        Self {
+            replica: RefCell::new(FibReplica::new(reader.clone())),
+            reader,
+        }
+    }
+
+    /// The snapshot.
+    #[must_use]
+    pub const fn reader(&self) -> &FibReader<A> {
+        &self.reader
     }
 
     /// The same table, looked up with no more than `level` of the machine's instructions.
     #[must_use]
     pub fn at(&self, level: SimdLevel) -> Self {
-        let reader = self.0.reader().clone();
-        Self(FibReplica::new(reader.with_simd_level(level)))
+        Self::of(self.reader.clone().with_simd_level(level))
     }
 }
 
@@ -93,7 +112,7 @@ fn number(next_hop: Option<NextHopId>) -> u16 {
 
 impl<A: Family> Table<A> for Warren<A> {
     fn name(&self) -> &'static str {
-        match self.0.reader().simd_level() {
+        match self.reader.simd_level() {
             SimdLevel::Portable => "warren portable",
             SimdLevel::Bmi2 => "warren bmi2",
             SimdLevel::Avx2 => "warren avx2",
@@ -104,14 +123,15 @@ impl<A: Family> Table<A> for Warren<A> {
 
     #[inline]
     fn single(&self, address: A) -> u16 {
-        number(self.0.lookup(address))
+        number(self.reader.lookup(address))
     }
 
     fn batches(&self, trace: &[A], size: usize) -> u64 {
         let mut answers = vec![None; size];
         let mut sum = 0;
+        let mut replica = self.replica.borrow_mut();
         for batch in trace.chunks(size) {
-            self.0.lookup_batch(batch, &mut answers);
+            replica.lookup_batch(batch, &mut answers);
             sum += u64::from(number(black_box(&answers)[0]));
         }
         sum

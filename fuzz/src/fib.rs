@@ -256,7 +256,7 @@ impl<A: Address> Played<A> {
                     none => *none = Some(FibReplica::new(reader)),
                 }
             }
-            if let Some(replica) = &replica {
+            if let Some(replica) = &mut replica {
                 let mut answers = vec![None; addresses.len()];
                 replica.lookup_batch(&addresses, &mut answers);
                 assert_eq!(answers, expected, "{addresses:?} by a replica");

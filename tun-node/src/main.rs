@@ -7,6 +7,10 @@ use std::process::exit;
 use clap::Parser;
 use tun_node::cli::{Cli, EXIT_USAGE, execute};
 use tun_node::rootless;
+use tun_node::sys::huge::HugePages;
+
+#[global_allocator]
+static HUGE_PAGES: HugePages = HugePages;
 
 fn main() {
     // Before any thread and any descriptor: this process may be the child of a rootless node.

@@ -7,7 +7,7 @@
 //!
 //! Words choose: `ipv4 ipv6 full cluster uniform matched zipf dep one b8 b32 b256`; none of a kind means all.
 //! `rounds=N` (3) sets the rounds, `json=FILE` writes the medians, `crates=no` leaves the Rust peers out, `hops=N` (251)
-//! sets the number of next hops.
+//! sets the number of next hops, `pages=small` leaves the process no transparent huge pages (DPDK's are reserved ones).
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
@@ -23,12 +23,19 @@ use std::time::Instant;
 use std::{env, fs};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use tun_node::sys::huge::{self, HugePages};
 use warren_benches::routes::{self, Family};
 use warren_benches::tables::{Poptrie, PrefixTrie, Table, TreeBitmap, Warren};
 use warren_core::fib::SimdLevel;
 
+#[global_allocator]
+static HUGE_PAGES: HugePages = HugePages;
+
 fn main() {
     let words: Vec<String> = env::args().skip(1).collect();
+    if words.iter().any(|word| word == "pages=small") {
+        huge::disable().expect("every kernel of these years has the call");
+    }
     let mut json = String::from("[\n");
     for set in ["full", "cluster"] {
         if !wanted(&words, set, &["full", "cluster"]) {
@@ -139,7 +146,7 @@ fn number<N: FromStr>(words: &[String], key: &str) -> Option<N> {
 
 /// The table as the machine can look it up best, then by each lower level.
 fn every_level<A: Family>(ours: Warren<A>) -> Vec<Box<dyn Table<A>>> {
-    let most = ours.0.reader().simd_level();
+    let most = ours.reader().simd_level();
     let lower = SimdLevel::ALL
         .into_iter()
         .rev()

@@ -20,8 +20,12 @@ use std::str::FromStr;
 use std::time::Instant;
 use std::{env, fs};
 
+use tun_node::sys::huge::HugePages;
 use warren_benches::routes::{self, Family, Rng};
 use warren_benches::tables::{PrefixTrie, Table, TreeBitmap, Warren};
+
+#[global_allocator]
+static HUGE_PAGES: HugePages = HugePages;
 
 struct Point {
     family: &'static str,

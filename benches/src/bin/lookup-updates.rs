@@ -33,10 +33,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tun_node::sys::huge::HugePages;
 use warren_benches::cpus::{Alone, Ball, NEAR};
 use warren_benches::routes::{self, Family, Rng};
 use warren_benches::tables::{Warren, id};
 use warren_core::fib::{Fib, FibReplica};
+
+#[global_allocator]
+static HUGE_PAGES: HugePages = HugePages;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -301,7 +305,7 @@ fn paired<A: Family>(
                         None => table.ask_for_changes(),
                     }
                 }
-                match &replica {
+                match &mut replica {
                     Some(replica) => replica.lookup_batch(addresses, &mut answers),
                     None => table.lookup_batch(addresses, &mut answers),
                 }

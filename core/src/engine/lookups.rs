@@ -64,8 +64,8 @@ impl Lookups {
 
     /// Answers all.
     pub(super) fn resolve(&mut self) {
-        self.v4.resolve(&self.fib_v4);
-        self.v6.resolve(&self.fib_v6);
+        self.v4.resolve(&mut self.fib_v4);
+        self.v6.resolve(&mut self.fib_v6);
     }
 
     /// The answer for the next packet of `family`, in the order of the questions.
@@ -108,7 +108,7 @@ impl<A: Address> Column<A> {
         }
     }
 
-    fn resolve(&mut self, fib: &FibReplica<A>) {
+    fn resolve(&mut self, fib: &mut FibReplica<A>) {
         let addresses = self.addresses.get(..self.asked).unwrap_or_default();
         let next_hops = self.next_hops.get_mut(..self.asked).unwrap_or_default();
         fib.lookup_batch(addresses.as_flattened(), next_hops.as_flattened_mut());

@@ -46,6 +46,7 @@ mod arena;
 mod batch;
 mod build;
 mod changes;
+mod dir24;
 mod direct;
 mod draft;
 mod few;

@@ -11,6 +11,9 @@
 //! | 0..32 | as in a block: where runs start, and whether some slot is the escape |
 //! | 32..64 | the place in the leaves from which they are counted back; in a group that says one thing, of a leaf that says it |
 //!
+//! Where addresses come again, the answers for each /24 stand besides, one after the other, and a lookup reads once
+//! (`dir24.rs`).
+//!
 //! The leaves begin with one for each code that fits, which groups of one code share; behind these each root slot has
 //! a region of its own, and before its leaves the entries of its block, for the slots that have a third-level node.
 
@@ -23,19 +26,22 @@ use super::NextHopId;
 use super::address::Address;
 use super::arena::{block, load};
 use super::changes::AT_ONCE;
+use super::dir24::{Dir24, FILLED_AT_ONCE, Locality};
 #[cfg(target_arch = "x86_64")]
 use super::node::ROOT_STRIDE;
 use super::pushed::{ENTRIES_AT, GROUPS, GROUPS_AT, PushedRoot, SLOTS, Short};
 #[cfg(target_arch = "x86_64")]
 use super::pushed::{ROOT_SHIFT, entry_slot};
 use super::reader::FibReader;
+use super::simd::Level;
 use super::strides::Strides;
 
 /// What one worker has of a table: a snapshot, and of a large table a copy of what batches read of it, in which they take
 /// fewer steps or shorter ones: of IPv4 where the processor has AVX-512, of IPv6 where its gathers are fast besides.
 ///
-/// The copy of a full table takes some 5 MiB, and a newer snapshot is [followed](Self::follow) by what changed. Answers are
-/// those of the snapshot.
+/// The copy of a full table takes some 5 MiB, of IPv4 another 16 (32 with more than 254 next hops) from when the addresses
+/// of batches come again, and a newer snapshot is [followed](Self::follow) by what changed. Answers are those of the
+/// snapshot.
 #[derive(Debug)]
 pub struct FibReplica<A> {
     reader: FibReader<A>,
@@ -68,7 +74,7 @@ impl<A: Address> FibReplica<A> {
                 reader.ask_for_changes();
                 match (self.reader.replica_source(), reader.replica_source()) {
                     (Some(old), Some(new)) if old.wide == new.wide => {
-                        replica.follow(old, new);
+                        replica.follow(old, new, reader.parts().0);
                         !replica.is_scattered()
                     }
                     _ => false,
@@ -102,6 +108,20 @@ impl<A: Address> FibReplica<A> {
         }
     }
 
+    /// Makes the copy that is for addresses which come again, and says so from here on; whether there is one.
+    #[cfg(test)]
+    pub(super) fn hold_near(&mut self) -> bool {
+        let (level, _) = self.reader.parts();
+        let Some(Copied::Pushed(replica)) = &mut self.copied else {
+            return false;
+        };
+        replica.locality.hold(true);
+        while !replica.codes.as_ref().is_some_and(Dir24::is_filled) {
+            replica.sample::<A>(level, &[]);
+        }
+        true
+    }
+
     /// The next hop of the longest prefix that holds `address`, from the snapshot: an address by itself waits for each
     /// step, and there these are nearer or fewer.
     #[must_use]
@@ -110,10 +130,18 @@ impl<A: Address> FibReplica<A> {
     }
 
     /// Looks up each of `addresses`: as [`FibReader::lookup_batch`].
-    pub fn lookup_batch(&self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
+    ///
+    /// Now and then looks at some of them, whether they come again, and which copy is the faster one.
+    #[inline]
+    pub fn lookup_batch(&mut self, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
         let (level, snapshot) = self.reader.parts();
-        match &self.copied {
-            Some(Copied::Pushed(replica)) => level.replica(replica, snapshot, addresses, next_hops),
+        match &mut self.copied {
+            Some(Copied::Pushed(replica)) => {
+                if replica.locality.is_due(addresses.len()) {
+                    replica.sample(level, addresses);
+                }
+                level.replica(replica, snapshot, addresses, next_hops);
+            }
             Some(Copied::Strides(strides)) => {
                 level.strides(strides, &self.reader, addresses, next_hops);
             }
@@ -171,6 +199,9 @@ pub(super) struct Replica {
     pub(super) wide: bool,
     /// What the routes say that are too short to be pushed.
     pub(super) short: Short,
+    locality: Locality,
+    /// Its codes are there while addresses come again.
+    codes: Option<Dir24>,
 }
 
 /// What a root slot has of the leaves: the place of the first octet, how many grains, and the entries that it begins with.
@@ -203,6 +234,8 @@ impl Replica {
             grains: 0,
             wide: root.wide,
             short: root.short,
+            locality: Locality::new(),
+            codes: None,
         });
         for slot in 0..SLOTS {
             replica.fill(slot, root);
@@ -212,8 +245,14 @@ impl Replica {
 
     /// Makes a copy of what `old` leads to one of what `new` does, which is of the same width. Both are alive, so that a
     /// block which is where it was is what it was.
-    fn follow(&mut self, old: &PushedRoot, new: &PushedRoot) {
-        self.short = new.short;
+    fn follow(&mut self, old: &PushedRoot, new: &PushedRoot, level: Level) {
+        if self.short != new.short {
+            self.short = new.short;
+            // They are in all codes.
+            if let Some(codes) = &mut self.codes {
+                codes.empty();
+            }
+        }
         if let Some(changed) = &new.changed
             && Arc::ptr_eq(&old.of, &new.of)
             && old.number + 1 == new.number
@@ -221,6 +260,7 @@ impl Replica {
             for slot in changed.iter().copied().map(usize::from) {
                 if old.words.get(slot) != new.words.get(slot) {
                     self.fill(slot, new);
+                    self.fill_codes(slot, level);
                 }
             }
             return;
@@ -234,9 +274,40 @@ impl Replica {
             for (slot, (old, word)) in (at * COMPARED..).zip(old.iter().zip(words)) {
                 if old != word {
                     self.fill(slot, new);
+                    self.fill_codes(slot, level);
                 }
             }
         }
+    }
+
+    /// Looks at some of `addresses`, and makes codes, or some more, if they come again.
+    #[cold]
+    #[inline(never)]
+    fn sample<A: Address>(&mut self, level: Level, addresses: &[A]) {
+        if !self.locality.sample(addresses) {
+            if let Some(codes) = &mut self.codes {
+                codes.empty();
+            }
+            return;
+        }
+        let mut codes = self.codes.take().unwrap_or_else(|| Dir24::new(self.wide));
+        for slot in (codes.filled()..SLOTS).take(FILLED_AT_ONCE) {
+            if level.fill_codes(self, slot, codes.slot_mut(slot)) {
+                codes.fill_one();
+            }
+        }
+        self.codes = Some(codes);
+    }
+
+    /// Makes the codes of `slot` anew, if they are there.
+    fn fill_codes(&mut self, slot: usize, level: Level) {
+        let Some(mut codes) = self.codes.take() else {
+            return;
+        };
+        if slot < codes.filled() {
+            level.fill_codes(self, slot, codes.slot_mut(slot));
+        }
+        self.codes = Some(codes);
     }
 
     /// Copies what `root` has for `slot`.
@@ -335,6 +406,13 @@ impl Replica {
         &self.groups
     }
 
+    /// The codes of all /24, if they are there: `BEFORE` octets, then they.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn codes(&self) -> Option<&[u8]> {
+        self.codes.as_ref()?.codes(self.wide)
+    }
+
     /// The leaves. The upper half of each group cell is a place from [`LEAST_PLACE`] to the last but one.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn leaves(&self) -> &[u8] {
@@ -358,6 +436,7 @@ impl Replica {
         size_of::<Self>()
             + size_of_val(&*self.groups)
             + self.leaves.capacity()
+            + self.codes.as_ref().map_or(0, Dir24::octets)
             + size_of_val(self.regions.as_slice())
             + free * size_of::<u32>()
             + self.free.capacity() * size_of::<Vec<u32>>()

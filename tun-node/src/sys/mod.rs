@@ -19,6 +19,7 @@
 //! | [`fdpass`]   | one descriptor over a Unix socket (`SCM_RIGHTS`)              |
 //! | [`process`]  | `prctl`, `pidfd_open`, capabilities, descriptor inheritance   |
 //! | [`schedule`] | `sched_getattr` `sched_setattr` `sched_setaffinity`           |
+//! | [`huge`]     | `mmap` `mremap` `munmap` `madvise`: the program's allocator   |
 //! | [`address`]  | socket addresses as the kernel lays them out (no call)        |
 //! | [`control`]  | control messages as the kernel lays them out (no call)        |
 //!
@@ -35,6 +36,7 @@ pub mod control;
 pub mod errqueue;
 pub mod ethtool;
 pub mod fdpass;
+pub mod huge;
 pub mod io;
 pub mod mmsg;
 pub mod packet;

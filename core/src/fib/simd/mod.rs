@@ -3,7 +3,7 @@
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
-//! small ones by gathers where these are fast (`few.rs`), large ones in a worker's replica (`replica.rs`); batches of IPv6
+//! small ones by gathers where these are fast (`few.rs`), large ones in a worker's replica (`replica.rs`, `dir24.rs`); batches of IPv6
 //! (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too
 //! (batches in windows: `longest.rs`, by gathers `gathered.rs`), and large ones in a worker's replica (`strides.rs`).
 //!
@@ -17,6 +17,8 @@
 //! The twins are compared by the tests at every level, and in builds with debug assertions the unchecked reads are
 //! checked.
 
+#[cfg(target_arch = "x86_64")]
+mod dir24;
 #[cfg(target_arch = "x86_64")]
 mod few;
 #[cfg(target_arch = "x86_64")]
@@ -280,13 +282,31 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         if self.has_replica() {
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            unsafe { replica_avx512(replica, snapshot, addresses, next_hops) };
+            unsafe {
+                if self.0 == SimdLevel::Avx512Gather {
+                    replica_avx512::<A, true>(replica, snapshot, addresses, next_hops);
+                } else {
+                    replica_avx512::<A, false>(replica, snapshot, addresses, next_hops);
+                }
+            };
             return;
         }
         let _ = replica;
         if let Some(root) = &snapshot.pushed {
             self.pushed(root, &snapshot.segments, addresses, next_hops);
         }
+    }
+
+    /// Makes the codes of all /24 of a root slot of `replica`, if lookups are faster in such a copy; whether they are.
+    pub(super) fn fill_codes(self, replica: &Replica, slot: usize, codes: &mut [u8]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_replica() {
+            // SAFETY: a `Level` of these exists only where the instructions were found.
+            unsafe { fill_codes_avx512(replica, slot, codes) };
+            return true;
+        }
+        let _ = (replica, slot, codes);
+        false
     }
 
     /// Whether batches are faster in a worker's copy of a large IPv6 table (`fib/strides/`).
@@ -566,13 +586,19 @@ fn pushed_avx512<A: Address, const GATHER: bool>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn replica_avx512<A: Address>(
+fn replica_avx512<A: Address, const GATHER: bool>(
     replica: &Replica,
     snapshot: &Snapshot,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    replica::lookup(replica, snapshot, addresses, next_hops);
+    replica::lookup::<A, GATHER>(replica, snapshot, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+fn fill_codes_avx512(replica: &Replica, slot: usize, codes: &mut [u8]) {
+    replica::fill_codes(replica, slot, codes);
 }
 
 #[cfg(target_arch = "x86_64")]

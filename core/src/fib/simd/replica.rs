@@ -13,11 +13,12 @@ use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::batch::{LANES, key_of};
 use super::super::node::DENSE_BITS;
-use super::super::pushed::{escape, tail};
+use super::super::pushed::{GROUPS, ROOT_SHIFT, escape, tail};
 use super::super::reader::Snapshot;
 use super::super::replica::Replica;
 
 use super::Native;
+use super::dir24::{self, Codes};
 use super::lanes::{EIGHT, keys_of_eight};
 use super::narrow::{Group, in_groups};
 use super::pushed::{self, answer, before, gather_leaves};
@@ -34,18 +35,45 @@ pub(super) struct Table<'a> {
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-pub(super) fn lookup<A: Address>(
+pub(super) fn lookup<A: Address, const GATHER: bool>(
     replica: &Replica,
     snapshot: &Snapshot,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
     let table = Table { replica, snapshot };
+    if let Some(octets) = replica.codes() {
+        let codes = Codes { octets, table };
+        if replica.wide {
+            dir24::lookup::<A, true, GATHER>(codes, addresses, next_hops);
+        } else {
+            dir24::lookup::<A, false, GATHER>(codes, addresses, next_hops);
+        }
+        return;
+    }
     match (replica.wide, replica.short.some) {
         (false, false) => by_vectors::<A, false, false>(table, addresses, next_hops),
         (false, true) => by_vectors::<A, false, true>(table, addresses, next_hops),
         (true, false) => by_vectors::<A, true, false>(table, addresses, next_hops),
         (true, true) => by_vectors::<A, true, true>(table, addresses, next_hops),
+    }
+}
+
+/// Makes the codes of all /24 of a root slot (`fib/dir24.rs`).
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+#[expect(clippy::cast_possible_truncation, reason = "a root slot has 13 bits")]
+pub(super) fn fill_codes(replica: &Replica, slot: usize, codes: &mut [u8]) {
+    let (slots, _) = replica.groups().as_chunks::<GROUPS>();
+    let Some(cells) = slots.get(slot) else {
+        return;
+    };
+    // Short routes hold whole root slots.
+    let below = replica.short.below(0, (slot << ROOT_SHIFT) as u32);
+    if replica.wide {
+        dir24::fill::<true>(cells, replica.leaves(), below, codes);
+    } else {
+        dir24::fill::<false>(cells, replica.leaves(), below, codes);
     }
 }
 
@@ -160,7 +188,7 @@ fn leaves<const WIDE: bool>(table: &Table<'_>, cells: __m512i, keys: __m512i) ->
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn settle<A: Address, const WIDE: bool>(
+pub(super) fn settle<A: Address, const WIDE: bool>(
     table: &Table<'_>,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
@@ -181,7 +209,7 @@ fn settle<A: Address, const WIDE: bool>(
 
 /// The code for one address.
 #[inline(always)]
-fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
+pub(super) fn one<const WIDE: bool>(table: &Table<'_>, key: u32) -> u16 {
     let cell = table
         .replica
         .groups()

@@ -32,6 +32,8 @@ struct Pair {
     twin: Twin,
     /// Follows what is checked.
     replica: FibReplica<Ipv4Addr>,
+    /// One whose addresses come again.
+    near: FibReplica<Ipv4Addr>,
 }
 
 impl Pair {
@@ -41,6 +43,7 @@ impl Pair {
         fib.set_pushed_limits(least, SHARE);
         Self {
             replica: FibReplica::new(fib.reader()),
+            near: FibReplica::new(fib.reader()),
             fib,
             twin: Twin::default(),
         }
@@ -88,6 +91,10 @@ impl Pair {
         // Three more, so that there is a group of 32, and something besides.
         keys.extend([rng.wide(), rng.wide(), rng.wide()]);
         check_replica(&mut self.replica, &reader, &keys);
+        self.near.follow(reader.clone());
+        let has_copy = SimdLevel::detect() >= SimdLevel::Avx512 && cfg!(target_arch = "x86_64");
+        assert_eq!(self.near.hold_near(), has_copy && reader.has_pushed());
+        check_replica(&mut self.near, &reader, &keys);
     }
 }
 
@@ -133,6 +140,7 @@ fn a_replica_follows_whatever_snapshot_comes_and_does_not_grow() {
         })
         .collect();
     let mut replica = FibReplica::new(pair.fib.reader());
+    replica.hold_near();
     let mut held = alloc::vec![pair.fib.reader()];
     let octets = replica.octets();
     let flat = SimdLevel::detect() >= SimdLevel::Avx512 && cfg!(target_arch = "x86_64");

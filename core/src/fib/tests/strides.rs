@@ -35,7 +35,7 @@ fn prefix((key, len): (u128, u8)) -> ipnet::Ipv6Net {
 }
 
 /// Asks the copy of `replica` and the trie for addresses in and around `routes`.
-fn compare(replica: &FibReplica<Ipv6Addr>, routes: &[(u128, u8)], rng: &mut Rng) {
+fn compare(replica: &mut FibReplica<Ipv6Addr>, routes: &[(u128, u8)], rng: &mut Rng) {
     let mut keys = alloc::vec![0, u128::MAX, rng.wide()];
     for (key, len) in routes {
         let last = key | !prefix_mask(*len);
@@ -116,7 +116,7 @@ fn churned(seed: u64, most: u64, steps: usize, hops: u64) {
         }
         replica.follow(reader);
         changed.extend((0..20).filter_map(|_| routes.get(rng.below(routes.len() as u64) as usize)));
-        compare(&replica, &changed, &mut rng);
+        compare(&mut replica, &changed, &mut rng);
     }
     // All of one /16, tops with it.
     let (gone, left): (Vec<_>, Vec<_>) = routes.iter().partition(|(key, _)| key >> 112 == 0x2401);
@@ -135,7 +135,7 @@ fn churned(seed: u64, most: u64, steps: usize, hops: u64) {
     }
     assert_eq!(left.len(), reader.len());
     replica.follow(reader);
-    compare(&replica, &gone, &mut rng);
+    compare(&mut replica, &gone, &mut rng);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_copy_whose_codes_come_to_take_two_octets_is_made_anew() {
             strides = Strides::of(&view, replica.reader().len()).unwrap();
             assert!(strides.is_wide());
         }
-        compare(&replica, &routes, &mut rng);
+        compare(&mut replica, &routes, &mut rng);
     }
     assert!(strides.is_wide());
 }
@@ -212,7 +212,7 @@ fn a_copy_of_another_table_or_of_one_long_ago_is_made_anew() {
         replica.reader().simd_level() == SimdLevel::Avx512Gather
     );
     replica.follow(leveled(other));
-    compare(&replica, &routes, &mut rng);
+    compare(&mut replica, &routes, &mut rng);
     let old = leveled(other);
     // More than are noted.
     for n in 0..20_000 {
@@ -222,7 +222,7 @@ fn a_copy_of_another_table_or_of_one_long_ago_is_made_anew() {
     let new = leveled(other);
     for reader in [new.clone(), old, new] {
         replica.follow(reader);
-        compare(&replica, &routes, &mut rng);
+        compare(&mut replica, &routes, &mut rng);
     }
     // A table that has windows no more has no copy.
     for route in routes {
