@@ -59,7 +59,7 @@ pub trait Table<A: Family> {
     }
 }
 
-/// Warren's table, as a worker has it: single lookups in the snapshot, batches in the replica.
+/// Warren's table, as a worker has it.
 #[derive(Debug)]
 pub struct Warren<A: Family> {
     reader: FibReader<A>,
@@ -123,7 +123,26 @@ impl<A: Family> Table<A> for Warren<A> {
 
     #[inline]
     fn single(&self, address: A) -> u16 {
-        number(self.reader.lookup(address))
+        number(self.replica.borrow().lookup(address))
+    }
+
+    fn dependents(&self, trace: &[A]) -> u64 {
+        let replica = self.replica.borrow();
+        let mut before = 0;
+        let mut sum = 0;
+        for address in trace {
+            before = number(replica.lookup(address.mixed(before >> 15)));
+            sum += u64::from(before);
+        }
+        sum
+    }
+
+    fn singles(&self, trace: &[A]) -> u64 {
+        let replica = self.replica.borrow();
+        let each = trace
+            .iter()
+            .map(|address| u64::from(number(replica.lookup(*address))));
+        each.sum()
     }
 
     fn batches(&self, trace: &[A], size: usize) -> u64 {

@@ -230,6 +230,23 @@ fn forwarding() {
             remove([10, 8, 3, 0], 24),
         ],
     );
+    // So many routes that a worker has a copy, which follows once.
+    write(
+        "v4-copied",
+        0xf8,
+        &[
+            insert([10, 8, 3, 0], 24, 3),
+            insert([10, 8, 3, 9], 32, 2),
+            publish,
+            insert([10, 8, 3, 9], 32, 1),
+            insert([10, 8, 4, 128], 25, 2),
+            insert([0, 0, 0, 0], 0, 3),
+            insert_many([10, 9, 0, 64], 27),
+            remove_many([10, 8, 64, 0], 24),
+            insert([10, 8, 0, 0], 15, 1),
+            remove([10, 8, 3, 0], 24),
+        ],
+    );
     // In groups with and without tails, in the root, too short to be pushed, and in chunks that come and go.
     write(
         "v4-pushed",

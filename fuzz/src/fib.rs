@@ -3,7 +3,7 @@
 //! The first octet says the family (bit 0: IPv6) and, when its upper half is all ones, that the table starts with so
 //! many routes that its root is laid out slot by slot, and in IPv6 of so few lengths that it has a hash; with bit 1 set
 //! they are of too many for one, and with bit 2 set they are so many of so many lengths that it has windows. In IPv4
-//! they are for flat chunks; with bit 1 set they are below too many root slots for those, and the table is told that it
+//! they are for flat chunks, with bit 3 set so many that workers have a copy of their own; with bit 1 set they are below too many root slots for those, and the table is told that it
 //! is large enough for pushed chunks. With bit 2 set next hops come from both sides of the largest that fits a leaf of
 //! one octet. With bits 1 and 3 set so many of the routes are longer than /24 that with few of the others less their
 //! tails are too many to be spread.
@@ -58,7 +58,8 @@ impl Start {
         let pushed = flags & 2 != 0;
         Self {
             crowd: match (pushed, flags & 8) {
-                (false, _) => alike::<Ipv4Addr>(false),
+                (false, 0) => alike::<Ipv4Addr>(CROWD, false),
+                (false, _) => alike::<Ipv4Addr>(LARGE + CROWD, false),
                 (true, 0) => spread(FEW_TAILS),
                 (true, _) => spread(MANY_TAILS),
             },
@@ -70,7 +71,7 @@ impl Start {
     fn v6(flags: u8) -> Self {
         let crowd = match (flags & CROWDED == CROWDED, flags & 2, flags & 4) {
             (false, ..) => Twin::new(),
-            (true, mixed, 0) => alike::<Ipv6Addr>(mixed != 0),
+            (true, mixed, 0) => alike::<Ipv6Addr>(CROWD, mixed != 0),
             (true, _, _) => large(),
         };
         Self {
@@ -90,9 +91,9 @@ impl Start {
 }
 
 /// Routes for a root slot by slot.
-fn alike<A: Address>(mixed: bool) -> Twin {
+fn alike<A: Address>(routes: u16, mixed: bool) -> Twin {
     let mut twin = Twin::new();
-    for n in 0..CROWD {
+    for n in 0..routes {
         // /24 and /48 beside each other, across two root slots.
         let len = if A::BITS == 32 { 24 } else { 48 };
         let key = 0x0a07_ff00_u128 << 96;
@@ -316,7 +317,7 @@ const FEW_TAILS: u16 = 24;
 const MANY_TAILS: u16 = 268;
 /// Next hops on both sides of 253, the largest that a leaf of one octet can say.
 const WIDE_HOPS: [u16; 8] = [0, 1, 252, 253, 254, 255, 1_000, NextHopId::MAX_INDEX];
-/// The /48 of a table that has windows.
+/// The /48 of a table that has windows, and the /24 from which on one of flat chunks has copies.
 const LARGE: u16 = 1_024;
 /// Operations from this one on are of [`MANY`] neighbours.
 const MANY_FROM: u8 = 0xf8;
@@ -339,6 +340,20 @@ mod tests {
         let played = play::<Ipv4Addr>(&Start::v4(*flags), script);
         let held = played.held.iter();
         held.map(|(reader, _)| reader.has_pushed()).collect()
+    }
+
+    #[test]
+    fn a_seed_has_a_copy_of_flat_chunks_that_follows() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds/fib");
+        let octets = fs::read(folder.join("v4-copied")).unwrap();
+        let (flags, script) = octets.split_first().unwrap();
+        let played = play::<Ipv4Addr>(&Start::v4(*flags), script);
+        assert_eq!(played.held.len(), 2);
+        for (reader, _) in &played.held {
+            let reader = reader.clone().with_simd_level(SimdLevel::Avx512Gather);
+            let has_copies = reader.simd_level() == SimdLevel::Avx512Gather;
+            assert_eq!(FibReplica::new(reader).octets() > 0, has_copies);
+        }
     }
 
     #[test]

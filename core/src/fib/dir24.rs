@@ -4,10 +4,12 @@
 //! In the cells and leaves of a replica (`replica.rs`) a lookup reads twice, in 5 MiB. Here it reads once, in 16 MiB, or 32
 //! when codes take two octets. Where addresses come again, as they do on every real link, what is read again is near, and
 //! one read takes half as long as two; where each is another, as in a scan, the 16 MiB are not near, and it takes twice as
-//! long. So a replica has both, and looks now and then at some addresses: in how many cache lines of codes those of late are
-//! ([`Locality`]). Up to what a second-level cache holds, one read is faster by far; up to some 5 MiB it is, too, but what
-//! is made anew after each change then costs as much as it saves. These codes are made when addresses first come again, a part at a time, and made anew after a while in
-//! which they did not.
+//! long. So a replica has both, and looks now and then at some addresses: in how many cache lines of codes those of late
+//! are ([`Locality`]). Up to what a second-level cache holds, one read is faster by far. Up to some 5 MiB it is, too, but
+//! what is made anew after changes then costs as much as it saves.
+//!
+//! These codes are made when addresses first come again, a part at a time, and made anew after a while in which they did
+//! not.
 //!
 //! A code is what the lookup says. Where that depends on the last octet, and where it is no code that fits, there is the
 //! escape, and the cells are asked.

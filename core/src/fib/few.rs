@@ -6,7 +6,8 @@
 //! one ends in the root: it stands beside. Tables with other routes there do without.
 //!
 //! The writer notes which slots have a flat chunk, and looks for a factor at the first publication after that has
-//! changed; a snapshot has the places. Only `simd/lanes.rs` reads them; all others go by the root as it is.
+//! changed; a snapshot has the places. `simd/lanes.rs` and `simd/few.rs` read them, and a worker's copy (`expanded.rs`) has
+//! them, too; all others go by the root as it is.
 
 use alloc::boxed::Box;
 

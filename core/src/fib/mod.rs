@@ -3,7 +3,7 @@
 //! [`Fib`] is the writer: it owns the routes and changes them. [`FibReader`] is what workers hold: an immutable
 //! snapshot of the table, cheap to clone, `Send` and `Sync`. A reader never waits and never sees half of a batch of
 //! updates, because what it holds never changes; the next [`Fib::reader`] call publishes everything since the last.
-//! [`FibReplica`] is for a worker that looks many batches up in a large table: a copy of his own, which follows the
+//! [`FibReplica`] is for a worker that looks many batches up in one table: a copy of his own, which follows the
 //! snapshots.
 //!
 //! A route maps a prefix to a [`NextHopId`], an index into a list that the caller owns (the tables' next hops, where
@@ -23,6 +23,7 @@
 //! | the same, of a worker that has a replica | all group cells of these in one array, their leaves in another (`replica.rs`; AVX-512, batches) |
 //! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat/`) |
 //! | the same, and no route but the default one ends in the root | the root in vector registers besides (`few.rs`; x86-64, batches) |
+//! | the same, of a worker that has a replica | a leaf for every address below these nodes (`expanded.rs`; AVX-512 with fast gathers) |
 //! | IPv6, few prefix lengths | a hash of the routes (`hashed.rs`) |
 //! | IPv6, many routes, nearly all up to /48 | windows: ranges of addresses below each /24, /32 and /40 (`windows/`; x86-64) |
 //! | the same, of a worker that has a replica | a trie of its own, an octet a step, most nodes one cache line (`strides/`; AVX-512 with fast gathers, batches) |
@@ -49,6 +50,7 @@ mod changes;
 mod dir24;
 mod direct;
 mod draft;
+mod expanded;
 mod few;
 mod flat;
 mod fresh;

@@ -10,6 +10,7 @@ use super::address::Address;
 use super::arena::Segment;
 use super::changes::Noted;
 use super::direct::RootWord;
+use super::expanded;
 use super::few::Few;
 use super::flat::Flatness;
 use super::hashed::Hashed;
@@ -252,6 +253,12 @@ impl<A: Address> FibReader<A> {
     #[inline(always)]
     pub(super) fn replica_source(&self) -> Option<&PushedRoot> {
         self.pushed().filter(|_| self.level.has_replica())
+    }
+
+    /// The root of an IPv4 table of few flat chunks whose batches are faster in a copy (`expanded.rs`).
+    pub(super) fn expanded_source(&self) -> Option<&Few> {
+        let few = self.snapshot.few.as_deref().filter(|_| A::BITS == 32);
+        few.filter(|few| self.level.has_expanded() && few.places == expanded::PLACES)
     }
 
     /// What says of an IPv6 table whose batches are faster in a copy (`strides/`) how it changes.

@@ -1,5 +1,5 @@
 //! A worker's own copy of what batches read of a table, and what that is of a large IPv4 table. Of a large IPv6 table it is
-//! `strides/`.
+//! `strides/`, of an IPv4 table of few flat chunks `expanded.rs`.
 //!
 //! In a snapshot a lookup goes from the root to a block of pushed chunks (`pushed/`), to its group cell, to a leaf: the
 //! root is what lets a snapshot share with the one before all that did not change. Who has a copy to himself needs none:
@@ -27,6 +27,7 @@ use super::address::Address;
 use super::arena::{block, load};
 use super::changes::AT_ONCE;
 use super::dir24::{Dir24, FILLED_AT_ONCE, Locality};
+use super::expanded::Expanded;
 #[cfg(target_arch = "x86_64")]
 use super::node::ROOT_STRIDE;
 use super::pushed::{ENTRIES_AT, GROUPS, GROUPS_AT, PushedRoot, SLOTS, Short};
@@ -36,12 +37,14 @@ use super::reader::FibReader;
 use super::simd::Level;
 use super::strides::Strides;
 
-/// What one worker has of a table: a snapshot, and of a large table a copy of what batches read of it, in which they take
-/// fewer steps or shorter ones: of IPv4 where the processor has AVX-512, of IPv6 where its gathers are fast besides.
+/// What one worker has of a table: a snapshot, and of some tables a copy of what lookups read of it, in which they take
+/// fewer steps or shorter ones. Large IPv4 tables have one where the processor has AVX-512; where its gathers are fast
+/// besides, so do large IPv6 tables, and IPv4 tables of 1,024 routes or more below few /13, such as an overlay's.
 ///
-/// The copy of a full table takes some 5 MiB, of IPv4 another 16 (32 with more than 254 next hops) from when the addresses
-/// of batches come again, and a newer snapshot is [followed](Self::follow) by what changed. Answers are those of the
-/// snapshot.
+/// The copy of a full table takes some 5 MiB, of IPv4 another 16 (32 with more than 254 next hops) while the addresses of
+/// batches come again; an overlay's takes 512 KiB for each /13 that has routes, or twice that where next hops need two
+/// octets, at most 4 MiB, of which the operating system gives what has routes. A newer snapshot is
+/// [followed](Self::follow) by what changed. Answers are those of the snapshot.
 #[derive(Debug)]
 pub struct FibReplica<A> {
     reader: FibReader<A>,
@@ -55,6 +58,8 @@ enum Copied {
     Pushed(Box<Replica>),
     /// Of a large IPv6 table.
     Strides(Box<Strides>),
+    /// Of an IPv4 table of few flat chunks.
+    Expanded(Box<Expanded>),
 }
 
 impl<A: Address> FibReplica<A> {
@@ -81,6 +86,7 @@ impl<A: Address> FibReplica<A> {
                 }
             }
             Some(Copied::Strides(strides)) => follow(strides, &self.reader, &reader),
+            Some(Copied::Expanded(expanded)) => expanded.follow(&self.reader, &reader),
             None => {
                 reader.ask_for_changes();
                 false
@@ -104,6 +110,7 @@ impl<A: Address> FibReplica<A> {
         match &self.copied {
             Some(Copied::Pushed(replica)) => replica.octets(),
             Some(Copied::Strides(strides)) => strides.size(),
+            Some(Copied::Expanded(expanded)) => expanded.size(),
             None => 0,
         }
     }
@@ -122,11 +129,26 @@ impl<A: Address> FibReplica<A> {
         true
     }
 
-    /// The next hop of the longest prefix that holds `address`, from the snapshot: an address by itself waits for each
-    /// step, and there these are nearer or fewer.
+    /// The copy of an IPv4 table of few flat chunks.
+    #[cfg(test)]
+    pub(super) fn expanded(&self) -> Option<&Expanded> {
+        match &self.copied {
+            Some(Copied::Expanded(expanded)) => Some(expanded),
+            Some(Copied::Pushed(_) | Copied::Strides(_)) | None => None,
+        }
+    }
+
+    /// The next hop of the longest prefix that holds `address`. From the snapshot but where the copy has a leaf for every
+    /// address: an address by itself waits for each step, and in a snapshot these are nearer or fewer than in other copies.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        self.reader.lookup(address)
+        match &self.copied {
+            Some(Copied::Expanded(expanded)) => {
+                let key = (address.to_key() >> 96 & 0xffff_ffff) as u32;
+                NextHopId::from_code(expanded.lookup(key))
+            }
+            Some(Copied::Pushed(_) | Copied::Strides(_)) | None => self.reader.lookup(address),
+        }
     }
 
     /// Looks up each of `addresses`: as [`FibReader::lookup_batch`].
@@ -145,6 +167,9 @@ impl<A: Address> FibReplica<A> {
             Some(Copied::Strides(strides)) => {
                 level.strides(strides, &self.reader, addresses, next_hops);
             }
+            Some(Copied::Expanded(expanded)) => {
+                level.expanded(expanded, &self.reader, addresses, next_hops);
+            }
             None => self.reader.lookup_batch(addresses, next_hops),
         }
     }
@@ -153,6 +178,9 @@ impl<A: Address> FibReplica<A> {
 impl Copied {
     /// A copy of a table that has one.
     fn of<A: Address>(reader: &FibReader<A>) -> Option<Self> {
+        if let Some(expanded) = Expanded::of(reader) {
+            return Some(Self::Expanded(expanded));
+        }
         if let Some(root) = reader.replica_source() {
             return Some(Self::Pushed(Replica::of(root)));
         }

@@ -12,6 +12,7 @@ use super::flat::Flatness;
 use super::root::WriterRoot;
 use super::{Fib, FibReader, FibReplica, NextHopId, SimdLevel};
 
+mod expanded;
 mod flat;
 mod full;
 mod hashed;

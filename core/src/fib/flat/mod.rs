@@ -15,6 +15,13 @@
 //! | 2,048 | a word for each slot |
 //! | 512 | for each slot its next hop code, 16 bits |
 //! | 1,024 | for each two slots the handles of their tails' leaves, 0 for none |
+//! | 1 | how many slots have a tail or a next hop, and in the upper half how many have a tail |
+//! | 1 | the handle of the published chunk that this one was copied from, 0 for none; how many notes there are |
+//! | 1 | the epoch of that one |
+//! | 62 | notes, two a cell: slots that were written since, the first and the last, 16 bits each |
+//!
+//! The notes are for a worker's copy that follows (`expanded.rs`). When there are more than have room, all slots may be
+//! others.
 //!
 //! A slot's word has the address of the tail's first leaf (bits 16..64) and 255 in its first octet; what the octet and
 //! the last octet of an address have in common is the number of the leaf. A slot without a tail has 0 there and the
@@ -244,7 +251,7 @@ impl<A: Address> Fib<A> {
     }
 
     /// Whether the table is one of many routes below few root slots, and of few tails. What flat chunks take is then at
-    /// most 112 octets a route, and at most 1 MiB; the leaves of their tails take 136 octets a route, or 264 where each
+    /// most 115 octets a route, and at most 1 MiB; the leaves of their tails take 136 octets a route, or 264 where each
     /// takes two octets, and at most 1.1 or 2.2 MiB. Tables that have some keep them a little longer, not to go to and
     /// fro.
     fn flat_wanted(&self) -> bool {
@@ -261,7 +268,7 @@ impl<A: Address> Fib<A> {
         let cells = self.arena.block(handle);
         store(cells, 0, Entry::child(entry.handle(), 0).0 | wide);
         store(cells, 1, self.epoch());
-        for at in FLAT_CODES..FLAT_CELLS {
+        for at in FLAT_CODES..FLAT_NOTES {
             store(cells, at, 0);
         }
         self.flats.count += 1;
@@ -274,14 +281,18 @@ impl<A: Address> Fib<A> {
         let mut handle = before.handle();
         if load(self.arena.block(handle), 1) != self.epoch() {
             let copy = self.arena.allocate(FLAT_CELLS);
-            copy_flat(self.arena.block(handle), self.arena.block(copy));
-            store(self.arena.block(copy), 1, self.epoch());
+            let cells = self.arena.block(copy);
+            copy_flat(self.arena.block(handle), cells);
+            store(cells, FLAT_BEFORE, u64::from(handle));
+            store(cells, FLAT_BEFORE + 1, load(cells, 1));
+            store(cells, 1, self.epoch());
             self.retire(handle, FLAT_CELLS);
             handle = copy;
         }
         let wide = u64::from(self.flats.wide);
         let node = Entry::child(entry.handle(), 0).0 | wide;
         store(self.arena.block(handle), 0, node);
+        note(self.arena.block(handle), changed);
         self.write_flat(handle, entry, changed);
         Entry::flat(handle).with_code(entry.code())
     }
@@ -289,7 +300,7 @@ impl<A: Address> Fib<A> {
     /// Writes the slots `first` to `last` of the flat chunk at `handle`, of the node of `entry`.
     fn write_flat(&mut self, handle: u32, entry: Entry, (first, last): (usize, usize)) {
         let wide = self.flats.wide;
-        let mut largest = 0;
+        let (mut largest, mut said, mut says) = (0, 0, 0);
         for slot in first..=last {
             let below = self.node(entry.handle(), CHUNK).entry(slot);
             let (code, place) = (below.code(), slot % 2 * 32);
@@ -297,7 +308,10 @@ impl<A: Address> Fib<A> {
             let pair = load(cells, FLAT_HANDLES + slot / 2);
             let old = (pair >> place & 0xffff_ffff) as u32;
             let four = load(cells, FLAT_CODES + slot / 4);
-            let same = (four >> (slot % 4 * 16) & 0xffff) as u16 == code;
+            let old_code = (four >> (slot % 4 * 16) & 0xffff) as u16;
+            let same = old_code == code;
+            said += busy(old != 0, old_code);
+            says += busy(below.has_child(), code);
             // Routes of more than one slot are the chunk's own: they change no tail but by what they push into it.
             let leaves = if !below.has_child() {
                 self.release_leaves(old, wide);
@@ -326,6 +340,8 @@ impl<A: Address> Fib<A> {
             let handles = others | u64::from(leaves) << place;
             store(cells, FLAT_HANDLES + slot / 2, handles);
         }
+        let cells = self.arena.block(handle);
+        store(cells, FLAT_BUSY, load(cells, FLAT_BUSY) + says - said);
         if !wide && leaves::is_wide(largest) {
             self.flats.wide = true;
             self.flats.narrow = self.flats.count;
@@ -362,7 +378,7 @@ impl<A: Address> Fib<A> {
             return;
         }
         let wide = self.is_wide(entry);
-        for at in FLAT_HANDLES..FLAT_CELLS {
+        for at in FLAT_HANDLES..FLAT_BUSY {
             let pair = load(self.arena.block(entry.handle()), at);
             self.release_leaves((pair & 0xffff_ffff) as u32, wide);
             self.release_leaves((pair >> 32) as u32, wide);
@@ -424,12 +440,52 @@ impl<A: Address> Fib<A> {
 const CHUNK: Shape = Shape::at(ROOT_STRIDE, 32);
 const TAIL: Shape = Shape::at(ROOT_STRIDE + CHUNK_STRIDE, 32);
 
+/// What a slot counts for in [`FLAT_BUSY`].
+fn busy(tail: bool, code: u16) -> u64 {
+    u64::from(tail || code != 0) | u64::from(tail) << 32
+}
+
+/// Notes in the flat chunk of `cells` that the slots `first` to `last` are written.
+fn note(cells: &[AtomicU64], (first, last): (usize, usize)) {
+    let before = load(cells, FLAT_BEFORE);
+    let count = (before >> 32) as usize;
+    if count < MOST_NOTES {
+        let (at, place) = (FLAT_NOTES + count / 2, count % 2 * 32);
+        let others = load(cells, at) & !(0xffff_ffff << place);
+        store(cells, at, others | ((last << 16 | first) as u64) << place);
+    }
+    if count <= MOST_NOTES {
+        store(cells, FLAT_BEFORE, before + (1 << 32));
+    }
+}
+
+/// The slots, first and last, in which the flat chunk of `cells` may be another than the one of `before`, which is at
+/// `handle`, if that is known. Both are published.
+pub(super) fn noted<'a>(
+    cells: &'a [AtomicU64],
+    handle: u32,
+    before: &[AtomicU64],
+) -> Option<impl Iterator<Item = (usize, usize)> + use<'a>> {
+    let noted = load(cells, FLAT_BEFORE);
+    let count = (noted >> 32) as usize;
+    let known = (noted & 0xffff_ffff) as u32 == handle
+        && load(cells, FLAT_BEFORE + 1) == load(before, 1)
+        && count <= MOST_NOTES;
+    let note = |at: usize| load(cells, FLAT_NOTES + at / 2) >> (at % 2 * 32);
+    known.then(|| {
+        (0..count).map(move |at| {
+            let note = note(at);
+            ((note & 0xffff) as usize, (note >> 16 & 0xffff) as usize)
+        })
+    })
+}
+
 /// Copies a flat chunk, whose words may have addresses in it.
 fn copy_flat(from: &[AtomicU64], to: &[AtomicU64]) {
     // Exposed with what follows it, as in `direct.rs`.
     let moved = to.as_ptr().expose_provenance();
     let moved = moved.wrapping_sub(from.as_ptr().addr()) as u64;
-    copy_cells(from, to, FLAT_CELLS);
+    copy_cells(from, to, FLAT_BEFORE);
     for slot in 0..CHUNK.slots() {
         let word = load(from, FLAT_WORDS + slot);
         if word & u64::from(TAIL_MASK) == 0 {
@@ -444,7 +500,13 @@ pub(super) const FLAT_WORDS: usize = 2;
 pub(super) const FLAT_CODES: usize = FLAT_WORDS + CHUNK.slots();
 /// The cell of the first two slots' handles.
 pub(super) const FLAT_HANDLES: usize = FLAT_CODES + CHUNK.slots() / 4;
-const FLAT_CELLS: usize = FLAT_HANDLES + CHUNK.slots() / 2;
+/// The cell that says how many slots have something to say, and in its upper half how many have a tail.
+pub(super) const FLAT_BUSY: usize = FLAT_HANDLES + CHUNK.slots() / 2;
+const FLAT_BEFORE: usize = FLAT_BUSY + 1;
+const FLAT_NOTES: usize = FLAT_BEFORE + 2;
+const FLAT_CELLS: usize = FLAT_NOTES + MOST_NOTES / 2;
+/// A worker that follows a chunk with more notes looks at all slots; a chunk's block has room for these in any case.
+const MOST_NOTES: usize = 124;
 /// The empty flat chunk's.
 const EMPTY_CELLS: usize = FLAT_CODES + 1;
 /// What the word of a slot with a tail has in its first octet.

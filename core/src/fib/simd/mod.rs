@@ -3,9 +3,10 @@
 //! Portable code is that of `batch.rs`, which on x86-64 has its prefetch, and is compiled a second time for processors
 //! that count bits in one instruction. What it is too slow for has a walk of its own: IPv4 tables by address
 //! (`narrow.rs`), large ones by pushed chunks (`pushed.rs`), both with AVX-512 eight addresses to a vector (`lanes.rs`),
-//! small ones by gathers where these are fast (`few.rs`), large ones in a worker's replica (`replica.rs`, `dir24.rs`); batches of IPv6
-//! (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows (`windows.rs`), the last two with AVX-512, too
-//! (batches in windows: `longest.rs`, by gathers `gathered.rs`), and large ones in a worker's replica (`strides.rs`).
+//! small ones by gathers where these are fast (`few.rs`), in a worker's replica large ones (`replica.rs`, `dir24.rs`) and
+//! small ones (`expanded.rs`); batches of IPv6 (`wide.rs`), IPv6 tables with a hash (`hashed.rs`) and those with windows
+//! (`windows.rs`), the last two with AVX-512, too (batches in windows: `longest.rs`, by gathers `gathered.rs`), and large
+//! ones in a worker's replica (`strides.rs`).
 //!
 //! `unsafe` is for six things: calling a function that was compiled for such a processor, after it was found to be one; the
 //! prefetch, which is unsafe to call only because it takes a raw pointer; reading cells, lines and lists, one by one or by
@@ -19,6 +20,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod dir24;
+#[cfg(target_arch = "x86_64")]
+mod expanded;
 #[cfg(target_arch = "x86_64")]
 mod few;
 #[cfg(target_arch = "x86_64")]
@@ -61,6 +64,7 @@ use super::arena;
 use super::arena::LINE_CELLS;
 use super::arena::Segment;
 use super::batch::{self, Portable};
+use super::expanded::Expanded;
 use super::few::Few;
 #[cfg(target_arch = "x86_64")]
 use super::fresh;
@@ -360,6 +364,31 @@ impl Level {
         false
     }
 
+    /// Whether batches are faster in a worker's copy of such a table (`fib/expanded.rs`).
+    #[inline(always)]
+    pub(super) fn has_expanded(self) -> bool {
+        cfg!(target_arch = "x86_64") && self.0 == SimdLevel::Avx512Gather
+    }
+
+    /// Looks up each of `addresses` in `expanded`, a worker's copy of the table of `reader`.
+    #[inline(always)]
+    pub(super) fn expanded<A: Address>(
+        self,
+        expanded: &Expanded,
+        reader: &FibReader<A>,
+        addresses: &[A],
+        next_hops: &mut [Option<NextHopId>],
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if A::BITS == 32 && self.has_expanded() {
+            // SAFETY: a `Level` of `Avx512Gather` exists only where these instructions were found.
+            unsafe { expanded_avx512(expanded, addresses, next_hops) };
+            return;
+        }
+        let _ = expanded;
+        reader.lookup_batch(addresses, next_hops);
+    }
+
     /// The code that the table of `trie` has for an IPv6 address: what its hash says, or the trie.
     #[inline(always)]
     pub(super) fn hashed_one<A: Address>(
@@ -657,6 +686,18 @@ fn few_wide_or_not<A: Address, const WIDE: bool>(
 )]
 fn few_gathered<A: Address>(few: &Few, addresses: &[A], next_hops: &mut [Option<NextHopId>]) {
     few::lookup(few, addresses, next_hops);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn expanded_avx512<A: Address>(
+    table: &Expanded,
+    addresses: &[A],
+    next_hops: &mut [Option<NextHopId>],
+) {
+    expanded::lookup(table, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]
