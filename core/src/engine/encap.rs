@@ -79,7 +79,7 @@ impl Engine {
                         if let Some(peer) = self.peers.get_mut(peer.index()) {
                             peer.count_sent(kind, octets);
                         }
-                        if let Some(known) = self.departures.to_offer() {
+                        if let Some(known) = self.departures.offered() {
                             self.offers.departure(known, frame.link());
                         }
                     })

@@ -172,7 +172,7 @@ impl<K: Copy + Eq, R> Flows<K, R> {
 
     /// The flow that was found last, if it is to be offered at this packet of it: when so many of
     /// its packets were found, and at every doubling.
-    pub(super) fn to_offer(&mut self) -> Option<(&FlowKey, &K, &R)> {
+    pub(super) fn offered(&mut self) -> Option<(&FlowKey, &K, &R)> {
         if self.offer_after == 0 {
             return None;
         }

@@ -26,7 +26,7 @@ use crate::netlink::Netlink;
 use crate::paths::PathsSender;
 use crate::plane::{AlarmsReader, PlaneSender};
 use crate::rib::{SourceKind, TablesReader};
-use crate::shortcut::{OfferSender, Shortcut};
+use crate::shortcut::{OfferSender, Shortcut, ShortcutReport};
 use crate::worker::{Buffers, Command, WorkerHandle};
 
 /// A running node, as its control socket and its metrics page see it.
@@ -240,9 +240,17 @@ impl NodeState {
             workers
                 .push(report.ok_or_else(|| format!("worker {} does not answer", worker.number()))?);
         }
+        let offloaded = self.shortcut.read().as_ref().ok().map(Shortcut::counted);
+        let offloaded = offloaded.map(|report| WorkerReport {
+            epoch: self.tables.tables().epoch().0,
+            ..report
+        });
+        let mut parts = workers.clone();
+        parts.extend(offloaded.clone());
         Ok(CountersReport {
-            total: WorkerReport::total(&workers),
+            total: WorkerReport::total(&parts),
             workers,
+            offloaded,
         })
     }
 
@@ -328,7 +336,20 @@ impl NodeState {
             send_buffer: smallest(|buffers| buffers.send_octets),
             rootless: self.rootless,
             metrics: config.metrics_listen.map(|listen| listen.to_string()),
+            flow_offload: self.flow_offload(&config),
         }
+    }
+
+    /// How the short way is, where it is asked for.
+    fn flow_offload(&self, config: &Config) -> Option<ShortcutReport> {
+        let report = match &*self.shortcut.read() {
+            Ok(shortcut) => shortcut.report(),
+            Err(because) => ShortcutReport {
+                because: because.clone(),
+                ..ShortcutReport::default()
+            },
+        };
+        config.worker.flow_offload.then_some(report)
     }
 
     /// Room and drops of the device's queues; `None` where it is in another namespace.

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tracing::debug;
+use warren_core::batch::Transport;
 use warren_core::engine::{DeliveryOffer, DepartureOffer};
 use warren_core::tables::{PeerId, Tables};
-use warren_core::batch::Transport;
 use warren_core::wire::{Ipv4Header, ip_protocol};
 use zerocopy::IntoBytes;
 
@@ -121,7 +121,7 @@ impl Entries {
         let Some(shim) = shim(offer.shim.octets()) else {
             return;
         };
-        let room = path.mtu.saturating_sub(OUTER_OCTETS as u32);
+        let room = path.mtu.saturating_sub(u32::from(OUTER_OCTETS));
         let largest = offer.largest_octets.min(usize::try_from(room).unwrap_or(0));
         let Ok(largest_octets) = u16::try_from(largest) else {
             return;
@@ -131,17 +131,35 @@ impl Entries {
         }
         let key = Key::of(&offer.flow);
         let link = &offer.link;
-        let Some(place) = self.place(Way::Encap, key, (link.local, link.remote), offer.peer, offer.kind.name(), tables) else {
+        let Some(place) = self.place(
+            Way::Encap,
+            key,
+            (link.local, link.remote),
+            offer.peer,
+            offer.kind.name(),
+            tables,
+        ) else {
             return;
         };
-        let front = front(local, remote, source_port, remote_port, link.hop_limit, shim);
+        let front = front(
+            local,
+            remote,
+            source_port,
+            remote_port,
+            link.hop_limit,
+            shim,
+        );
         let departure = Departure {
             generation: number(tables.epoch()),
             device: path.device,
             slot: place,
             largest_octets,
             dscp: offer.dscp,
-            dont_fragment: if key.version == 4 && offer.dont_fragment { 0x40 } else { 0 },
+            dont_fragment: if key.version == 4 && offer.dont_fragment {
+                0x40
+            } else {
+                0
+            },
             traffic_classes: offer.traffic_classes,
             takes_super: u8::from(path.takes_super),
             padding: [0; 3],
@@ -167,7 +185,14 @@ impl Entries {
         };
         let key = Key::of(&offer.flow);
         let link = &offer.link;
-        let Some(place) = self.place(Way::Decap, key, (link.local, link.remote), offer.peer, offer.kind.name(), tables) else {
+        let Some(place) = self.place(
+            Way::Decap,
+            key,
+            (link.local, link.remote),
+            offer.peer,
+            offer.kind.name(),
+            tables,
+        ) else {
             return;
         };
         // What goes on to another host may have to be cut again, for which a super-packet would have
@@ -227,44 +252,34 @@ impl Entries {
             failed(global::ENCAP_FAILED),
             failed(global::ENCAP_FAILED_OCTETS),
         );
-        let direction = |inner: TallyReport, left: TallyReport, failed: u64, octets: u64| {
-            DirectionReport {
-                received: TallyReport {
-                    packets: inner.packets + failed,
-                    octets: inner.octets + octets,
-                },
-                forwarded: left,
-                dropped: failed,
-                drops: (failed > 0)
-                    .then(|| ("KernelRefused".to_owned(), failed))
-                    .into_iter()
-                    .collect(),
-                ..DirectionReport::default()
-            }
+        let direction = |received, forwarded| DirectionReport {
+            received,
+            forwarded,
+            ..DirectionReport::default()
         };
-        let shims = |tally: TallyReport| with_shims(tally.packets, tally.octets);
-        let (encap, decap) = (self.encap, self.decap);
-        let encapsulated = shims(encap);
-        let arrived = shims(decap);
-        let encap = direction(encap, encapsulated, failed, failed_octets);
-        let decap = DirectionReport {
-            received: arrived,
-            ..direction(decap, decap, 0, 0)
-        };
+        let (read, written) = (self.encap, self.decap);
+        let left = with_shims(read.packets, read.octets);
+        let received = with_shims(written.packets, written.octets);
+        let send_drops = (failed > 0).then(|| (FAILED.to_owned(), failed));
+        let failed = with_shims(failed, failed_octets);
         WorkerReport {
             device: DeviceReport {
-                read: encap.received,
-                written: decap.forwarded,
+                read,
+                written,
                 ..DeviceReport::default()
             },
             sockets: vec![SocketReport {
                 socket: "udp4".to_owned(),
-                received: decap.received,
-                sent: encap.forwarded,
+                received,
+                sent: TallyReport {
+                    packets: left.packets.saturating_sub(failed.packets),
+                    octets: left.octets.saturating_sub(failed.octets),
+                },
+                send_drops: send_drops.into_iter().collect(),
                 ..SocketReport::default()
             }],
-            encap,
-            decap,
+            encap: direction(read, left),
+            decap: direction(received, written),
             peers: self.peers.values().cloned().collect(),
             ..WorkerReport::default()
         }
@@ -377,10 +392,13 @@ impl Entries {
         }
         (counted.packets, counted.octets) = (packets, octets);
         let name = counted.peer.to_string();
-        let peer = self.peers.entry(name).or_insert_with_key(|name| PeerTallyReport {
-            peer: name.clone(),
-            ..PeerTallyReport::default()
-        });
+        let peer = self
+            .peers
+            .entry(name)
+            .or_insert_with_key(|name| PeerTallyReport {
+                peer: name.clone(),
+                ..PeerTallyReport::default()
+            });
         let by = peer.by_encapsulation.entry(counted.kind.to_owned());
         let by = by.or_default();
         match counted.way {
@@ -452,7 +470,9 @@ fn sum(ip: &[u8; 20]) -> u32 {
     words.map(|word| u32::from(u16::from_ne_bytes(*word))).sum()
 }
 
+/// What packets that a program dropped halfway are called among the drops.
+pub(super) const FAILED: &str = "flow_offload";
+
 /// Sweeps after which an idle flow is ended: usually, and where places are wanted.
 const IDLE_LONG: u32 = 60;
 const IDLE_SHORT: u32 = 2;
-

@@ -112,7 +112,7 @@ pub(super) struct Arrival {
 /// Octets of a shim that the programs know: VXLAN or Geneve, and Ethernet.
 pub(super) const SHIM_OCTETS: usize = 8 + 14;
 /// Octets that are put in front of a packet.
-pub(super) const OUTER_OCTETS: usize = 20 + 8 + SHIM_OCTETS;
+pub(super) const OUTER_OCTETS: u16 = 50;
 pub(super) const FRONT_PADDING: usize = 2;
 
 /// Numbers of 64 bits in a place of the shared ones: a line of the caches.
@@ -138,6 +138,7 @@ pub(super) mod of_flow {
 }
 
 const _: () = assert!(size_of::<Key>() == 40);
+const _: () = assert!(OUTER_OCTETS as usize == 20 + 8 + SHIM_OCTETS);
 const _: () = assert!(std::mem::offset_of!(Departure, front) % 8 == 0);
 const _: () = assert!(size_of::<Front>() == 56);
 const _: () = assert!(std::mem::offset_of!(Arrival, shim) % 4 == 0);

@@ -154,7 +154,6 @@ pub struct Shortcut {
 
 #[derive(Debug)]
 struct Shared {
-    numbers: Arc<SharedNumbers>,
     entries: Mutex<Entries>,
     /// Why nothing takes the short way at present; none when it is open.
     closed: Mutex<Option<String>>,
@@ -188,7 +187,11 @@ impl Shortcut {
     /// # Errors
     ///
     /// [`ShortcutError`]; all packets take the usual way then.
-    pub fn open(device: &str, config: &Config, tables: TablesReader) -> Result<Self, ShortcutError> {
+    pub fn open(
+        device: &str,
+        config: &Config,
+        tables: TablesReader,
+    ) -> Result<Self, ShortcutError> {
         let other = |what| move |e| failed(what)(io::Error::other(e));
         let mut netlink = Netlink::open().map_err(other("netlink"))?;
         let device = netlink.link_index(device).map_err(other("device"))?;
@@ -204,7 +207,6 @@ impl Shortcut {
         };
         let (orders, taken) = crossbeam_channel::bounded(ORDERS_MAX);
         let shared = Arc::new(Shared {
-            numbers,
             entries: Mutex::new(entries),
             closed: Mutex::new(None),
         });
@@ -268,7 +270,7 @@ impl Shortcut {
             flows: u32::try_from(entries.flows()).unwrap_or(u32::MAX),
             encap: counted.encap.forwarded,
             decap: counted.decap.forwarded,
-            failed: counted.encap.dropped,
+            failed: counted.balance().dropped,
         }
     }
 }
@@ -458,7 +460,9 @@ impl Keeper {
         *self.shared.closed.lock() = closed;
         let mut entries = self.shared.entries.lock();
         entries.sweep();
-        let gone = self.paths.refresh(|local, remote| entries.uses(local, remote));
+        let gone = self
+            .paths
+            .refresh(|local, remote| entries.uses(local, remote));
         for (local, remote) in gone {
             entries.leave(local, remote);
         }

@@ -13,10 +13,7 @@ use super::assembler::Width::{Byte, Double, Half, Word};
 use super::assembler::{
     Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Register, When,
 };
-use super::layout::{
-    Arrival, Departure, FRONT_PADDING, Front, Key, OUTER_OCTETS, PLACE, SHIM_OCTETS, global,
-    of_flow,
-};
+use super::layout::{Arrival, Departure, Front, Key, OUTER_OCTETS, PLACE, global, of_flow};
 use crate::sys::bpf::Instruction;
 
 /// The maps of a program.
@@ -46,6 +43,7 @@ pub(super) fn egress(maps: Maps<'_>) -> Vec<Instruction> {
     }
     program.end();
     program.a.place(failed);
+    program.count();
     let a = &mut program.a;
     let at = |number: usize| offset_of_number(number);
     a.set_value(R1, maps.numbers, 0);
@@ -71,36 +69,36 @@ pub(super) fn ingress(maps: Maps<'_>, device: u32, ports: &[u16]) -> Vec<Instruc
     a.jump_if(R1, When::NotEqual, ether_type(Family::V4), next);
     a.load(Word, R1, R6, SKB_VLAN_PRESENT);
     a.jump_if(R1, When::NotEqual, 0, next);
-    program.load_bytes(ETHERNET_OCTETS, OUTER, OUTER_OCTETS as i32);
+    program.load_bytes(ETHERNET_OCTETS, HEADERS, OUTER);
     let a = &mut program.a;
-    a.load(Byte, R1, R10, OUTER + 9);
+    a.load(Byte, R1, R10, HEADERS + 9);
     a.jump_if(R1, When::NotEqual, UDP, next);
-    a.load(Half, R1, R10, OUTER + PORT);
+    a.load(Half, R1, R10, HEADERS + PORT);
     for port in ports {
         a.jump_if(R1, When::Equal, in_network_order(*port), ours);
     }
     a.jump(next);
     a.place(ours);
-    a.load(Byte, R1, R10, OUTER);
+    a.load(Byte, R1, R10, HEADERS);
     a.jump_if(R1, When::NotEqual, 0x45, next);
-    a.load(Half, R1, R10, OUTER + 6);
+    a.load(Half, R1, R10, HEADERS + 6);
     a.jump_if(R1, When::AnyBit, in_network_order(0xbfff), next);
-    program.check_sum(OUTER);
+    program.check_sum(HEADERS);
     // The lengths of the frame, of the outer header and of UDP's agree.
     let a = &mut program.a;
     a.load(Word, R7, R6, SKB_LEN);
     a.by(Subtract, R7, ETHERNET_OCTETS);
-    a.load(Half, R1, R10, OUTER + 2);
+    a.load(Half, R1, R10, HEADERS + 2);
     a.network_order(R1);
     a.jump_if_both(R1, When::NotEqual, R7, next);
-    a.load(Half, R1, R10, OUTER + 24);
+    a.load(Half, R1, R10, HEADERS + 24);
     a.network_order(R1);
     a.by(Add, R1, 20);
     a.jump_if_both(R1, When::NotEqual, R7, next);
-    a.by(Subtract, R7, OUTER_OCTETS as i32);
+    a.by(Subtract, R7, OUTER);
     for family in [Family::V4, Family::V6] {
         let other = program.a.label();
-        program.a.load(Half, R1, R10, OUTER + ETHER_TYPE);
+        program.a.load(Half, R1, R10, HEADERS + ETHER_TYPE);
         program
             .a
             .jump_if(R1, When::NotEqual, ether_type(family), other);
@@ -137,11 +135,13 @@ impl<'m> Program<'m> {
         let next = self.next;
         let header = header_octets(family);
         self.load_bytes(0, INNER, i32::from(header) + 4);
-        self.check_header(family, 2, 0);
+        self.check_header(INNER, family, 2);
+        self.inner_octets(INNER, family, R1);
+        self.a.jump_if_both(R1, When::NotEqual, R7, next);
         let whole = self.a.label();
         // R9: octets of the largest packet that it is cut into.
         self.a.copy(R9, R7);
-        self.transport(family, 0, |program, is_tcp| {
+        self.transport(INNER, family, 0, |program, is_tcp| {
             let a = &mut program.a;
             a.load(Word, R2, R6, SKB_GSO_SIZE);
             if !is_tcp {
@@ -157,13 +157,13 @@ impl<'m> Program<'m> {
             a.copy(R9, R1);
         });
         self.a.place(whole);
-        self.find(family, offset(offset_of!(Departure, generation)));
+        self.find(INNER, family, offset(offset_of!(Departure, generation)));
         let field = |of: usize| offset(of);
         let a = &mut self.a;
         a.load(Half, R1, R8, field(offset_of!(Departure, largest_octets)));
         a.jump_if_both(R9, When::Above, R1, next);
         a.copy(R1, R7);
-        a.by(Add, R1, OUTER_OCTETS as i32);
+        a.by(Add, R1, OUTER);
         a.jump_if(R1, When::Above, i32::from(u16::MAX), next);
         if matches!(family, Family::V4) {
             a.load(Byte, R1, R10, INNER + 6);
@@ -171,11 +171,11 @@ impl<'m> Program<'m> {
             a.load(Byte, R2, R8, field(offset_of!(Departure, dont_fragment)));
             a.jump_if_both(R1, When::NotEqual, R2, next);
         }
-        self.traffic_class(family, R9);
+        self.traffic_class(INNER, family, R9);
         self.same_dscp(R9, offset_of!(Departure, dscp));
         let slot = field(offset_of!(Departure, slot));
         let takes_super = field(offset_of!(Departure, takes_super));
-        let is_super = self.is_super();
+        let is_super = self.load_segment_size();
         self.keep_order(slot, takes_super, is_super);
         let a = &mut self.a;
         // R9: the outer traffic class.
@@ -192,7 +192,7 @@ impl<'m> Program<'m> {
         let ip = BLOCK + offset(offset_of!(Front, ip));
         a.store(Byte, R10, ip + 1, R9);
         a.copy(R1, R7);
-        a.by(Add, R1, OUTER_OCTETS as i32);
+        a.by(Add, R1, OUTER);
         a.network_order(R1);
         a.store(Half, R10, ip + 2, R1);
         a.load(Half, R2, R10, ip);
@@ -204,20 +204,20 @@ impl<'m> Program<'m> {
         a.by(ExclusiveOr, R1, 0xffff);
         a.store(Half, R10, ip + 10, R1);
         a.copy(R1, R7);
-        a.by(Add, R1, 8 + SHIM_OCTETS as i32);
+        a.by(Add, R1, OUTER - IPV4_OCTETS);
         a.network_order(R1);
         let udp = BLOCK + offset(offset_of!(Front, udp));
         a.store(Half, R10, udp + 4, R1);
         let changed = self.decrement_ttl(family);
         let flags = ENCAP | ENCAP_IPV4;
-        self.adjust_room(OUTER_OCTETS as i32, flags);
+        self.adjust_room(OUTER, flags);
         self.a.jump_if(R0, When::NotEqual, 0, next);
         let a = &mut self.a;
         a.copy(R1, R6);
         a.set(R2, 0);
         a.copy(R3, R10);
-        a.by(Add, R3, i32::from(BLOCK) + FRONT_PADDING as i32);
-        a.set(R4, OUTER_OCTETS as i32 + i32::from(changed));
+        a.by(Add, R3, i32::from(BLOCK + offset(offset_of!(Front, ip))));
+        a.set(R4, OUTER + i32::from(changed));
         a.set(R5, 0);
         a.call(STORE_BYTES);
         a.jump_if(R0, When::NotEqual, 0, failed);
@@ -242,10 +242,10 @@ impl<'m> Program<'m> {
     fn ingress_of(&mut self, family: Family, device: u32) {
         let next = self.next;
         let header = header_octets(family);
-        let start = ETHERNET_OCTETS + OUTER_OCTETS as i32;
+        let start = ETHERNET_OCTETS + OUTER;
         self.load_bytes(start, ARRIVED, i32::from(header) + 8);
-        self.check_header_at(ARRIVED, family, 1);
-        self.transport_at(ARRIVED, family, start, |program, is_tcp| {
+        self.check_header(ARRIVED, family, 1);
+        self.transport(ARRIVED, family, start, |program, is_tcp| {
             if !is_tcp {
                 // Such a packet relies on the outer checksum.
                 let a = &mut program.a;
@@ -256,11 +256,7 @@ impl<'m> Program<'m> {
         if matches!(family, Family::V4) {
             self.check_sum(ARRIVED);
         }
-        self.find_at(
-            ARRIVED,
-            family,
-            offset(offset_of!(Arrival, generation)),
-        );
+        self.find(ARRIVED, family, offset(offset_of!(Arrival, generation)));
         let field = |of: usize| offset(of);
         let a = &mut self.a;
         for (width, here, there) in [
@@ -268,24 +264,24 @@ impl<'m> Program<'m> {
             (Word, 16, offset_of!(Arrival, local)),
             (Half, PORT, offset_of!(Arrival, port)),
         ] {
-            a.load(width, R1, R10, OUTER + here);
+            a.load(width, R1, R10, HEADERS + here);
             a.load(width, R2, R8, field(there));
             a.jump_if_both(R1, When::NotEqual, R2, next);
         }
         let shim = offset_of!(Arrival, shim);
         for at in (0..20).step_by(4) {
-            a.load(Word, R1, R10, OUTER + 28 + offset(at));
+            a.load(Word, R1, R10, HEADERS + 28 + offset(at));
             a.load(Word, R2, R8, field(shim + at));
             a.jump_if_both(R1, When::NotEqual, R2, next);
         }
-        a.load(Half, R1, R10, OUTER + 48);
+        a.load(Half, R1, R10, HEADERS + 48);
         a.load(Half, R2, R8, field(shim + 20));
         a.jump_if_both(R1, When::NotEqual, R2, next);
         // R9: the traffic class.
-        self.traffic_class_at(ARRIVED, family, R9);
+        self.traffic_class(ARRIVED, family, R9);
         self.same_dscp(R9, offset_of!(Arrival, dscp));
         let a = &mut self.a;
-        a.load(Byte, R3, R10, OUTER + 1);
+        a.load(Byte, R3, R10, HEADERS + 1);
         a.copy(R1, R3);
         a.by(And, R1, 0xfc);
         a.load(Byte, R2, R8, field(offset_of!(Arrival, outer_dscp)));
@@ -309,10 +305,10 @@ impl<'m> Program<'m> {
         self.place_of(slot);
         self.remember_long_way();
         self.a.place(one);
-        let is_super = self.is_super();
+        let is_super = self.load_segment_size();
         self.keep_order(slot, takes_super, is_super);
         let flags = FIXED_GSO | if_v6(family, DECAP_IPV6, DECAP_IPV4);
-        self.adjust_room(-(OUTER_OCTETS as i32), flags);
+        self.adjust_room(-OUTER, flags);
         self.a.jump_if(R0, When::NotEqual, 0, next);
         self.count();
         let a = &mut self.a;
@@ -322,15 +318,8 @@ impl<'m> Program<'m> {
         a.exit();
     }
 
-    fn check_header(&mut self, family: Family, least_ttl: i32, _start: i32) {
-        self.check_header_at(INNER, family, least_ttl);
-        let next = self.next;
-        self.inner_octets(INNER, family, R1);
-        self.a.jump_if_both(R1, When::NotEqual, R7, next);
-    }
-
     /// No options, no fragment, a TTL of at least that.
-    fn check_header_at(&mut self, at: i16, family: Family, least_ttl: i32) {
+    fn check_header(&mut self, at: i16, family: Family, least_ttl: i32) {
         let next = self.next;
         let a = &mut self.a;
         a.load(Byte, R1, R10, at);
@@ -365,13 +354,9 @@ impl<'m> Program<'m> {
         }
     }
 
-    fn transport(&mut self, family: Family, start: i32, further: impl Fn(&mut Self, bool)) {
-        self.transport_at(INNER, family, start, further);
-    }
-
     /// TCP that neither opens nor ends a connection, or UDP; `further` says what else is looked at.
     /// The packet begins at octet `start`.
-    fn transport_at(
+    fn transport(
         &mut self,
         at: i16,
         family: Family,
@@ -397,12 +382,8 @@ impl<'m> Program<'m> {
         self.a.place(done);
     }
 
-    fn find(&mut self, family: Family, generation: i16) {
-        self.find_at(INNER, family, generation);
-    }
-
     /// Sets R8 to the entry of the flow, if it is one of the tables that hold.
-    fn find_at(&mut self, at: i16, family: Family, generation: i16) {
+    fn find(&mut self, at: i16, family: Family, generation: i16) {
         let next = self.next;
         let (flows, numbers) = (self.maps.flows, self.maps.numbers);
         let header = header_octets(family);
@@ -431,8 +412,11 @@ impl<'m> Program<'m> {
         a.store(Word, R10, key(offset_of!(Key, ports)), R1);
         a.load(Byte, R1, R10, at + protocol_at(family));
         a.store(Byte, R10, key(offset_of!(Key, protocol)), R1);
-        let version = if_v6(family, 6, 4);
-        a.store_number(Byte, R10, key(offset_of!(Key, version)), version as i32);
+        let version = match family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        };
+        a.store_number(Byte, R10, key(offset_of!(Key, version)), version);
         a.store_number(Half, R10, key(offset_of!(Key, zero)), 0);
         a.set_map(R1, flows);
         a.copy(R2, R10);
@@ -446,11 +430,7 @@ impl<'m> Program<'m> {
         a.jump_if_both(R1, When::NotEqual, R2, next);
     }
 
-    fn traffic_class(&mut self, family: Family, to: Register) {
-        self.traffic_class_at(INNER, family, to);
-    }
-
-    fn traffic_class_at(&mut self, at: i16, family: Family, to: Register) {
+    fn traffic_class(&mut self, at: i16, family: Family, to: Register) {
         let a = &mut self.a;
         match family {
             Family::V4 => a.load(Byte, to, R10, at + 1),
@@ -473,8 +453,8 @@ impl<'m> Program<'m> {
         a.jump_if_both(R1, When::NotEqual, R2, next);
     }
 
-    /// Loads R1 with what is zero unless it is a super-packet.
-    fn is_super(&mut self) -> Register {
+    /// Loads R3 with what is zero unless it is a super-packet.
+    fn load_segment_size(&mut self) -> Register {
         self.a.load(Word, R3, R6, SKB_GSO_SIZE);
         R3
     }
@@ -507,11 +487,10 @@ impl<'m> Program<'m> {
     fn place_of(&mut self, slot: i16) {
         let (numbers, places) = (self.maps.numbers, self.maps.places);
         let a = &mut self.a;
-        let octets = PLACE * size_of::<u64>();
         a.load(Word, R1, R8, slot);
         a.by(And, R1, (places - 1).cast_signed());
-        a.by(ShiftLeft, R1, octets.trailing_zeros().cast_signed());
-        a.set_value(R2, numbers, octets as u32);
+        a.by(ShiftLeft, R1, PLACE_OCTETS.trailing_zeros().cast_signed());
+        a.set_value(R2, numbers, PLACE_OCTETS);
         a.with(Add, R2, R1);
         a.store(Double, R10, PLACE_OF_FLOW, R2);
     }
@@ -661,11 +640,11 @@ fn offset_of_number(number: usize) -> i16 {
 // The stack. At our device: what is written in front of a packet, with the packet's own header
 // behind it, at a multiple of four.
 const BLOCK: i16 = -104;
-const INNER: i16 = BLOCK + (FRONT_PADDING + OUTER_OCTETS) as i16;
+const INNER: i16 = BLOCK + 52;
 /// Two octets of a TCP header: its length, and the flags.
 const TCP: i16 = -8;
 // At the underlay's device: the outer headers, and the inner one.
-const OUTER: i16 = -64;
+const HEADERS: i16 = -64;
 const ARRIVED: i16 = -112;
 // At both.
 const KEY: i16 = -152;
@@ -677,10 +656,15 @@ const PORT: i16 = 22;
 const ETHER_TYPE: i16 = 48;
 
 const ETHERNET_OCTETS: i32 = 14;
+const IPV4_OCTETS: i32 = 20;
+const OUTER: i32 = OUTER_OCTETS as i32;
 const UDP: i32 = 17;
 const TCP_PROTOCOL: i32 = 6;
 const FIN_SYN_RST_URG: i32 = 0x27;
 const ACK: i32 = 0x10;
+
+/// Octets of a place among the numbers.
+const PLACE_OCTETS: u32 = 64;
 
 /// How long small packets of a flow follow its last super-packet the long way.
 const LONG_WAY_NANOS: i32 = 20_000_000;
@@ -720,3 +704,6 @@ const CHANGE_HEAD: i32 = 43;
 const ADJUST_ROOM: i32 = 50;
 const REDIRECT_NEIGH: i32 = 152;
 const COARSE_TIME: i32 = 160;
+
+const _: () = assert!(PLACE_OCTETS as usize == PLACE * size_of::<u64>());
+const _: () = assert!(52 == offset_of!(Front, ip) + OUTER_OCTETS as usize);
