@@ -25,6 +25,7 @@ use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 use tun_node::counters::WorkerReport;
 use tun_node::ctl::message::{CountersReport, Request, Response};
+use warren_core::verdict::DropReason;
 
 #[test]
 fn tcp_and_udp_of_both_families_take_the_short_way_both_ways_unchanged() {
@@ -96,6 +97,8 @@ fn once_a_route_is_withdrawn_no_packet_takes_the_old_way() {
         "{:?}",
         offloaded(&node).device
     );
+    // The host goes on to give such packets to the device.
+    lab.ip(1, "route add 10.244.2.0/24 dev warren0 metric 500");
     let path = lab.directory().join("1.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let before = "prefixes = [\"10.244.2.0/24\"";
@@ -120,7 +123,7 @@ fn once_a_route_is_withdrawn_no_packet_takes_the_old_way() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         sending.join().unwrap();
         for _ in 0..1000 {
-            // The host's own route may be gone with it, which is as good.
+            // What the node says of the packet before is an error of the next.
             let _ = source.send(b"after");
         }
     });
@@ -128,7 +131,10 @@ fn once_a_route_is_withdrawn_no_packet_takes_the_old_way() {
         assert_ne!(&drain[..octets], b"after", "it left by the old way");
     }
     settle(&node);
-    assert_balanced(&node.counters());
+    let report = node.counters();
+    assert_balanced(&report);
+    let refused = report.total.encap.drops.get(DropReason::NoRoute.name());
+    assert!(refused.is_some_and(|packets| *packets > 300), "{refused:?}");
     node.stop();
 }
 
@@ -146,9 +152,7 @@ fn a_frame_of_a_known_flow_from_another_outer_source_takes_the_usual_way() {
         (ECHO, SOURCE),
         b"spoofed!",
     );
-    let mut frame = vec![8, 0, 0, 0, 0, 0, 1, 0];
-    frame.extend([0x02, 0xf1, 0, 0, 0, 1, 0x02, 0xf1, 0, 0, 0, 2, 8, 0]);
-    frame.extend(inner);
+    let frame = frame(&inner);
     for (source, is_passed) in [("192.0.2.77:5000", false), ("192.0.2.2:5000", true)] {
         let socket = lab.within(2, || UdpSocket::bind(source).unwrap());
         for _ in 0..20 {
@@ -215,7 +219,8 @@ fn what_is_not_as_the_flow_was_takes_the_usual_way() {
     socket.send(b"6").unwrap();
     std::thread::sleep(Duration::from_millis(100));
     let after = node.counters();
-    assert_eq!(after.total.encap.drops["TtlExpired"], 1);
+    let expired = after.total.encap.drops.get(DropReason::TtlExpired.name());
+    assert_eq!(expired, Some(&1));
     assert_eq!(
         after.offloaded.unwrap().device.read,
         before.offloaded.unwrap().device.read
@@ -232,6 +237,21 @@ fn the_programs_end_with_a_process_that_is_killed() {
     assert_eq!(echo(&lab, ours, theirs, 50, 64), 50);
     node.signal(Signal::SIGKILL);
     node.wait();
+    // What the program at the underlay's device took comes to a socket again.
+    let frame = frame(&inner_udp(
+        [10, 244, 2, 1],
+        [10, 244, 1, 1],
+        (ECHO, SOURCE),
+        b"anyone?",
+    ));
+    let socket = lab.within(1, || UdpSocket::bind("192.0.2.1:8472").unwrap());
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let sender = lab.within(2, || UdpSocket::bind("192.0.2.2:5000").unwrap());
+    sender.send_to(&frame, "192.0.2.1:8472").unwrap();
+    assert_eq!(socket.recv(&mut [0; 2000]).unwrap(), frame.len());
+    drop(socket);
     // A second node attaches its own, and nothing of the first takes its packets: the sum is whole.
     let config = lab.directory().join("1.toml");
     let node = lab.spawn(1, &config);
@@ -340,7 +360,7 @@ prefixes = ["10.244.2.0/24", "fd00:10:244:2::/64"]
     std::fs::write(&path, text).unwrap();
     let node = lab.spawn(1, &path);
     node.wait_ready();
-    let status = node.status()?.flow_offload.unwrap();
+    let status = node.status()?.flow_offload?;
     if !status.on {
         let foreseen = ["CAP_BPF", "6.6"];
         let is_foreseen = foreseen.iter().any(|why| status.because.contains(why));
@@ -465,6 +485,14 @@ fn echo(lab: &Lab, ours: IpAddr, theirs: IpAddr, count: usize, octets: usize) ->
                 .is_ok_and(|length| buffer[..length] == sent)
         })
         .count()
+}
+
+/// The payload of a VXLAN datagram of node 2's.
+fn frame(inner: &[u8]) -> Vec<u8> {
+    let mut frame = vec![8, 0, 0, 0, 0, 0, 1, 0];
+    frame.extend([0x02, 0xf1, 0, 0, 0, 1, 0x02, 0xf1, 0, 0, 0, 2, 8, 0]);
+    frame.extend(inner);
+    frame
 }
 
 /// An IPv4 packet of UDP with all its checksums.

@@ -5,7 +5,7 @@
 //! into those of its peer by and by. A place is given to another flow a second at the earliest after
 //! its entry was taken out, when no program that found it runs any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -218,17 +218,16 @@ impl Entries {
         }
     }
 
-    /// Whether packets between these take the short way.
-    pub(super) fn uses(&self, local: IpAddr, remote: IpAddr) -> bool {
-        self.flows
-            .values()
-            .any(|flow| flow.local == local && flow.remote == remote)
+    /// From where to where packets take the short way.
+    pub(super) fn ends(&self) -> HashSet<(IpAddr, IpAddr)> {
+        let leaving = self.flows.iter().filter(|((way, _), _)| *way == Way::Encap);
+        leaving.map(|(_, flow)| (flow.local, flow.remote)).collect()
     }
 
-    /// Ends what leaves from `local` for `remote`.
-    pub(super) fn leave(&mut self, local: IpAddr, remote: IpAddr) {
+    /// Ends what leaves between any of these.
+    pub(super) fn leave(&mut self, ends: &HashSet<(IpAddr, IpAddr)>) {
         self.remove_where(|(way, _), flow| {
-            *way == Way::Encap && flow.local == local && flow.remote == remote
+            *way == Way::Encap && ends.contains(&(flow.local, flow.remote))
         });
     }
 

@@ -26,7 +26,8 @@
 //! device does not cut tunnels, super-packets take the usual way, because datagrams without a checksum
 //! are not joined again by a receiver in user space; small packets right behind them do, too.
 //!
-//! What takes the short way passes the host's netfilter output and input rules for the outer packets
+//! The devices' own counters (`ip -s link`) do not see packets at the TUN that take the short way.
+//! What takes it passes the host's netfilter output and input rules for the outer packets
 //! by, and IPsec; so it is off unless `flow-offload = true`, and while the host has an outbound IPsec
 //! policy.
 
@@ -49,7 +50,7 @@ use bincode::{Decode, Encode};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use warren_core::engine::Offer;
 use warren_core::units::{Epoch, Family};
 
@@ -176,6 +177,14 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+impl ShortcutError {
+    /// Whether it is about what the host has at present, and not about what the kernel can do.
+    fn is_passing(&self) -> bool {
+        let kind = self.source.kind();
+        matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::Unsupported)
+    }
+}
+
 fn failed(what: &'static str) -> impl Fn(io::Error) -> ShortcutError {
     move |source| ShortcutError { what, source }
 }
@@ -216,12 +225,15 @@ impl Shortcut {
             programs,
             tables,
             paths: Paths::new(netlink),
-            wanted: (None, Vec::new()),
+            wanted: wanted(config),
             is_on: None,
         };
-        let (address, ports) = wanted(config);
-        keeper.programs.follow(&shared, address, &ports)?;
-        keeper.wanted = (address, ports);
+        match keeper.attach() {
+            Ok(()) => {}
+            // What is not there yet is looked for again.
+            Err(error) if error.is_passing() => {}
+            Err(error) => return Err(error),
+        }
         // The thread opens a connection of its own: one belongs to the thread that made it.
         let thread = std::thread::Builder::new().name("shortcut".to_owned());
         let thread = thread
@@ -319,7 +331,8 @@ struct Programs {
     numbers: Arc<SharedNumbers>,
     #[allow(dead_code, reason = "while it is open the program is attached")]
     egress: OwnedFd,
-    ingress: Option<OwnedFd>,
+    /// With the device that it is attached to.
+    ingress: Option<(OwnedFd, u32)>,
 }
 
 impl Programs {
@@ -330,7 +343,6 @@ impl Programs {
         address: Option<Ipv4Addr>,
         ports: &[u16],
     ) -> Result<(), ShortcutError> {
-        self.ingress = None;
         let none = |why: &str| io::Error::new(io::ErrorKind::Unsupported, why.to_owned());
         let Some(address) = address else {
             return Err(failed("underlay")(none("it has no IPv4 address")));
@@ -339,6 +351,11 @@ impl Programs {
             return Err(failed("receive")(none("neither VXLAN nor Geneve")));
         }
         let device = paths::device_of(address).map_err(failed("the underlay's device"))?;
+        if let Some((_, attached)) = &self.ingress
+            && *attached == device
+        {
+            return Ok(());
+        }
         let entries = shared.entries.lock();
         let maps = programs::Maps {
             flows: entries.arrivals(),
@@ -350,7 +367,7 @@ impl Programs {
         drop(entries);
         let attached = bpf::attach_ingress(program.as_fd(), device)
             .map_err(failed("tcx attachment at the ingress"))?;
-        self.ingress = Some(attached);
+        self.ingress = Some((attached, device));
         Ok(())
     }
 }
@@ -409,7 +426,8 @@ impl Keeper {
                 Ok(Order::Follow(to)) => {
                     if *to != self.wanted {
                         self.wanted = *to;
-                        self.follow();
+                        self.programs.ingress = None;
+                        self.look();
                     }
                 }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -444,8 +462,11 @@ impl Keeper {
 
     /// What is looked after once a second.
     fn look(&mut self) {
-        let closed = if self.programs.ingress.is_none() {
-            Some("nothing is attached to the underlay's device".to_owned())
+        // The address may have come to another device.
+        let attached = self.attach();
+        let closed = if let Err(error) = attached {
+            self.programs.ingress = None;
+            Some(error.to_string())
         } else if has_ipsec_policy() {
             Some("the host has an outbound IPsec policy, which it would pass by".to_owned())
         } else {
@@ -460,20 +481,18 @@ impl Keeper {
         *self.shared.closed.lock() = closed;
         let mut entries = self.shared.entries.lock();
         entries.sweep();
-        let gone = self
-            .paths
-            .refresh(|local, remote| entries.uses(local, remote));
-        for (local, remote) in gone {
-            entries.leave(local, remote);
+        let used = entries.ends();
+        // To ask takes a while, in which others may want to know what was counted.
+        drop(entries);
+        let changed = self.paths.refresh(&used);
+        if !changed.is_empty() {
+            self.shared.entries.lock().leave(&changed);
         }
     }
 
-    fn follow(&mut self) {
+    fn attach(&mut self) -> Result<(), ShortcutError> {
         let (address, ports) = &self.wanted;
-        if let Err(error) = self.programs.follow(&self.shared, *address, ports) {
-            warn!(%error, "packets from peers take the usual way");
-        }
-        self.look();
+        self.programs.follow(&self.shared, *address, ports)
     }
 }
 

@@ -1,6 +1,6 @@
 //! By which device of the underlay packets to a peer leave, asked again once a second.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -58,16 +58,16 @@ impl Paths {
     /// before.
     pub(super) fn refresh(
         &mut self,
-        is_used: impl Fn(IpAddr, IpAddr) -> bool,
-    ) -> Vec<(IpAddr, IpAddr)> {
-        let mut changed = Vec::new();
+        used: &HashSet<(IpAddr, IpAddr)>,
+    ) -> HashSet<(IpAddr, IpAddr)> {
+        let mut changed = HashSet::new();
         for ((local, remote), path) in std::mem::take(&mut self.known) {
-            if !is_used(local, remote) {
+            if !used.contains(&(local, remote)) {
                 continue;
             }
             let now = self.ask(local, remote);
             if now != path {
-                changed.push((local, remote));
+                changed.insert((local, remote));
             }
             self.known.insert((local, remote), now);
         }
