@@ -155,7 +155,9 @@ impl Contender {
             {
                 &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
             }
-            Self::Warren { options, .. } if options.iter().any(|one| one == "flow-offload=true") => {
+            Self::Warren { options, .. }
+                if options.iter().any(|one| one == "flow-offload=true") =>
+            {
                 &Measure::ALL[..7]
             }
             Self::Warren { options, .. }

@@ -345,10 +345,10 @@ impl Entries {
     fn free_place(&mut self, counted: &Counted) {
         let mut counted = counted.clone();
         self.take(&mut counted);
-        for at in [of_flow::PACKETS, of_flow::OCTETS, of_flow::LONG_WAY] {
-            if let Some(number) = self.numbers.numbers().get(at_place(counted.place, at)) {
-                number.store(0, Ordering::Relaxed);
-            }
+        let start = at_place(counted.place, 0);
+        let place = self.numbers.numbers().get(start..start + PLACE);
+        for number in place.unwrap_or_default() {
+            number.store(0, Ordering::Relaxed);
         }
         self.free.push(counted.place);
     }

@@ -135,6 +135,11 @@ pub(super) mod of_flow {
     /// When a packet last took the long way because of what it is, in nanoseconds of the kernel's
     /// monotonic clock.
     pub(in crate::shortcut) const LONG_WAY: usize = 2;
+    /// The moment of the last datagram, in some four milliseconds, how many came in it so far, and how
+    /// many in the one before.
+    pub(in crate::shortcut) const MOMENT: usize = 3;
+    pub(in crate::shortcut) const OF_MOMENT: usize = 4;
+    pub(in crate::shortcut) const BEFORE: usize = 5;
 }
 
 const _: () = assert!(size_of::<Key>() == 40);
