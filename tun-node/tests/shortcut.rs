@@ -108,6 +108,7 @@ fn once_a_route_is_withdrawn_no_packet_takes_the_old_way() {
         text.replace(before, "prefixes = [\"10.244.99.0/24\""),
     )
     .unwrap();
+    let carried = offloaded(&node).device.read.packets;
     // Packets are sent all the time, from before the publication to after it.
     let stop = std::sync::atomic::AtomicBool::new(false);
     let mut drain = [0; 64];
@@ -116,6 +117,7 @@ fn once_a_route_is_withdrawn_no_packet_takes_the_old_way() {
         let sending = scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 let _ = source.send(b"before");
+                std::thread::sleep(PAUSE);
             }
         });
         let answer = node.ask(&Request::Reload { dry_run: false });
@@ -125,8 +127,13 @@ fn once_a_route_is_withdrawn_no_packet_takes_the_old_way() {
         for _ in 0..1000 {
             // What the node says of the packet before is an error of the next.
             let _ = source.send(b"after");
+            std::thread::sleep(PAUSE);
         }
     });
+    assert!(
+        offloaded(&node).device.read.packets > carried,
+        "it took no short way"
+    );
     while let Ok(octets) = sink.recv(&mut drain) {
         assert_ne!(&drain[..octets], b"after", "it left by the old way");
     }
@@ -306,6 +313,9 @@ const FAMILIES: [(IpAddr, IpAddr); 2] = [
         IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 1)),
     ),
 ];
+/// Between datagrams: those that come thick and fast take the usual way.
+const PAUSE: Duration = Duration::from_micros(100);
+
 /// Ports of [`echo`].
 const ECHO: u16 = 9100;
 const SOURCE: u16 = 9101;
