@@ -188,7 +188,7 @@ impl From<Tally> for TallyReport {
 }
 
 impl TallyReport {
-    const fn add(&mut self, other: Self) {
+    pub(crate) const fn add(&mut self, other: Self) {
         self.packets += other.packets;
         self.octets += other.octets;
     }

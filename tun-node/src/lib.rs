@@ -23,6 +23,7 @@ pub mod plane;
 pub mod raw;
 pub mod rib;
 pub mod rootless;
+pub mod shortcut;
 pub mod snapshot;
 pub mod source;
 pub mod sys;

@@ -294,6 +294,18 @@ impl Page {
             "Peers that are probed and answer in no encapsulation.",
             i64::try_from(status.peers_down.len()).unwrap_or(i64::MAX),
         )?;
+        if let Some(offload) = &status.flow_offload {
+            lines.gauge(
+                "flow_offload",
+                "Whether known flows may pass through the kernel.",
+                i64::from(offload.on),
+            )?;
+            lines.gauge(
+                "flow_offload_flows",
+                "Flows that pass through the kernel, one for each direction.",
+                i64::from(offload.flows),
+            )?;
+        }
         let epoch = i64::try_from(status.epoch).unwrap_or(i64::MAX);
         lines.gauge("tables_epoch", "Generation of the tables.", epoch)?;
         let workers = &self.counters.workers;
@@ -318,8 +330,7 @@ impl Page {
     }
 
     fn engine(&self, lines: &mut Lines<'_>) -> fmt::Result {
-        let workers = &self.counters.workers;
-        let directions = || workers.iter().flat_map(directions);
+        let directions = || self.parts().flat_map(directions);
         lines.tallies(
             "engine_received",
             "frames that entered the engine",
@@ -378,8 +389,7 @@ impl Page {
     }
 
     fn device(&self, lines: &mut Lines<'_>) -> fmt::Result {
-        let workers = &self.counters.workers;
-        let devices = || workers.iter().map(|w| (worker_label(w), &w.device));
+        let devices = || self.parts().map(|(labels, part)| (labels, &part.device));
         lines.tallies(
             "device_read",
             "packets read from the device",
@@ -451,11 +461,10 @@ impl Page {
     }
 
     fn sockets(&self, lines: &mut Lines<'_>) -> fmt::Result {
-        let workers = &self.counters.workers;
         let sockets = || {
-            workers.iter().flat_map(|worker| {
-                worker.sockets.iter().map(move |socket| {
-                    let mut labels = worker_label(worker);
+            self.parts().flat_map(|(labels, part)| {
+                part.sockets.iter().map(move |socket| {
+                    let mut labels = labels.clone();
                     labels.push(("socket", socket.socket.clone()));
                     (labels, socket)
                 })
@@ -559,15 +568,25 @@ impl Page {
     }
 }
 
+impl Page {
+    /// The workers, and the kernel where it carries packets in their place.
+    fn parts(&self) -> impl Iterator<Item = (Labels, &WorkerReport)> + Clone {
+        let workers = self.counters.workers.iter();
+        let workers = workers.map(|worker| (worker_label(worker), worker));
+        let kernel = self.counters.offloaded.iter();
+        workers.chain(kernel.map(|part| (vec![("worker", "kernel".to_owned())], part)))
+    }
+}
+
 type Labels = Vec<(&'static str, String)>;
 
 fn worker_label(worker: &WorkerReport) -> Labels {
     vec![("worker", worker.worker.to_string())]
 }
 
-fn directions(worker: &WorkerReport) -> [(Labels, &DirectionReport); 2] {
-    [("encap", &worker.encap), ("decap", &worker.decap)].map(|(name, direction)| {
-        let mut labels = worker_label(worker);
+fn directions((labels, part): (Labels, &WorkerReport)) -> [(Labels, &DirectionReport); 2] {
+    [("encap", &part.encap), ("decap", &part.decap)].map(|(name, direction)| {
+        let mut labels = labels.clone();
         labels.push(("direction", name.to_owned()));
         (labels, direction)
     })
@@ -758,10 +777,12 @@ mod tests {
             send_buffer: None,
             rootless: false,
             metrics: None,
+            flow_offload: None,
         };
         let counters = CountersReport {
             total: report.clone(),
             workers: vec![report],
+            offloaded: None,
         };
         let page = page(
             status,

@@ -129,6 +129,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         (opened.queues, None, opened.undo)
     };
     let (ending, ended) = crossbeam_channel::bounded(1);
+    state.open_shortcut();
     let parts = WorkerParts {
         number: 0,
         duty: Duty::Both,
@@ -138,6 +139,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         tables: reader.clone(),
         seed: random(),
         paths: inlet.sender(),
+        shortcut: state.offers(),
     };
     info!(directions = spread.name(), because = %spread.because, "workers");
     // Before the kernel's routes, which may be many and may be there already.

@@ -102,6 +102,17 @@ pub fn status(report: &StatusReport) -> String {
         };
         row("queue", format!("{packets} packets{drops}"));
     }
+    if let Some(offload) = &report.flow_offload {
+        let value = if offload.on {
+            format!(
+                "on: {} flows, {} packets out, {} in",
+                offload.flows, offload.encap.packets, offload.decap.packets
+            )
+        } else {
+            format!("off: {}", offload.because)
+        };
+        row("flow offload", value);
+    }
     if report.rootless {
         row("rootless", "yes".to_owned());
     }

@@ -42,7 +42,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use warren_core::batch::Batch;
-use warren_core::engine::{Engine, EngineConfig};
+use warren_core::engine::{Engine, EngineConfig, Offer};
 use warren_core::tables::TableError;
 use warren_core::units::Time;
 use warren_core::verdict::{Direction, DropReason, Tally, Verdict};
@@ -53,6 +53,7 @@ use crate::ctl::message::Fault;
 use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::paths::PathsSender;
 use crate::rib::TablesReader;
+use crate::shortcut::{OFFER_AFTER, OfferSender};
 use crate::tun::Tun;
 use crate::udp::share::Share;
 use busy::BusyPoll;
@@ -84,6 +85,8 @@ pub struct WorkerParts<'c> {
     pub seed: u64,
     /// Who measures the paths.
     pub paths: PathsSender,
+    /// Who has the kernel carry known flows, where somebody does.
+    pub shortcut: Option<OfferSender>,
 }
 
 /// Why a worker could not be made, or ended.
@@ -129,6 +132,7 @@ struct Worker {
     busy_poll: BusyPoll,
     prober: Option<Prober>,
     paths: PathsSender,
+    shortcut: Option<OfferSender>,
     turns: u64,
 }
 
@@ -155,6 +159,7 @@ impl Worker {
             tables,
             seed,
             paths,
+            shortcut,
         } = parts;
         // Each has ports of its own to send from.
         let pool_seed = seed.rotate_left(u32::from(number));
@@ -195,6 +200,7 @@ impl Worker {
             // The device leads into this host's own IP layer.
             icmp_from_destination: true,
             seed,
+            offer_after: shortcut.as_ref().map_or(0, |_| OFFER_AFTER),
             ..usual
         };
         let tables_at_start = tables.tables();
@@ -221,6 +227,7 @@ impl Worker {
             busy_poll: BusyPoll::new(busy_poll, Instant::now()),
             prober,
             paths,
+            shortcut,
             turns: 0,
         })
     }
@@ -402,6 +409,8 @@ impl Worker {
         let now = now(&self.shared);
         self.engine.encap(batch, now);
         self.underlay.transmit(batch);
+        self.offer();
+        let (batch, counters) = (&mut self.encap_batch, &mut self.device_counters);
         let mut replies = false;
         for frame in batch.frames() {
             match frame.verdict {
@@ -440,6 +449,8 @@ impl Worker {
         }
         let now = now(&self.shared);
         self.engine.decap(batch, now);
+        self.offer();
+        let batch = &mut self.decap_batch;
         let counters = &mut self.device_counters;
         for frame in batch.frames() {
             match frame.verdict {
@@ -463,6 +474,21 @@ impl Worker {
         self.writer
             .write_batch(&self.device, batch, is_delivered, &mut to);
         self.finish_probe(now);
+    }
+
+    /// Passes on what the engine offers.
+    fn offer(&mut self) {
+        let Some(shortcut) = &self.shortcut else {
+            return;
+        };
+        let epoch = self.engine.tables().epoch();
+        for offer in self.engine.offers() {
+            let source_port = match &offer {
+                Offer::Departure(offer) => self.underlay.source_port(&offer.link),
+                Offer::Delivery(_) => None,
+            };
+            shortcut.offer(offer, epoch, source_port);
+        }
     }
 
     fn probe(&mut self, seed: u64) {

@@ -70,6 +70,7 @@ impl Contender {
                 "warren-apart",
                 "warren-apart+pin=true",
                 "warren-busy-poll-us=1000",
+                "warren-flow-offload=true",
                 "warren-fou",
                 "warren-gue",
                 "warren-geneve",
@@ -153,6 +154,11 @@ impl Contender {
                     .all(|one| matches!(one.as_str(), "pin=true" | "together" | "apart")) =>
             {
                 &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
+            }
+            Self::Warren { options, .. }
+                if options.iter().any(|one| one == "flow-offload=true") =>
+            {
+                &Measure::ALL[..7]
             }
             Self::Warren { options, .. }
                 if options.iter().any(|one| one.starts_with("busy-poll-us")) =>

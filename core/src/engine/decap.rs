@@ -83,6 +83,10 @@ impl Engine {
                     Ok(arrival) => {
                         self.decap.ecn_anomalies += u64::from(arrival.anomalous);
                         trail = Trail::of(&frame, known.peer, &known.opened, &arrival);
+                        if let Some(flow) = self.deliveries.offered() {
+                            let traffic_class = known.opened.packet.traffic_class;
+                            self.offers.delivery(flow, traffic_class, frame.link());
+                        }
                         deliver(&mut frame, &known.opened, arrival);
                         let octets = frame.bytes().len();
                         self.decap.forwarded.count(octets);

@@ -15,6 +15,7 @@ use core::net::IpAddr;
 use super::fit::Cut;
 use super::flows::{Departure, EncapKey, Flows, Shim, may_be_known};
 use super::lookups::{CHUNK, Hops};
+use super::offers::traffic_classes;
 use super::{Answer, Engine, Refusal, Rules, check, drop_frame, reply, set_hop_limit, undecided};
 use crate::batch::{Batch, Frame, Link, Transport};
 use crate::encap::shim::ip_in_ip;
@@ -77,6 +78,9 @@ impl Engine {
                         self.encap.forwarded.count(octets);
                         if let Some(peer) = self.peers.get_mut(peer.index()) {
                             peer.count_sent(kind, octets);
+                        }
+                        if let Some(known) = self.departures.offered() {
+                            self.offers.departure(known, frame.link());
                         }
                     })
                     .is_some()
@@ -441,6 +445,9 @@ impl Departure {
             largest_octets: usize::from(largest.octets()),
             peer: tunnel.peer,
             kind: tunnel.encapsulation.kind(),
+            traffic_classes: traffic_classes(packet.traffic_class, |inner| {
+                ecn::outer_traffic_class(inner, tunnel.dscp, tunnel.ecn)
+            }),
         })
     }
 }

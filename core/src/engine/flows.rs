@@ -31,11 +31,14 @@ pub(super) struct Flows<K, R> {
     /// Where the last packet's flow was found: packets come in trains.
     last: usize,
     hits: u64,
+    /// After how many packets a flow is offered; zero for never.
+    offer_after: u32,
 }
 
 #[derive(Debug)]
 struct Entry<K, R> {
     generation: u64,
+    hits: u32,
     flow: FlowKey,
     key: K,
     ready: R,
@@ -67,6 +70,8 @@ pub(super) struct Departure {
     pub(super) largest_octets: usize,
     pub(super) peer: PeerId,
     pub(super) kind: EncapsulationKind,
+    /// The outer traffic class by the inner ECN field.
+    pub(super) traffic_classes: [u8; 4],
 }
 
 /// What the decision about a received frame depends on, beside its inner flow.
@@ -89,6 +94,10 @@ impl DecapKey {
             arrival,
             shim,
         }
+    }
+
+    pub(super) const fn shim(&self) -> Shim {
+        self.shim
     }
 }
 
@@ -134,8 +143,9 @@ pub(super) fn may_be_known(packet: &Packet) -> bool {
 }
 
 impl<K: Copy + Eq, R> Flows<K, R> {
-    /// Room for `flows` flows, rounded up to a power of two; none for zero.
-    pub(super) fn new(flows: usize, seed: u64) -> Self {
+    /// Room for `flows` flows, rounded up to a power of two; none for zero. A flow is to be offered
+    /// after `offer_after` packets, and never for zero.
+    pub(super) fn new(flows: usize, seed: u64, offer_after: u32) -> Self {
         let count = match flows {
             0 => 0,
             _ => flows.next_power_of_two(),
@@ -146,6 +156,7 @@ impl<K: Copy + Eq, R> Flows<K, R> {
             seed,
             last: 0,
             hits: 0,
+            offer_after,
         }
     }
 
@@ -157,6 +168,18 @@ impl<K: Copy + Eq, R> Flows<K, R> {
     /// Counts a packet that needed no more than what is known about its flow.
     pub(super) const fn count_hit(&mut self) {
         self.hits += 1;
+    }
+
+    /// The flow that was found last, if it is to be offered at this packet of it: when so many of
+    /// its packets were found, and at every doubling.
+    pub(super) fn offered(&mut self) -> Option<(&FlowKey, &K, &R)> {
+        if self.offer_after == 0 {
+            return None;
+        }
+        let entry = self.entries.get_mut(self.last)?.as_mut()?;
+        entry.hits = entry.hits.saturating_add(1);
+        let is_due = entry.hits >= self.offer_after && entry.hits.is_power_of_two();
+        is_due.then_some((&entry.flow, &entry.key, &entry.ready))
     }
 
     /// How often what is known about a flow was enough.
@@ -189,6 +212,7 @@ impl<K: Copy + Eq, R> Flows<K, R> {
         if let Some(entry) = self.entries.get_mut(place) {
             *entry = Some(Entry {
                 generation,
+                hits: 0,
                 flow,
                 key,
                 ready,

@@ -18,6 +18,7 @@ mod fit;
 mod flows;
 mod limiter;
 mod lookups;
+mod offers;
 mod peers;
 mod reply;
 mod trail;
@@ -29,6 +30,7 @@ use core::net::IpAddr;
 use zerocopy::FromBytes;
 
 pub use explain::{Explanation, Route};
+pub use offers::{DeliveryOffer, DepartureOffer, Offer, ShimOctets};
 pub use peers::PeerCounters;
 pub use reply::Answer;
 
@@ -42,6 +44,7 @@ use crate::wire::{Ipv4Header, Ipv6Header};
 use flows::{DecapKey, Delivery, Departure, EncapKey, Flows};
 use limiter::Limiters;
 use lookups::{CHUNK, Lookups};
+use offers::Offers;
 
 /// What an [`Engine`] is told once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,6 +71,9 @@ pub struct EngineConfig {
     /// Flows that are remembered in each direction, so that their packets need no lookup; rounded
     /// up to a power of two, zero for none. About 250 octets each.
     pub flows: usize,
+    /// Packets of a known flow after which it is [offered](Engine::offers) to whoever may carry it
+    /// in the engine's place; zero for never.
+    pub offer_after: u32,
 }
 
 impl Default for EngineConfig {
@@ -82,6 +88,7 @@ impl Default for EngineConfig {
             icmp_per_second: 1000,
             icmp_burst: 50,
             flows: 1024,
+            offer_after: 0,
         }
     }
 }
@@ -99,6 +106,7 @@ pub struct Engine {
     lookups: Lookups,
     departures: Flows<EncapKey, Departure>,
     deliveries: Flows<DecapKey, Delivery>,
+    offers: Offers,
     admitted: [Option<Packet>; CHUNK],
     opened: [Option<decap::Admitted>; CHUNK],
 }
@@ -115,8 +123,9 @@ impl Engine {
             peers: peers::carry_over(&[], &[], tables.peers()),
             limiters: Limiters::new(config.icmp_per_second, config.icmp_burst, config.seed),
             lookups: Lookups::new(&tables),
-            departures: Flows::new(config.flows, config.seed),
-            deliveries: Flows::new(config.flows, config.seed),
+            departures: Flows::new(config.flows, config.seed, config.offer_after),
+            deliveries: Flows::new(config.flows, config.seed, config.offer_after),
+            offers: Offers::new(config.offer_after),
             admitted: [const { None }; CHUNK],
             opened: [const { None }; CHUNK],
             tables,
@@ -131,8 +140,15 @@ impl Engine {
         self.peers = peers::carry_over(self.tables.peers(), &self.peers, tables.peers());
         self.departures.forget();
         self.deliveries.forget();
+        self.offers.clear();
         self.lookups.follow(&tables);
         self.tables = tables;
+    }
+
+    /// Takes what was offered since the last call. It holds for the [tables](Self::tables) that it
+    /// works by.
+    pub fn offers(&mut self) -> impl Iterator<Item = Offer> + '_ {
+        self.offers.drain()
     }
 
     /// The tables that it works by.

@@ -421,6 +421,9 @@ pub struct Worker {
     pub gso: bool,
     /// Whether TCP super-packets may leave in IP whole, behind the host's netfilter output rules.
     pub ipip_offload: bool,
+    /// Whether packets of known flows may pass through the kernel, behind the host's netfilter rules
+    /// for the outer packets.
+    pub flow_offload: bool,
     /// Whether the kernel joins datagrams for us (`UDP_GRO`), where it can.
     pub gro: bool,
     /// Whether the device hands over uncut UDP packets too, where the kernel can.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sources::{EventReport, ReloadReport, SourcesReport, WhyReport};
 use crate::counters::{PeerTallyReport, WorkerReport};
+use crate::shortcut::ShortcutReport;
 
 /// A question.
 #[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
@@ -186,6 +187,8 @@ pub struct StatusReport {
     pub rootless: bool,
     /// The address of the metrics page.
     pub metrics: Option<String>,
+    /// The short way through the kernel; none where the configuration does not ask for it.
+    pub flow_offload: Option<ShortcutReport>,
 }
 
 /// The overlay device.
@@ -327,6 +330,9 @@ pub struct CountersReport {
     pub total: WorkerReport,
     /// Each worker.
     pub workers: Vec<WorkerReport>,
+    /// What the kernel carried in their place (`flow-offload`), in the words of a worker; none where it
+    /// does not.
+    pub offloaded: Option<WorkerReport>,
 }
 
 /// What would happen to a packet.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use parking_lot::RwLock;
+use tracing::warn;
 use warren_core::verdict::Direction;
 
 use super::directions::Spread;
@@ -25,6 +26,7 @@ use crate::netlink::Netlink;
 use crate::paths::PathsSender;
 use crate::plane::{AlarmsReader, PlaneSender};
 use crate::rib::{SourceKind, TablesReader};
+use crate::shortcut::{OfferSender, Shortcut, ShortcutReport};
 use crate::worker::{Buffers, Command, WorkerHandle};
 
 /// A running node, as its control socket and its metrics page see it.
@@ -47,6 +49,8 @@ pub struct NodeState {
     pub(super) host_report: Arc<RwLock<HostReport>>,
     /// When the last packet in a loop was seen, and how many there were.
     pub(super) loops: RwLock<Option<(Instant, u64)>>,
+    /// The short way through the kernel, or why there is none.
+    shortcut: RwLock<Result<Shortcut, String>>,
 }
 
 impl NodeState {
@@ -72,6 +76,7 @@ impl NodeState {
             plane_alarms,
             host_report: Arc::default(),
             loops: RwLock::default(),
+            shortcut: RwLock::new(Err("as configured".to_owned())),
         }
     }
 
@@ -85,6 +90,31 @@ impl NodeState {
 
     pub(super) fn workers(&self) -> Vec<Arc<WorkerHandle>> {
         self.workers.read().clone()
+    }
+
+    /// Opens the short way through the kernel, if the configuration asks for it and the host has it.
+    pub(super) fn open_shortcut(&self) {
+        let config = self.config();
+        if !config.worker.flow_offload {
+            return;
+        }
+        let opened = if self.rootless {
+            Err("the device is in another network namespace than the underlay".to_owned())
+        } else {
+            let name = config.device.name.as_str();
+            let opened = Shortcut::open(name, &config, self.tables.clone());
+            opened.map_err(|error| error.to_string())
+        };
+        match &opened {
+            Ok(shortcut) => self.tables.tell(shortcut.generation()),
+            Err(because) => warn!(because, "known flows take the usual way"),
+        }
+        *self.shortcut.write() = opened;
+    }
+
+    /// Who takes what the engines offer.
+    pub(super) fn offers(&self) -> Option<OfferSender> {
+        self.shortcut.read().as_ref().ok().map(Shortcut::sender)
     }
 
     /// What the node is at present.
@@ -123,6 +153,9 @@ impl NodeState {
             Ok(())
         };
         self.is_unsettled.store(outcome.is_err(), Ordering::Relaxed);
+        if is_new && let Ok(shortcut) = &*self.shortcut.read() {
+            shortcut.follow(&config);
+        }
         *self.config.write() = match &outcome {
             Ok(()) => config,
             Err(_) => Arc::new(Config {
@@ -207,9 +240,17 @@ impl NodeState {
             workers
                 .push(report.ok_or_else(|| format!("worker {} does not answer", worker.number()))?);
         }
+        let offloaded = self.shortcut.read().as_ref().ok().map(Shortcut::counted);
+        let offloaded = offloaded.map(|report| WorkerReport {
+            epoch: self.tables.tables().epoch().0,
+            ..report
+        });
+        let mut parts = workers.clone();
+        parts.extend(offloaded.clone());
         Ok(CountersReport {
-            total: WorkerReport::total(&workers),
+            total: WorkerReport::total(&parts),
             workers,
+            offloaded,
         })
     }
 
@@ -295,7 +336,20 @@ impl NodeState {
             send_buffer: smallest(|buffers| buffers.send_octets),
             rootless: self.rootless,
             metrics: config.metrics_listen.map(|listen| listen.to_string()),
+            flow_offload: self.flow_offload(&config),
         }
+    }
+
+    /// How the short way is, where it is asked for.
+    fn flow_offload(&self, config: &Config) -> Option<ShortcutReport> {
+        let report = match &*self.shortcut.read() {
+            Ok(shortcut) => shortcut.report(),
+            Err(because) => ShortcutReport {
+                because: because.clone(),
+                ..ShortcutReport::default()
+            },
+        };
+        config.worker.flow_offload.then_some(report)
     }
 
     /// Room and drops of the device's queues; `None` where it is in another namespace.

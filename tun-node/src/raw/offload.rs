@@ -284,7 +284,7 @@ impl Outer {
 
 /// Whether the host has an IPsec policy for what leaves it, or may have: what is not known counts
 /// as one (`XFRM_MSG_GETSPDINFO`).
-fn has_ipsec_policy() -> bool {
+pub(crate) fn has_ipsec_policy() -> bool {
     outbound_ipsec_policies().is_none_or(|policies| policies > 0)
 }
 

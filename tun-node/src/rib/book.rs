@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use parking_lot::RwLock;
@@ -11,6 +11,7 @@ use warren_core::tables::{NextHop, Tables, Tunnel};
 use warren_core::units::Epoch;
 
 use super::update::SourceKind;
+use crate::shortcut::Generation;
 
 /// What a [`Rib`](super::Rib) publishes; one for the whole process.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Published {
     pub(super) epoch: AtomicU64,
     pub(super) tables: RwLock<Arc<Tables>>,
     pub(super) book: RwLock<Book>,
+    /// What else is told the epoch, where there is something.
+    generation: OnceLock<Generation>,
 }
 
 impl Published {
@@ -27,6 +30,7 @@ impl Published {
             epoch: AtomicU64::new(tables.epoch().0),
             tables: RwLock::new(tables),
             book: RwLock::default(),
+            generation: OnceLock::new(),
         }
     }
 
@@ -35,6 +39,9 @@ impl Published {
         let epoch = tables.epoch().0;
         *self.tables.write() = tables;
         self.epoch.store(epoch, Ordering::Release);
+        if let Some(generation) = self.generation.get() {
+            generation.publish(Epoch(epoch));
+        }
     }
 }
 
@@ -107,6 +114,14 @@ pub struct TablesReader {
 }
 
 impl TablesReader {
+    /// From here on the programs of the short way are told the epoch, too, whenever tables are
+    /// published. To be called once.
+    pub fn tell(&self, generation: Generation) {
+        let told = self.published.generation.get_or_init(|| generation);
+        // What was published before it was there.
+        told.publish(self.tables().epoch());
+    }
+
     /// The newest tables, if they are newer than those of `seen`. One atomic load where they are
     /// not.
     #[must_use]

@@ -1,9 +1,16 @@
-//! Programs of extended BPF that classify packets, and where they are attached: `bpf(2)`.
+//! Programs of extended BPF that classify packets, where they are attached, and the maps that they
+//! share with this process: `bpf(2)`.
 //!
 //! What a program does is decided above; the kernel's verifier proves that it harms nothing.
 
 use std::io::{Error, ErrorKind, Result};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use zerocopy::{Immutable, IntoBytes};
 
 /// One instruction, as `struct bpf_insn` has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,20 +47,39 @@ impl Instruction {
 /// The kernel's: `EPERM` without `CAP_BPF` and `CAP_NET_ADMIN` over the host, `EINVAL` where it
 /// does not know a function that is called, `EACCES` where the verifier refuses.
 pub fn load_classifier(program: &[Instruction]) -> Result<OwnedFd> {
+    load(program, &mut [])
+}
+
+/// As [`load_classifier`], with what the verifier has to say in `log`.
+///
+/// # Errors
+///
+/// As [`load_classifier`], and `ENOSPC` where the log is too small.
+pub fn load_classifier_logged(program: &[Instruction], log: &mut [u8]) -> Result<OwnedFd> {
+    load(program, log)
+}
+
+fn load(program: &[Instruction], log: &mut [u8]) -> Result<OwnedFd> {
+    let is_logged = !log.is_empty();
     let attributes = Load {
         program_type: PROGRAM_SCHED_CLS,
         instructions: u32::try_from(program.len()).map_err(|_| ErrorKind::InvalidInput)?,
         program: address(program.as_ptr()),
         license: address(c"MIT".as_ptr()),
-        log_level: 0,
-        log_octets: 0,
-        log: 0,
+        log_level: u32::from(is_logged),
+        log_octets: u32::try_from(log.len()).map_err(|_| ErrorKind::InvalidInput)?,
+        log: if is_logged {
+            address(log.as_mut_ptr().cast_const())
+        } else {
+            0
+        },
         kernel_version: 0,
         flags: 0,
     };
     // SAFETY: `attributes` is the front of `union bpf_attr` as `BPF_PROG_LOAD` reads it, its size
     // is given and the kernel takes the rest as zero; the instructions and the license behind its
-    // addresses are live and as long as told, and are only read.
+    // addresses are live and as long as told, and are only read. The log is as long as told, ours
+    // alone to write, and the kernel is done with it when the call returns.
     let program = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -73,10 +99,23 @@ pub fn load_classifier(program: &[Instruction]) -> Result<OwnedFd> {
 /// The kernel's: `EINVAL` where it does not know such attachments, `ENODEV` for no such device in
 /// the network namespace of the calling thread.
 pub fn attach_egress(program: BorrowedFd<'_>, device: u32) -> Result<OwnedFd> {
+    attach(program, device, TCX_EGRESS)
+}
+
+/// Attaches a program where packets of the device enter the stack (`BPF_TCX_INGRESS`).
+///
+/// # Errors
+///
+/// As [`attach_egress`].
+pub fn attach_ingress(program: BorrowedFd<'_>, device: u32) -> Result<OwnedFd> {
+    attach(program, device, TCX_INGRESS)
+}
+
+fn attach(program: BorrowedFd<'_>, device: u32, kind: u32) -> Result<OwnedFd> {
     let attributes = Attach {
         program: program.as_raw_fd(),
         device,
-        kind: TCX_EGRESS,
+        kind,
         flags: 0,
         relative: 0,
         padding: 0,
@@ -93,6 +132,212 @@ pub fn attach_egress(program: BorrowedFd<'_>, device: u32) -> Result<OwnedFd> {
         )
     };
     owned(link)
+}
+
+/// A map from keys of `K` to values of `V`, of which a program finds an entry by the octets of its
+/// key (`BPF_MAP_TYPE_HASH`). An entry is replaced as a whole: a program sees the old or the new one.
+#[derive(Debug)]
+pub struct HashMap<K, V> {
+    descriptor: OwnedFd,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: IntoBytes + Immutable, V: IntoBytes + Immutable> HashMap<K, V> {
+    /// Makes a map with room for `entries`, which the kernel allocates at once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `EPERM` without `CAP_BPF`, `ENOMEM`.
+    pub fn new(entries: u32) -> Result<Self> {
+        let descriptor = create(&Create {
+            kind: MAP_HASH,
+            key_octets: octets_of::<K>()?,
+            value_octets: octets_of::<V>()?,
+            entries,
+            flags: 0,
+        })?;
+        Ok(Self {
+            descriptor,
+            types: PhantomData,
+        })
+    }
+
+    /// Writes an entry, in the place of one of that key if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `E2BIG` when the map is full.
+    pub fn insert(&self, key: &K, value: &V) -> Result<()> {
+        let attributes = Element {
+            map: self.descriptor.as_raw_fd(),
+            padding: 0,
+            key: address(std::ptr::from_ref(key)),
+            value: address(std::ptr::from_ref(value)),
+            flags: 0,
+        };
+        // SAFETY: `attributes` is the front of `union bpf_attr` as `BPF_MAP_UPDATE_ELEM` reads it,
+        // its size is given and the kernel takes the rest as zero; key and value behind its
+        // addresses are live, have no padding, are as long as the map was made for, and are only
+        // read.
+        let outcome = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                MAP_UPDATE_ELEMENT,
+                &raw const attributes,
+                size_of::<Element>(),
+            )
+        };
+        none(outcome)
+    }
+
+    /// Takes an entry out.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `ENOENT` when there is none.
+    pub fn remove(&self, key: &K) -> Result<()> {
+        let attributes = Element {
+            map: self.descriptor.as_raw_fd(),
+            padding: 0,
+            key: address(std::ptr::from_ref(key)),
+            value: 0,
+            flags: 0,
+        };
+        // SAFETY: as in `insert`, of `BPF_MAP_DELETE_ELEM`, which reads no value.
+        let outcome = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                MAP_DELETE_ELEMENT,
+                &raw const attributes,
+                size_of::<Element>(),
+            )
+        };
+        none(outcome)
+    }
+}
+
+impl<K, V> AsFd for HashMap<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// Numbers of 64 bits that programs and this process read and write at the same time: an array of one
+/// value (`BPF_MAP_TYPE_ARRAY` with `BPF_F_MMAPABLE`), mapped into this process as long as it lives.
+#[derive(Debug)]
+pub struct SharedNumbers {
+    descriptor: OwnedFd,
+    numbers: NonNull<AtomicU64>,
+    count: NonZeroUsize,
+}
+
+// SAFETY: what it points to is mapped for as long as it lives, wherever that is, and is only seen as
+// atomic numbers.
+unsafe impl Send for SharedNumbers {}
+// SAFETY: as above.
+unsafe impl Sync for SharedNumbers {}
+
+impl SharedNumbers {
+    /// Makes `count` numbers, all zero.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `EPERM` without `CAP_BPF`, `ENOMEM`.
+    pub fn new(count: NonZeroUsize) -> Result<Self> {
+        let octets = count.get().checked_mul(size_of::<AtomicU64>());
+        let octets = octets.ok_or(ErrorKind::InvalidInput)?;
+        let descriptor = create(&Create {
+            kind: MAP_ARRAY,
+            key_octets: octets_of::<u32>()?,
+            value_octets: u32::try_from(octets).map_err(|_| ErrorKind::InvalidInput)?,
+            entries: 1,
+            flags: MAP_MMAPABLE,
+        })?;
+        // SAFETY: a mapping of its own at an address that the kernel chooses, as long as the value of
+        // the only entry, which the map was just made with.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                octets,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                descriptor.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        let numbers = NonNull::new(address.cast()).ok_or(ErrorKind::InvalidData)?;
+        Ok(Self {
+            descriptor,
+            numbers,
+            count,
+        })
+    }
+
+    /// The numbers.
+    #[must_use]
+    pub const fn numbers(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, as long as `count` numbers, and lives as long as
+        // `self`; all values are valid, and whoever else writes it, a program or a CPU, does so with
+        // aligned stores or atomic additions of 64 bits.
+        unsafe { std::slice::from_raw_parts(self.numbers.as_ptr(), self.count.get()) }
+    }
+}
+
+impl AsFd for SharedNumbers {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Drop for SharedNumbers {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, of that length, which nobody sees any more.
+        let _ = unsafe {
+            libc::munmap(
+                self.numbers.as_ptr().cast(),
+                self.count.get() * size_of::<AtomicU64>(),
+            )
+        };
+    }
+}
+
+fn create(attributes: &Create) -> Result<OwnedFd> {
+    // SAFETY: `attributes` is the front of `union bpf_attr` as `BPF_MAP_CREATE` reads it, its size is
+    // given and the kernel takes the rest as zero; it has no addresses.
+    let map = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            MAP_CREATE,
+            std::ptr::from_ref(attributes),
+            size_of::<Create>(),
+        )
+    };
+    owned(map)
+}
+
+fn octets_of<T>() -> Result<u32> {
+    u32::try_from(size_of::<T>()).map_err(|_| ErrorKind::InvalidInput.into())
+}
+
+#[repr(C)]
+struct Create {
+    kind: u32,
+    key_octets: u32,
+    value_octets: u32,
+    entries: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct Element {
+    map: RawFd,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
@@ -133,7 +378,21 @@ fn owned(descriptor: libc::c_long) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+fn none(outcome: libc::c_long) -> Result<()> {
+    if outcome < 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(())
+}
+
+const MAP_CREATE: libc::c_int = 0;
+const MAP_UPDATE_ELEMENT: libc::c_int = 2;
+const MAP_DELETE_ELEMENT: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
+const MAP_HASH: u32 = 1;
+const MAP_ARRAY: u32 = 2;
+const MAP_MMAPABLE: u32 = 1 << 10;
 const PROGRAM_SCHED_CLS: u32 = 3;
+const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;

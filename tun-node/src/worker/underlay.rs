@@ -328,6 +328,13 @@ impl Underlay {
         }
     }
 
+    /// The port of the UDP socket that a frame with this link leaves by.
+    pub(super) fn source_port(&self, link: &Link) -> Option<u16> {
+        let way = self.ways.find(&self.receivers, link)?;
+        let (udp, _) = self.ways.sockets(way, &self.receivers);
+        udp.map(|udp| udp.local_addr().port())
+    }
+
     /// Sends a probe, which is not counted as sent.
     pub(super) fn transmit_probe(&mut self, probe: &Batch) {
         self.send.pending.clear();
