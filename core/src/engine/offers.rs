@@ -186,7 +186,6 @@ pub(super) fn traffic_classes(traffic_class: u8, of: impl Fn(u8) -> u8) -> [u8; 
     [0, 1, 2, 3].map(|ecn| of(traffic_class & DSCP | ecn))
 }
 
-/// The remote end of a link and how it is reached, in words of an offer's reader.
 impl DeliveryOffer {
     /// Where the packets come from.
     #[must_use]

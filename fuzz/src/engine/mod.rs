@@ -37,6 +37,7 @@ pub fn engine(bytes: &[u8]) {
         icmp_per_second: ICMP_PER_SECOND,
         icmp_burst: ICMP_BURST,
         flows: 8,
+        offer_after: 2,
     };
     let mut game = Game {
         engine: Engine::new(config, world.publish()),

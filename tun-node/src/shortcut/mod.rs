@@ -19,12 +19,13 @@
 //! An entry says with which generation of the tables it was decided, and holds only as long as that is
 //! the published one: whoever publishes changes one number that the programs see ([`Generation`]), so
 //! that no packet takes an old way, whatever the workers do. Every packet is counted in memory that the
-//! kernel and this process share ([`layout`]), and so is accounted for as those of the workers.
+//! kernel and this process share (`layout.rs`), and so is accounted for as those of the workers.
 //!
 //! Only encapsulations whose shim is 22 octets long (VXLAN, Geneve), over IPv4: the outer UDP checksum
 //! is zero, which RFC 6935 leaves to the receiver where the outer header is IPv6. Where the underlay's
 //! device does not cut tunnels, super-packets take the usual way, because datagrams without a checksum
-//! are not joined again by a receiver in user space; small packets right behind them do, too.
+//! are not joined again by a receiver in user space; small packets right behind them do, too. So do
+//! datagrams that come thick and fast, which user space joins to trains.
 //!
 //! The devices' own counters (`ip -s link`) do not see packets at the TUN that take the short way.
 //! What takes it passes the host's netfilter output and input rules for the outer packets
