@@ -21,6 +21,7 @@
 //! |-------|-----|
 //! | IPv4, many routes | the second level once more, leaves of one octet that say all there is to say: pushed chunks (`pushed/`) |
 //! | the same, of a worker that has a replica | all group cells of these in one array, their leaves in another (`replica.rs`; AVX-512, batches) |
+//! | the same, while addresses come again | a code for each /24 besides (`dir24.rs`; AVX-512, batches) |
 //! | IPv4, few second-level nodes | these slot by slot: flat chunks (`flat/`) |
 //! | the same, and no route but the default one ends in the root | the root in vector registers besides (`few.rs`; x86-64, batches) |
 //! | the same, of a worker that has a replica | a leaf for every address below these nodes (`expanded.rs`; AVX-512 with fast gathers) |
