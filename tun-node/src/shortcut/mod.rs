@@ -432,10 +432,12 @@ impl Keeper {
                     }
                 }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look();
-                    next = Instant::now() + TICK;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // However many orders there are.
+            if Instant::now() >= next {
+                self.look();
+                next = Instant::now() + TICK;
             }
         }
     }
