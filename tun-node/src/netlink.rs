@@ -14,6 +14,8 @@
     reason = "the enums of rtnetlink mirror the kernel's, most of which is none of our business"
 )]
 
+pub(crate) mod ipsec;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -32,7 +32,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use warren_core::batch::{FrameRef, Link, Transport};
 use warren_core::gso::{Offload, PartialChecksum, SegmentKind, Splitter};
 use warren_core::units::Family;
@@ -40,6 +40,11 @@ use warren_core::wire::{Ipv4Header, Ipv6Header, VirtioNetHeader};
 use zerocopy::IntoBytes;
 
 use crate::netlink::Netlink;
+use crate::netlink::ipsec::has_ipsec_policy;
+use crate::sys::bpf::abi::{
+    ADJUST_ROOM, BEHIND_MAC, CHANGE_HEAD, DROP, LOAD_BYTES, NEXT, REDIRECT_NEIGH, SKB_MARK,
+    STORE_BYTES,
+};
 use crate::sys::bpf::{self, Instruction};
 use crate::sys::packet;
 use crate::sys::sockopt::{self, IntOption};
@@ -282,47 +287,6 @@ impl Outer {
     }
 }
 
-/// Whether the host has an IPsec policy for what leaves it, or may have: what is not known counts
-/// as one (`XFRM_MSG_GETSPDINFO`).
-pub(crate) fn has_ipsec_policy() -> bool {
-    outbound_ipsec_policies().is_none_or(|policies| policies > 0)
-}
-
-/// The number of those policies; 0 where the kernel has no IPsec.
-fn outbound_ipsec_policies() -> Option<u32> {
-    let socket = Socket::new(
-        Domain::from(libc::AF_NETLINK),
-        Type::RAW.nonblocking(),
-        Some(Protocol::from(libc::NETLINK_XFRM)),
-    );
-    let socket = match socket {
-        Ok(socket) => socket,
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Some(0),
-        Err(_) => return None,
-    };
-    // The header (length, type, flags, sequence, port) and the flags of the question.
-    let mut question = [0; 20];
-    question[0..4].copy_from_slice(&20_u32.to_ne_bytes());
-    question[4..6].copy_from_slice(&XFRM_GET_SPD_INFO.to_ne_bytes());
-    question[6..8].copy_from_slice(&NETLINK_REQUEST.to_ne_bytes());
-    question[16..20].copy_from_slice(&u32::MAX.to_ne_bytes());
-    crate::sys::io::write(socket.as_fd(), &question).ok()?;
-    let mut answer = [0; 256];
-    // The kernel answers within the question's call.
-    let octets = crate::sys::io::read(socket.as_fd(), &mut answer).ok()?;
-    let answer = answer.get(..octets)?;
-    if answer.get(4..6)? != XFRM_NEW_SPD_INFO.to_ne_bytes() {
-        return None;
-    }
-    // Behind header and flags stands the first attribute: its length, its type, then the numbers of
-    // inbound and of outbound policies.
-    if answer.get(22..24)? != XFRM_ATTRIBUTE_SPD_INFO.to_ne_bytes() {
-        return None;
-    }
-    let count = answer.get(28..32)?.try_into().ok()?;
-    Some(u32::from_ne_bytes(count))
-}
-
 /// The program at our device's egress: turns `[device | outer | inner]` of a packet with `mark`
 /// into a packet in a tunnel, and sends it by that device. A packet with which a step fails is
 /// dropped, so that no half-made one leaves.
@@ -433,25 +397,10 @@ const HEAD: i32 = -48;
 const HEAD_OCTETS: i32 = 44;
 const ETHERNET_OCTETS: i32 = 14;
 
-/// Offset of `mark` in `struct __sk_buff`.
-const SKB_MARK: i16 = 8;
-
-// Flags and a mode of `bpf_skb_adjust_room`: the segment size stays; which header comes; where.
+// Flags of `bpf_skb_adjust_room`: the segment size stays; which header comes.
 const FIXED_GSO: i32 = 1;
 const ENCAP_IPV4: i32 = 1 << 1;
 const ENCAP_IPV6: i32 = 1 << 2;
-const BEHIND_MAC: i32 = 1;
-
-// What the program says of a packet: `TCX_NEXT`, `TCX_DROP`.
-const NEXT: i32 = -1;
-const DROP: i32 = 2;
-
-// The kernel's functions.
-const STORE_BYTES: i32 = 9;
-const LOAD_BYTES: i32 = 26;
-const CHANGE_HEAD: i32 = 43;
-const ADJUST_ROOM: i32 = 50;
-const REDIRECT_NEIGH: i32 = 152;
 
 /// Where a TCP header has its flags, and one of them.
 const TCP_FLAGS: usize = 13;
@@ -459,12 +408,6 @@ const TCP_CWR: u8 = 0x80;
 
 const ETHER_IPV4: u16 = 0x0800;
 const ETHER_IPV6: u16 = 0x86dd;
-
-// `linux/xfrm.h` and `linux/netlink.h`.
-const XFRM_NEW_SPD_INFO: u16 = 0x24;
-const XFRM_GET_SPD_INFO: u16 = 0x25;
-const XFRM_ATTRIBUTE_SPD_INFO: u16 = 1;
-const NETLINK_REQUEST: u16 = 1;
 
 /// How long an answer about a route is believed.
 const ROUTE_LIFE: Duration = Duration::from_secs(1);

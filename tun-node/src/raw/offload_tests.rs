@@ -8,6 +8,7 @@ use warren_core::gso::{ChecksumState, transport_checksum};
 use warren_core::packet::Packet;
 
 use super::*;
+use crate::netlink::ipsec::outbound_ipsec_policies;
 use crate::raw::{Inner, RawConfig, RawIp};
 use crate::testing::{in_netns, ip, tun_is_usable};
 use crate::tun::{Tun, TunConfig};

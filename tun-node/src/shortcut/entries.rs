@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tracing::debug;
-use warren_core::batch::Transport;
+use warren_core::batch::{Link, Transport};
 use warren_core::engine::{DeliveryOffer, DepartureOffer};
 use warren_core::tables::{PeerId, Tables};
 use warren_core::wire::{Ipv4Header, ip_protocol};
@@ -112,13 +112,14 @@ impl Entries {
         source_port: u16,
         path: Path,
     ) {
-        let (IpAddr::V4(local), IpAddr::V4(remote)) = (offer.link.local, offer.link.remote) else {
-            return;
-        };
-        let Transport::Udp { remote_port, .. } = offer.link.transport else {
-            return;
-        };
-        let Some(shim) = shim(offer.shim.octets()) else {
+        let Some(Tunnel {
+            local,
+            remote,
+            remote_port,
+            shim,
+            ..
+        }) = Tunnel::of(&offer.link, offer.shim.octets())
+        else {
             return;
         };
         let room = path.mtu.saturating_sub(u32::from(OUTER_OCTETS));
@@ -174,13 +175,14 @@ impl Entries {
 
     /// Lets the packets of a flow be delivered by the short way.
     pub(super) fn arrive(&mut self, offer: &DeliveryOffer, tables: &Tables) {
-        let (IpAddr::V4(local), IpAddr::V4(remote)) = (offer.link.local, offer.link.remote) else {
-            return;
-        };
-        let Transport::Udp { local_port, .. } = offer.link.transport else {
-            return;
-        };
-        let Some(shim) = shim(offer.shim.octets()) else {
+        let Some(Tunnel {
+            local,
+            remote,
+            local_port,
+            shim,
+            ..
+        }) = Tunnel::of(&offer.link, offer.shim.octets())
+        else {
             return;
         };
         let key = Key::of(&offer.flow);
@@ -435,8 +437,36 @@ fn at_place(place: u32, at: usize) -> usize {
     PLACE * (place as usize + 1) + at
 }
 
-fn shim(octets: &[u8]) -> Option<[u8; SHIM_OCTETS]> {
-    octets.try_into().ok()
+/// The ends of a tunnel that the programs can carry, and its shim.
+struct Tunnel {
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    local_port: u16,
+    remote_port: u16,
+    shim: [u8; SHIM_OCTETS],
+}
+
+impl Tunnel {
+    fn of(link: &Link, shim: &[u8]) -> Option<Self> {
+        let (IpAddr::V4(local), IpAddr::V4(remote)) = (link.local, link.remote) else {
+            return None;
+        };
+        let Transport::Udp {
+            local_port,
+            remote_port,
+            ..
+        } = link.transport
+        else {
+            return None;
+        };
+        Some(Self {
+            local,
+            remote,
+            local_port,
+            remote_port,
+            shim: shim.try_into().ok()?,
+        })
+    }
 }
 
 fn front(

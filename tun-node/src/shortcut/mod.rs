@@ -58,7 +58,7 @@ use warren_core::units::{Epoch, Family};
 use crate::config::Config;
 use crate::counters::{TallyReport, WorkerReport};
 use crate::netlink::Netlink;
-use crate::raw::offload::has_ipsec_policy;
+use crate::netlink::ipsec::has_ipsec_policy;
 use crate::rib::TablesReader;
 use crate::sys::bpf::{self, Instruction, SharedNumbers};
 use entries::{Entries, PLACES};

@@ -15,6 +15,10 @@ use super::assembler::{
 };
 use super::layout::{Arrival, Departure, Front, Key, OUTER_OCTETS, PLACE, global, of_flow};
 use crate::sys::bpf::Instruction;
+use crate::sys::bpf::abi::{
+    ADJUST_ROOM, BEHIND_MAC, CHANGE_HEAD, COARSE_TIME, DROP, LOAD_BYTES, LOOKUP, NEXT, REDIRECT,
+    REDIRECT_NEIGH, SKB_MARK, STORE_BYTES,
+};
 
 /// The maps of a program.
 #[derive(Clone, Copy, Debug)]
@@ -712,12 +716,11 @@ const DENSE: i32 = 256;
 // Offsets in `struct __sk_buff`.
 const SKB_LEN: i16 = 0;
 const SKB_PACKET_TYPE: i16 = 4;
-const SKB_MARK: i16 = 8;
 const SKB_PROTOCOL: i16 = 16;
 const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_GSO_SIZE: i16 = 176;
 
-// Flags and a mode of `bpf_skb_adjust_room`: the segment size stays; which headers come or go; where.
+// Flags of `bpf_skb_adjust_room`: the segment size stays; which headers come or go.
 const FIXED_GSO: u64 = 1;
 const ENCAP_IPV4: u64 = 1 << 1;
 const ENCAP: u64 = FIXED_GSO | ENCAP_UDP | ENCAP_ETHERNET | ETHERNET << 56;
@@ -726,24 +729,9 @@ const ENCAP_ETHERNET: u64 = 1 << 6;
 const DECAP_IPV4: u64 = 1 << 7;
 const DECAP_IPV6: u64 = 1 << 8;
 const ETHERNET: u64 = 14;
-const BEHIND_MAC: i32 = 1;
 
 /// A flag of `bpf_redirect`.
 const TO_INGRESS: i32 = 1;
-
-// What a program says of a packet: `TCX_NEXT`, `TCX_DROP`.
-const NEXT: i32 = -1;
-const DROP: i32 = 2;
-
-// The kernel's functions.
-const LOOKUP: i32 = 1;
-const STORE_BYTES: i32 = 9;
-const REDIRECT: i32 = 23;
-const LOAD_BYTES: i32 = 26;
-const CHANGE_HEAD: i32 = 43;
-const ADJUST_ROOM: i32 = 50;
-const REDIRECT_NEIGH: i32 = 152;
-const COARSE_TIME: i32 = 160;
 
 const _: () = assert!(PLACE_OCTETS as usize == PLACE * size_of::<u64>());
 const _: () = assert!(52 == offset_of!(Front, ip) + OUTER_OCTETS as usize);

@@ -396,3 +396,34 @@ const MAP_MMAPABLE: u32 = 1 << 10;
 const PROGRAM_SCHED_CLS: u32 = 3;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
+
+/// Numbers of the kernel's interface that programs use (`linux/bpf.h`).
+pub mod abi {
+    /// Offset of `mark` in `struct __sk_buff`.
+    pub const SKB_MARK: i16 = 8;
+
+    /// The mode of `bpf_skb_adjust_room` in which room is made behind the link's header.
+    pub const BEHIND_MAC: i32 = 1;
+
+    /// What a program says of a packet that goes on: `TCX_NEXT`.
+    pub const NEXT: i32 = -1;
+    /// And of one that is dropped: `TCX_DROP`.
+    pub const DROP: i32 = 2;
+
+    /// `bpf_map_lookup_elem`.
+    pub const LOOKUP: i32 = 1;
+    /// `bpf_skb_store_bytes`.
+    pub const STORE_BYTES: i32 = 9;
+    /// `bpf_redirect`.
+    pub const REDIRECT: i32 = 23;
+    /// `bpf_skb_load_bytes`.
+    pub const LOAD_BYTES: i32 = 26;
+    /// `bpf_skb_change_head`.
+    pub const CHANGE_HEAD: i32 = 43;
+    /// `bpf_skb_adjust_room`.
+    pub const ADJUST_ROOM: i32 = 50;
+    /// `bpf_redirect_neigh`.
+    pub const REDIRECT_NEIGH: i32 = 152;
+    /// `bpf_ktime_get_coarse_ns`.
+    pub const COARSE_TIME: i32 = 160;
+}
