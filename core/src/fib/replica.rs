@@ -138,16 +138,23 @@ impl<A: Address> FibReplica<A> {
         }
     }
 
-    /// The next hop of the longest prefix that holds `address`. From the snapshot but where the copy has a leaf for every
-    /// address: an address by itself waits for each step, and in a snapshot these are nearer or fewer than in other copies.
+    /// The next hop of the longest prefix that holds `address`. Of a large IPv4 table from the snapshot: an address by
+    /// itself waits for each step, and these are nearer there than in the copy.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        match &self.copied {
-            Some(Copied::Expanded(expanded)) => {
+        let Some(copied) = &self.copied else {
+            return self.reader.lookup(address);
+        };
+        match copied {
+            Copied::Expanded(expanded) => {
                 let key = (address.to_key() >> 96 & 0xffff_ffff) as u32;
                 NextHopId::from_code(expanded.lookup(key))
             }
-            Some(Copied::Pushed(_) | Copied::Strides(_)) | None => self.reader.lookup(address),
+            Copied::Strides(strides) => {
+                let (level, _) = self.reader.parts();
+                level.strides_one(strides, &self.reader, address)
+            }
+            Copied::Pushed(_) => self.reader.lookup(address),
         }
     }
 

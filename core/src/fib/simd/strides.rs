@@ -5,25 +5,33 @@
 //! not: an address that has got to its end goes on through the node that is nowhere. So no branch depends on addresses, but
 //! for one after the tops, where most of the address space ends.
 //!
+//! A single address begins halfway down where the hash says so (`strides/middles.rs`). Whether it does, and whether it
+//! goes on from there, are branches: what is guessed right is not waited for. Whether a node has few runs or many is none,
+//! since that cannot be guessed; both ways are short.
+//!
 //! Below /48, which one address in hundreds is, the trie is asked.
 
 use core::arch::x86_64::{
-    __m128i, __m512i, _MM_HINT_NTA, _mm_cmpgt_epi16_mask, _mm_or_si128, _mm_prefetch,
-    _mm_setzero_si128, _mm_storeu_si128, _mm512_add_epi64, _mm512_and_si512,
+    __m128i, __m512i, _MM_HINT_NTA, _mm_cmpeq_epi8, _mm_cmpgt_epi16_mask, _mm_loadl_epi64,
+    _mm_max_epu8, _mm_move_epi64, _mm_movemask_epi8, _mm_or_si128, _mm_prefetch, _mm_set1_epi8,
+    _mm_setzero_si128, _mm_storeu_si128, _mm256_castsi256_ps, _mm256_cmpeq_epi32,
+    _mm256_load_si256, _mm256_movemask_ps, _mm256_set1_epi32, _mm512_add_epi64, _mm512_and_si512,
     _mm512_cmplt_epu8_mask, _mm512_cvtepi64_epi16, _mm512_i64gather_epi64, _mm512_mask_and_epi64,
     _mm512_mask_sllv_epi64, _mm512_maskz_and_epi64, _mm512_maskz_mov_epi8, _mm512_or_si512,
     _mm512_popcnt_epi64, _mm512_set1_epi8, _mm512_set1_epi64, _mm512_set4_epi64,
     _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi64, _mm512_srli_epi64,
     _mm512_ternarylogic_epi64, _mm512_test_epi64_mask,
 };
+use core::hint::select_unpredictable;
 use core::slice;
 
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::batch;
+use super::super::hashed::halves;
 use super::super::node::{CHUNK_STRIDE, ROOT_STRIDE};
 use super::super::reader::FibReader;
-use super::super::strides::{CODE, NARROW, Strides, WIDE};
+use super::super::strides::{CODE, NARROW, NODES, Strides, WIDE, line_of};
 use super::super::windows::ASK;
 use super::Native;
 use super::gathered::high_of_eight;
@@ -189,6 +197,179 @@ fn group<A: Address, const EIGHTS: usize, const WIDTH: usize>(
         open |= u32::from(code & ASK != 0) << lane;
     }
     open
+}
+
+/// Looks up one address, in the trie below /48.
+#[inline(always)]
+pub(super) fn lookup_one<A: Address>(
+    strides: &Strides,
+    reader: &FibReader<A>,
+    address: A,
+) -> Option<NextHopId> {
+    let (high, _) = halves(address.to_key());
+    // SAFETY: the first 13 bits of an address number the root entries.
+    let root = unsafe {
+        *strides
+            .roots()
+            .get_unchecked((high >> (64 - ROOT_STRIDE)) as usize)
+    };
+    let code = if !Strides::has_top(root) {
+        (root & 0xffff) as u16
+    } else if strides.is_wide() {
+        one::<WIDE>(strides, root, high)
+    } else {
+        one::<NARROW>(strides, root, high)
+    };
+    if code & ASK == 0 {
+        NextHopId::from_code(code)
+    } else {
+        reader.lookup(address)
+    }
+}
+
+/// The code for an address that begins with `high`; [`ASK`], and more bits, when the trie must be asked.
+/// From a root entry with a top on, by leaves of `WIDTH` octets.
+#[inline(always)]
+fn one<const WIDTH: usize>(strides: &Strides, root: u64, high: u64) -> u16 {
+    let octets = strides.octets().as_ptr();
+    let middle = middle(strides, (high >> 32) as u32);
+    if middle != 0 {
+        // SAFETY: the hash has nodes of the copy.
+        let code = unsafe { from_middle::<WIDTH>(octets, middle, high) };
+        if code != 0 {
+            return code;
+        }
+    }
+    let slot = (high >> (64 - ROOT_STRIDE - CHUNK_STRIDE)) as usize & ((1 << CHUNK_STRIDE) - 1);
+    // SAFETY: a root entry names a top, which has a leaf for each slot, and eight octets from each one's first on; a leaf
+    // of a top names a node of the copy, and so does one of that.
+    unsafe {
+        let top = leaf::<WIDTH>(octets.add((root >> 32) as usize + WIDTH * slot));
+        let mut code = longer(code_of::<WIDTH>(top), (root & 0xffff) as u16);
+        if leads_on::<WIDTH>(top) {
+            let leaf = step_one::<WIDTH>(octets, node_of::<WIDTH>(top), (high >> 32) as u8);
+            code = longer(code_of::<WIDTH>(leaf), code);
+            if leads_on::<WIDTH>(leaf) {
+                code = longer(
+                    from_middle::<WIDTH>(octets, node_of::<WIDTH>(leaf), high),
+                    code,
+                );
+            }
+        }
+        code
+    }
+}
+
+/// What the hash has for the first 32 bits of an address, 0 for nothing.
+#[inline(always)]
+fn middle(strides: &Strides, key: u32) -> u64 {
+    let middles = strides.middles();
+    let at = (line_of(key) & middles.mask()) as usize;
+    debug_assert!(at < size_of_val(middles.lines()), "octet {at}");
+    // SAFETY: of a place that is masked so a line begins there: as many keys as nodes.
+    unsafe {
+        let line = middles.lines().as_ptr().byte_add(at);
+        let keys = _mm256_load_si256(line.cast());
+        let equal = _mm256_cmpeq_epi32(keys, _mm256_set1_epi32(key.cast_signed()));
+        let equal = _mm256_movemask_ps(_mm256_castsi256_ps(equal)).cast_unsigned();
+        if equal == 0 {
+            return 0;
+        }
+        let node = line
+            .cast::<u32>()
+            .add(NODES + equal.trailing_zeros() as usize);
+        node.read().into()
+    }
+}
+
+/// What a node for the octet after /32, and the one below it, say.
+///
+/// # Safety
+///
+/// `node` is one of the copy, as of [`step_one`].
+#[inline(always)]
+unsafe fn from_middle<const WIDTH: usize>(octets: *const u8, node: u64, high: u64) -> u16 {
+    // SAFETY: so it is, and what its leaf names is one, too.
+    unsafe {
+        let leaf = step_one::<WIDTH>(octets, node, (high >> 24) as u8);
+        if leads_on::<WIDTH>(leaf) {
+            let last = step_one::<CODE>(octets, node_of::<WIDTH>(leaf), (high >> 16) as u8);
+            if last != 0 {
+                return last as u16;
+            }
+        }
+        code_of::<WIDTH>(leaf)
+    }
+}
+
+/// The leaf of `WIDTH` octets that a node has for `slot`. `node`: the octet that it begins with, and in bit 0 whether it
+/// has many runs.
+///
+/// # Safety
+///
+/// There is such a node in the copy, whose first octet `octets` is.
+#[inline(always)]
+unsafe fn step_one<const WIDTH: usize>(octets: *const u8, node: u64, slot: u8) -> u64 {
+    // SAFETY: behind the first octet of any node are so many others, and more.
+    unsafe {
+        // Of few runs: the first that does not end before the slot. What is behind the ends is none that does.
+        let slots = _mm_move_epi64(_mm_set1_epi8(slot.cast_signed()));
+        let ends = _mm_loadl_epi64(octets.add(node as usize).cast());
+        let reached = _mm_cmpeq_epi8(_mm_max_epu8(ends, slots), ends);
+        let few = _mm_movemask_epi8(reached).trailing_zeros() as usize;
+        // Of many: those that start in the 32 slots up to this one. The bit of many runs, which is set, is not part of the
+        // place.
+        let cell = octets
+            .add(5 * usize::from(slot >> 5))
+            .add(node as usize)
+            .sub(1);
+        let cell = cell.cast::<u64>().read_unaligned();
+        let starts = (cell as u32) << (31 - (slot & 31));
+        let many = (cell >> 32 & 0xff) as usize + starts.count_ones() as usize;
+        let run = select_unpredictable(node & 1 == 0, few, many);
+        leaf::<WIDTH>(octets.add((node & !1) as usize + 8 + WIDTH * run))
+    }
+}
+
+/// A leaf of `WIDTH` octets.
+///
+/// # Safety
+///
+/// Eight octets can be read at `at`.
+#[inline(always)]
+unsafe fn leaf<const WIDTH: usize>(at: *const u8) -> u64 {
+    // SAFETY: so they can.
+    unsafe {
+        match WIDTH {
+            CODE => at.cast::<u16>().read_unaligned().into(),
+            NARROW => at.cast::<u32>().read_unaligned().into(),
+            _ => at.cast::<u64>().read_unaligned() & ((1 << 40) - 1),
+        }
+    }
+}
+
+#[inline(always)]
+const fn code_of<const WIDTH: usize>(leaf: u64) -> u16 {
+    (leaf & ((1 << code_bits(WIDTH)) - 1)) as u16
+}
+
+/// Whether there is a node below.
+#[inline(always)]
+const fn leads_on<const WIDTH: usize>(leaf: u64) -> bool {
+    leaf >> code_bits(WIDTH) != 0
+}
+
+/// That node, as [`step_one`] takes it.
+#[inline(always)]
+const fn node_of<const WIDTH: usize>(leaf: u64) -> u64 {
+    let node = leaf >> code_bits(WIDTH);
+    node >> 1 << 4 | node & 1
+}
+
+/// `code`, or what is `above` it when that is none.
+#[inline(always)]
+fn longer(code: u16, above: u16) -> u16 {
+    select_unpredictable(code == 0, above, code)
 }
 
 /// What the nodes that eight `leaves`, of `WIDTH` octets, lead to say about the octets of `highs` from bit `SHIFT` on:

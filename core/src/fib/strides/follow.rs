@@ -8,12 +8,13 @@
 
 use super::super::address::prefix_mask;
 use super::super::changes::Change;
+use super::super::hashed::halves;
 use super::super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::super::table::octets;
 use super::super::walk::View;
 use super::super::windows::ASK;
 use super::layout::{FEW, LAST, first_of};
-use super::{Below, NO_TOP, SLOTS, Strides};
+use super::{Below, MIDDLE, NO_TOP, SLOTS, Strides};
 
 impl Strides {
     /// Makes the routes of `changes` what they are in `view`. `None` when there is no place: the copy is then of no use
@@ -21,6 +22,15 @@ impl Strides {
     pub(in crate::fib) fn follow(&mut self, view: &View<'_>, changes: &[Change]) -> Option<()> {
         for change in changes {
             self.refresh(view, *change)?;
+        }
+        // A node for the octet after /32 comes, moves or goes by longer routes only.
+        for change in changes.iter().filter(|change| change.len() > MIDDLE) {
+            let (first, _) = halves(change.key());
+            let node = self.middle(change.key())?;
+            self.middles.set(u32::try_from(first >> 32).ok()?, node)?;
+        }
+        if self.middles.is_full() {
+            self.fill_middles()?;
         }
         Some(())
     }

@@ -1,9 +1,10 @@
-//! A worker's own copy of what batches read of a large IPv6 table.
+//! A worker's own copy of what lookups read of a large IPv6 table.
 //!
 //! In a snapshot a batch asks a hash for three windows of each address, since the trie, which shares all that did not
 //! change with the snapshot before, goes too far down from node to node. Who has a copy to himself can have its nodes so
 //! small and so near to each other that the way down is the faster one: an octet of the address a step, and of each
-//! node one cache line, or of a node with many runs two. The copy follows a newer snapshot in the routes that changed.
+//! node one cache line, or of a node with many runs two. Single lookups begin halfway down (`middles.rs`). The copy
+//! follows a newer snapshot in the routes that changed.
 //!
 //! ```text
 //!   root, by 13 bits -> top, by the next 11 -> node for 8 bits -> node for 8 bits -> node for 8 bits, up to /48
@@ -36,6 +37,7 @@
 
 mod follow;
 mod layout;
+mod middles;
 mod starts;
 
 use alloc::boxed::Box;
@@ -48,6 +50,9 @@ use super::windows::ASK;
 pub(super) use follow::said;
 use layout::{CELL, FEW, GRAIN, GROUPS, LAST, Layout, first_of, is_many};
 pub(super) use layout::{CODE, NARROW, WIDE};
+use middles::Middles;
+#[cfg(target_arch = "x86_64")]
+pub(super) use middles::{NODES, line_of};
 use starts::Starts;
 
 /// The copy.
@@ -66,6 +71,8 @@ pub(super) struct Strides {
     used: usize,
     /// Runs of nodes that are being made, those of a node above before those of one below.
     runs: Vec<Run>,
+    /// The nodes for the octet after /32.
+    middles: Middles,
 }
 
 /// A run of a node: its first slot, and what it says.
@@ -121,11 +128,58 @@ impl Strides {
             free: [const { Vec::new() }; SIZES],
             used: 0,
             runs: Vec::new(),
+            middles: Middles::default(),
         });
         for slot in 0..ROOTS {
             strides.refresh_root(view, slot)?;
         }
+        strides.fill_middles()?;
         Some(strides)
+    }
+
+    /// Makes the hash of all nodes for the octet after /32 anew.
+    fn fill_middles(&mut self) -> Option<()> {
+        let mut nodes = Vec::new();
+        self.each_middle(|key, node| {
+            nodes.push((key, node));
+            Some(())
+        })?;
+        self.middles = Middles::of(&nodes)?;
+        Some(())
+    }
+
+    /// Gives `to` all nodes for the octet after /32, each with the 32 bits before it.
+    fn each_middle(&self, mut to: impl FnMut(u32, u64) -> Option<()>) -> Option<()> {
+        for root in 0..ROOTS {
+            let top = self.top(root)?;
+            for slot in 0..if top == NO_TOP { 0 } else { 1 << CHUNK_STRIDE } {
+                let node = self.leaf(top + self.layout.width(0) * slot)? >> 16;
+                if node == 0 {
+                    continue;
+                }
+                // Each has a run of its own in the node above it.
+                for octet in self.starts(node)? {
+                    let below = self.leaf_in(node, MIDDLE - 8, octet)? >> 16;
+                    if below != 0 {
+                        let key = (root << CHUNK_STRIDE | slot) << 8 | octet;
+                        to(u32::try_from(key).ok()?, below)?;
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// The node for the octet after /32 of `key`; 0 for none.
+    fn middle(&self, key: u128) -> Option<u64> {
+        let top = self.top(Shape::at(0, 128).slot(key))?;
+        let slot = Shape::at(ROOT_STRIDE, 128).slot(key);
+        let node = self.leaf(top + self.layout.width(0) * slot)? >> 16;
+        if node == 0 {
+            return Some(0);
+        }
+        let octet = Shape::at(MIDDLE - 8, 128).slot(key);
+        Some(self.leaf_in(node, MIDDLE - 8, octet)? >> 16)
     }
 
     /// Whether most of what there is is in no use.
@@ -140,6 +194,7 @@ impl Strides {
             + self.octets.capacity()
             + (free + self.free_tops.capacity()) * size_of::<u32>()
             + self.runs.capacity() * size_of::<Run>()
+            + self.middles.size()
     }
 
     /// Whether leaves have codes of two octets.
@@ -152,6 +207,19 @@ impl Strides {
     #[cfg(target_arch = "x86_64")]
     pub(super) const fn roots(&self) -> &[u64; ROOTS] {
         &self.roots
+    }
+
+    /// Whether a root entry has a top.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) const fn has_top(root: u64) -> bool {
+        root >> 32 != NO_TOP as u64
+    }
+
+    /// The nodes for the octet after /32: each is one of the copy.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const fn middles(&self) -> &Middles {
+        &self.middles
     }
 
     /// Tops and nodes. Behind each place that a leaf names there are [`BEHIND`] octets.
@@ -446,7 +514,28 @@ impl Strides {
             .sum();
         let tops = (self.tops + self.free_tops.len()) * TOP;
         assert_eq!(FIRST + used + free + tops + BEHIND, self.octets.len());
+        self.check_middles();
         content
+    }
+
+    /// That the hash has the nodes for the octet after /32 where they are, and nothing else. Gives how many it has, and
+    /// for how many there was no place.
+    pub(super) fn check_middles(&self) -> (usize, usize) {
+        let (mut had, mut lost) = (0, 0);
+        self.each_middle(|key, node| {
+            match self.middles.node(key) {
+                Some(place) => {
+                    let many = usize::from(is_many(node));
+                    assert_eq!(place as usize, first_of(node) | many, "{key:x}");
+                    had += 1;
+                }
+                None => lost += 1,
+            }
+            Some(())
+        })
+        .unwrap();
+        assert_eq!(self.middles.count(), had);
+        (had, lost)
     }
 
     fn content_of(&self, leaf: u64, depth: u8, content: &mut Vec<u64>, used: &mut usize) {
@@ -516,6 +605,8 @@ impl Says {
     }
 }
 
+/// The depth of the nodes that single lookups begin at.
+const MIDDLE: u8 = 32;
 /// Root slots.
 pub(super) const ROOTS: usize = 1 << ROOT_STRIDE;
 /// Slots of a node.

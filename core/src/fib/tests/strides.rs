@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::net::Ipv6Addr;
 
 use super::super::address::{Address, prefix_mask};
-use super::super::strides::Strides;
+use super::super::strides::{Strides, line_of};
 use super::super::{Fib, FibReader, FibReplica, SimdLevel};
 use super::id;
 use super::rng::Rng;
@@ -190,6 +190,91 @@ fn a_copy_whose_codes_come_to_take_two_octets_is_made_anew() {
         compare(&mut replica, &routes, &mut rng);
     }
     assert!(strides.is_wide());
+}
+
+/// Prefixes of no more than 31 bits, enough for a table that has a copy.
+fn short(rng: &mut Rng) -> Vec<(u128, u8)> {
+    let routes = (0..2_000).map(|_| {
+        let len = 25 + rng.below(7) as u8;
+        (
+            0x2401_u128 << 112 | u128::from(rng.below(1 << 16)) << 96,
+            len,
+        )
+    });
+    routes
+        .map(|(key, len)| (key & prefix_mask(len), len))
+        .collect()
+}
+
+/// Prefixes of /40 in as many /32, all of one line of the hash of these unless that has more than 64 lines.
+fn colliding(count: usize) -> Vec<(u128, u8)> {
+    let keys = (0x2001_0000_u32..).filter(|key| line_of(*key) >> 6 & 63 == 5);
+    keys.take(count)
+        .map(|key| (u128::from(key) << 96 | 0x77 << 88, 40))
+        .collect()
+}
+
+#[test]
+fn nodes_that_find_their_line_full_are_found_from_the_root() {
+    let mut rng = Rng(76);
+    let mut fib = Fib::<Ipv6Addr>::new();
+    let crowd = colliding(60);
+    let mut routes = crowd.clone();
+    routes.extend(short(&mut rng));
+    for route in &routes {
+        fib.insert(prefix(*route), id(rng.below(9))).unwrap();
+    }
+    let mut replica = FibReplica::new(leveled(&mut fib));
+    let mut strides = Strides::of(&replica.reader().view(), fib.len()).unwrap();
+    let (had, lost) = strides.check_middles();
+    assert_eq!(had + lost, 60);
+    assert!(lost > 40, "{lost}");
+    compare(&mut replica, &crowd, &mut rng);
+    // One goes, another one gets its place when something is about it.
+    for (gone, comes) in crowd.iter().zip(crowd.iter().skip(30)) {
+        let before = replica.reader().clone();
+        fib.remove(prefix(*gone)).unwrap();
+        fib.insert(prefix(*comes), id(7)).unwrap();
+        replica.follow(leveled(&mut fib));
+        let reader = replica.reader();
+        let (noted, before) = (reader.noted().unwrap(), before.noted().unwrap());
+        assert!(noted.since(before, |changes| {
+            strides.follow(&reader.view(), changes).unwrap();
+        }));
+        strides.check_middles();
+        compare(&mut replica, &crowd, &mut rng);
+    }
+}
+
+#[test]
+fn the_hash_of_nodes_grows_with_them() {
+    let mut rng = Rng(77);
+    let mut fib = Fib::<Ipv6Addr>::new();
+    for route in &short(&mut rng) {
+        fib.insert(prefix(*route), id(rng.below(9))).unwrap();
+    }
+    let mut replica = FibReplica::new(leveled(&mut fib));
+    let mut strides = Strides::of(&replica.reader().view(), fib.len()).unwrap();
+    assert_eq!(strides.check_middles(), (0, 0));
+    for step in 0..60 {
+        let before = replica.reader().clone();
+        let new: Vec<_> = (0..50)
+            .map(|n| (0x2001_u128 << 112 | (50 * step + n) << 96 | 5 << 80, 48))
+            .collect();
+        for route in &new {
+            fib.insert(prefix(*route), id(rng.below(9))).unwrap();
+        }
+        replica.follow(leveled(&mut fib));
+        let reader = replica.reader();
+        let (noted, before) = (reader.noted().unwrap(), before.noted().unwrap());
+        assert!(noted.since(before, |changes| {
+            strides.follow(&reader.view(), changes).unwrap();
+        }));
+        let (had, lost) = strides.check_middles();
+        assert_eq!(had + lost, 50 * (step as usize + 1));
+        assert!(lost <= had / 8, "{lost} of {had}");
+        compare(&mut replica, &new, &mut rng);
+    }
 }
 
 #[test]
