@@ -16,7 +16,7 @@ use super::flat::Flatness;
 use super::hashed::Hashed;
 use super::node::RouteCell;
 use super::pushed::PushedRoot;
-use super::simd::{Level, SimdLevel, ask_for_lines};
+use super::simd::{Hosts, Level, SimdLevel, ask_for_lines};
 use super::walk::{Covering, Routes, Trie, View};
 use super::windows::Windowed;
 
@@ -29,6 +29,8 @@ use super::windows::Windowed;
 pub struct FibReader<A> {
     snapshot: Arc<Snapshot>,
     level: Level,
+    /// Whether single lookups ask a hash of hosts and their networks, in the instructions that there are for these.
+    hosts: Option<Hosts>,
     #[cfg(test)]
     trie_only: bool,
     family: PhantomData<A>,
@@ -69,6 +71,7 @@ pub(super) enum Root {
 impl<A: Address> FibReader<A> {
     pub(super) fn new(snapshot: Arc<Snapshot>, level: Level) -> Self {
         Self {
+            hosts: Self::hosts_of(&snapshot, level),
             snapshot,
             level,
             #[cfg(test)]
@@ -81,8 +84,10 @@ impl<A: Address> FibReader<A> {
     /// comparisons. A level that the machine lacks gives the highest that it has.
     #[must_use]
     pub fn with_simd_level(self, level: SimdLevel) -> Self {
+        let level = Level::new(level);
         Self {
-            level: Level::new(level),
+            level,
+            hosts: Self::hosts_of(&self.snapshot, level),
             ..self
         }
     }
@@ -97,6 +102,7 @@ impl<A: Address> FibReader<A> {
     #[cfg(test)]
     pub(super) fn by_trie(mut self) -> Self {
         self.trie_only = true;
+        self.hosts = None;
         self
     }
 
@@ -150,13 +156,16 @@ impl<A: Address> FibReader<A> {
     /// The next hop of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
+        if let Some((hosts, hashed)) = self.hosts() {
+            return NextHopId::from_code(hosts.lookup(hashed, self, address));
+        }
         let code = if let Some(pushed) = self.pushed() {
             self.level
                 .pushed_one(pushed, &self.snapshot.segments, address.to_key())
         } else if A::BITS == 32 {
             self.level.lookup_one::<A>(&self.view(), address.to_key())
         } else if let Some(hashed) = self.hashed() {
-            self.level.hashed_one(hashed, self, address)
+            self.level.hashed_one(hashed, self, address.to_key())
         } else {
             self.without_hash(address.to_key())
         };
@@ -283,6 +292,18 @@ impl<A: Address> FibReader<A> {
         }
         let hashed = self.snapshot.hashed.as_deref();
         hashed.filter(|_| A::BITS == 128)
+    }
+
+    fn hosts_of(snapshot: &Snapshot, level: Level) -> Option<Hosts> {
+        let hashed = snapshot.hashed.as_deref().filter(|_| A::BITS == 128);
+        level.hosts(hashed?)
+    }
+
+    /// The hash of hosts and their networks, if there is one that single lookups ask as such.
+    #[inline(always)]
+    pub(super) fn hosts(&self) -> Option<(Hosts, &Hashed)> {
+        let hosts = self.hosts.filter(|_| A::BITS == 128)?;
+        Some((hosts, self.snapshot.hashed.as_deref()?))
     }
 
     /// The windows of an IPv6 table that has them.

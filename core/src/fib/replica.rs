@@ -142,19 +142,20 @@ impl<A: Address> FibReplica<A> {
     /// itself waits for each step, and these are nearer there than in the copy.
     #[must_use]
     pub fn lookup(&self, address: A) -> Option<NextHopId> {
-        let Some(copied) = &self.copied else {
-            return self.reader.lookup(address);
-        };
-        match copied {
-            Copied::Expanded(expanded) => {
+        // Before all else: such a lookup is so short that each question counts.
+        if let Some((hosts, hashed)) = self.reader.hosts() {
+            return NextHopId::from_code(hosts.lookup(hashed, &self.reader, address));
+        }
+        match &self.copied {
+            Some(Copied::Expanded(expanded)) => {
                 let key = (address.to_key() >> 96 & 0xffff_ffff) as u32;
                 NextHopId::from_code(expanded.lookup(key))
             }
-            Copied::Strides(strides) => {
+            Some(Copied::Strides(strides)) => {
                 let (level, _) = self.reader.parts();
                 level.strides_one(strides, &self.reader, address)
             }
-            Copied::Pushed(_) => self.reader.lookup(address),
+            Some(Copied::Pushed(_)) | None => self.reader.lookup(address),
         }
     }
 

@@ -233,26 +233,12 @@ fn one<const N: usize, const P: usize>(hashed: &Hashed, key: u128) -> Option<u16
     (length(hashed, number).differs(entry, high, low) == 0).then_some(code(entry))
 }
 
-/// The same for two lengths and an address of which these are the [`octets`]; `OF_HOSTS` says that the lengths are 128 and
-/// 64.
+/// The same for two lengths and an address of which these are the [`octets`].
 ///
 /// Whoever inlines this has the instructions of [`Avx512`].
 #[inline(always)]
-pub(super) fn lookup_of_two<const OF_HOSTS: bool>(
-    hashed: &Hashed,
-    high: u64,
-    low: u64,
-) -> Option<u16> {
-    let [longer, shorter] = [0, 1].map(|number| length(hashed, number));
-    let [longer, shorter] = if OF_HOSTS {
-        let high = spread(high, HIGH_FACTOR);
-        [
-            longer.hash_of(high, spread(low, LOW_FACTOR)),
-            shorter.hash_of(high, 0),
-        ]
-    } else {
-        [longer.hash(high, low), shorter.hash(high, low)]
-    };
+pub(super) fn lookup_of_two(hashed: &Hashed, high: u64, low: u64) -> Option<u16> {
+    let [longer, shorter] = [0, 1].map(|number| length(hashed, number).hash(high, low));
     let [first, second] = [longer, shorter].map(|hash| line(hashed, hash));
     // SAFETY: the instructions are there.
     let slots = unsafe { slots_of_two(first, longer, second, shorter) };
@@ -269,6 +255,37 @@ pub(super) fn lookup_of_two<const OF_HOSTS: bool>(
         let len = entry.add(2).cast::<u16>().add(1).read();
         let code = entry.add(2).cast::<u16>().read();
         (u64::from(len) == length.len).then_some(code)
+    }
+}
+
+/// The same for lengths of 128 and 64, hosts and their networks: without masks where there is nothing to mask.
+///
+/// Whoever inlines this has the instructions of [`Avx512`].
+#[inline(always)]
+pub(super) fn lookup_of_hosts(hashed: &Hashed, high: u64, low: u64) -> Option<u16> {
+    let [longer, shorter] = [0, 1].map(|number| length(hashed, number));
+    let spread_high = spread(high, HIGH_FACTOR);
+    let longer = longer.hash_of(spread_high, spread(low, LOW_FACTOR));
+    let shorter = shorter.hash_of(spread_high, 0);
+    let [first, second] = [longer, shorter].map(|hash| line(hashed, hash));
+    // SAFETY: the instructions are there.
+    let slots = unsafe { slots_of_two(first, longer, second, shorter) };
+    if slots == 0 {
+        // SAFETY: what stands behind the line is the entry.
+        return Some(code(read(unsafe { hashed.default.as_ptr().add(8) })));
+    }
+    let at = slots.trailing_zeros() as usize;
+    let is_host = at < TAGS;
+    let entry = entry_of(select_unpredictable(is_host, first, second), at % TAGS);
+    // SAFETY: as in `read`.
+    unsafe {
+        let prefix = entry.cast::<u64>();
+        let low = select_unpredictable(is_host, low, 0);
+        let len = 128 >> (at / TAGS);
+        let meta = entry.add(2).cast::<u16>();
+        let fits =
+            prefix.read() == high && prefix.add(1).read() == low && meta.add(1).read() == len;
+        fits.then(|| meta.read())
     }
 }
 
@@ -331,7 +348,7 @@ fn of_two<A: Address>(
     let mut undecided = 0;
     for (lane, (address, next_hop)) in addresses.iter().zip(next_hops).enumerate() {
         let (high, low) = octets(address.to_key());
-        match lookup_of_two::<false>(hashed, high, low) {
+        match lookup_of_two(hashed, high, low) {
             Some(code) => *next_hop = NextHopId::from_code(code),
             None => undecided |= 1 << lane,
         }

@@ -87,6 +87,29 @@ pub(super) use moves::move_octets;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Level(SimdLevel);
 
+/// That single addresses go through a hash of hosts and their networks by AVX-512; only [`Level::hosts`] makes one, where
+/// the machine has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Hosts(());
+
+impl Hosts {
+    /// The code that the table of `trie` has for an address: what `hashed`, its hash, says, or the trie.
+    #[inline(always)]
+    pub(super) fn lookup<A: Address>(self, hashed: &Hashed, trie: &impl Trie, address: A) -> u16 {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let (high, low) = octets(address.to_key());
+            // SAFETY: there is one only where the instructions were found.
+            unsafe { hosts_one_avx512(hashed, trie, high, low) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = hashed;
+            trie.walk(address.to_key())
+        }
+    }
+}
+
 /// Asks for the lines of the first `cells` cells of `block`, which will be read soon.
 #[inline]
 pub(super) fn ask_for_block(block: &[AtomicU64], cells: usize) {
@@ -344,32 +367,24 @@ impl Level {
         reader.lookup_batch(addresses, next_hops);
     }
 
-    /// The code that the table of `trie` has for an IPv6 address: what its hash says, or the trie.
-    #[inline(always)]
-    pub(super) fn hashed_one<A: Address>(
-        self,
-        hashed: &Hashed,
-        trie: &impl Trie,
-        address: A,
-    ) -> u16 {
+    /// Whether single addresses have a way of their own in `hashed`: one of hosts and their networks.
+    pub(super) fn hosts(self, hashed: &Hashed) -> Option<Hosts> {
         #[cfg(target_arch = "x86_64")]
-        if self.0 >= SimdLevel::Avx512 && hashed.of_hosts {
-            let (high, low) = octets(address.to_key());
-            // SAFETY: a `Level` of these exists only where the instructions were found.
-            return unsafe { hashed_one_avx512::<true>(hashed, trie, high, low) };
+        if hashed.of_hosts && self.0 >= SimdLevel::Avx512 {
+            return Some(Hosts(()));
         }
-        self.hashed_other(hashed, trie, address)
+        let _ = hashed;
+        None
     }
 
-    /// The same at every level and for any lengths. Apart, so that what it needs is not set up for the others.
+    /// The code that the table of `trie` has for an address: what its hash says, or the trie.
     #[inline(never)]
-    fn hashed_other<A: Address>(self, hashed: &Hashed, trie: &impl Trie, address: A) -> u16 {
-        let key = address.to_key();
+    pub(super) fn hashed_one(self, hashed: &Hashed, trie: &impl Trie, key: u128) -> u16 {
         #[cfg(target_arch = "x86_64")]
         if self.0 >= SimdLevel::Avx512 && hashed.count == 2 {
             let (high, low) = octets(key);
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            return unsafe { hashed_one_avx512::<false>(hashed, trie, high, low) };
+            return unsafe { hashed_one_avx512(hashed, trie, high, low) };
         }
         let code = match self.0 {
             SimdLevel::Portable => hashed.lookup(trie.segments(), key),
@@ -682,13 +697,19 @@ fn hashed_avx512<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn hashed_one_avx512<const HOSTS: bool>(
-    hashed: &Hashed,
-    trie: &impl Trie,
-    high: u64,
-    low: u64,
-) -> u16 {
-    match hashed::lookup_of_two::<HOSTS>(hashed, high, low) {
+fn hashed_one_avx512(hashed: &Hashed, trie: &impl Trie, high: u64, low: u64) -> u16 {
+    match hashed::lookup_of_two(hashed, high, low) {
+        Some(code) => code,
+        None => trie.walk(key_of(high, low)),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
+)]
+fn hosts_one_avx512(hashed: &Hashed, trie: &impl Trie, high: u64, low: u64) -> u16 {
+    match hashed::lookup_of_hosts(hashed, high, low) {
         Some(code) => code,
         None => trie.walk(key_of(high, low)),
     }
