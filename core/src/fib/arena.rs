@@ -296,8 +296,10 @@ const OFFSET_BITS: u32 = 14;
 const OFFSET_MASK: u32 = (1 << OFFSET_BITS) - 1;
 const MAX_SEGMENTS: usize = 1 << (32 - OFFSET_BITS);
 
-/// 128 KiB: setting one up takes about 20 microseconds, which is inside the bound of one update.
-const SEGMENT_CELLS: usize = 1 << OFFSET_BITS;
+/// 32 KiB, set up in some 15 microseconds even where all of its pages are new to the process, which is inside the bound
+/// of one update; and too little for an allocator to map it by itself, as many do from 128 KiB on. Larger blocks have
+/// segments of their own.
+const SEGMENT_CELLS: usize = 1 << 12;
 /// Small tables grow by a quarter of what they have and by no more than 4 KiB, so that ten routes do not pay for a
 /// hundred, nor a hundred for a thousand.
 const SMALL_SEGMENT_CELLS: usize = 512;
@@ -310,16 +312,16 @@ const MEDIUM_TABLE_CELLS: usize = 64 * MEDIUM_SEGMENT_CELLS;
 /// Cells of a cache line.
 pub(super) const LINE_CELLS: usize = 8;
 
-/// More segments than one change can fill: 16 levels of at most a quarter segment each, and what splitting leaves.
+/// More segments than one change can fill: 16 levels of at most one segment each.
 const CHANGE_SEGMENTS: usize = 16;
 
 const CLASSES: usize = 120;
 const NIL: u32 = u32::MAX;
 
-const _: () = assert!(class_above(SEGMENT_CELLS) < CLASSES);
+const _: () = assert!(class_above(1 << OFFSET_BITS) < CLASSES);
 const _: () = {
     let mut cells = 1;
-    while cells <= SEGMENT_CELLS {
+    while cells <= 1 << OFFSET_BITS {
         assert!(class_cells(class_above(cells)) >= cells);
         assert!(class_cells(class_below(cells)) <= cells);
         cells += 1;

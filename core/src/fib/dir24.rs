@@ -167,7 +167,7 @@ const LINE_SHIFT: u32 = 8 + 6;
 /// Lines that are remembered.
 const LINES: usize = 4096;
 /// Addresses from one sample to the next.
-const EVERY: usize = 2000;
+const EVERY: usize = 4000;
 /// Addresses of a sample.
 const SAMPLE: usize = 32;
 /// Addresses that are judged together.

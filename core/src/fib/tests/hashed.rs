@@ -304,7 +304,7 @@ fn no_change_of_a_table_with_a_hash_writes_more_than_its_share() {
     std::eprintln!("growing to 20,000 routes: most {most} cells, {most_without} without a segment");
     assert!(is_complete(&fib));
     assert!(most_without <= TRIE, "{most_without}");
-    assert!(most <= TRIE + 2 * 16_384 + 4_096, "{most}");
+    assert!(most <= TRIE + 2 * 4_096 + 4_096, "{most}");
     // Given up and filled again, by a length too many that comes and goes.
     let (mut most, mut completed) = (0, 0);
     for n in 0..3 {

@@ -421,5 +421,5 @@ fn no_change_writes_more_than_the_blocks_of_a_slash_8_and_a_share() {
         drop(core::mem::replace(&mut held, pair.fib.reader()));
     }
     std::eprintln!("most {most} cells in one change");
-    assert!(most <= 32 * MOST_BLOCK + 2 * 16_384 + 40_000, "{most}");
+    assert!(most <= 32 * MOST_BLOCK + 2 * 4_096 + 40_000, "{most}");
 }

@@ -531,7 +531,7 @@ fn no_change_writes_more_than_a_split_32() {
         .collect();
     for round in 0..2 {
         for (n, route) in (0..).zip(&routes) {
-            let growth = 3 * 16_384 + 6 * fib.arena.segments().len();
+            let growth = 3 * 4_096 + 6 * fib.arena.segments().len();
             let cells = cells_written(|| {
                 fib.insert(join(*route), id(n + round)).unwrap();
             });

@@ -23,7 +23,7 @@ const MOST_IPV6: usize = 42 + 2_048 + 2_049 + 13 * (7 + 256 + 257);
 /// The largest change of the root laid out slot by slot: the copy of its route list, and every slot and its word.
 const MOST_ROOT: usize = 2 * 16_384 + 2 * 8_192;
 /// A new segment for each arena. The list of segments comes on top, two cells for each.
-const MOST_GROWTH: usize = 2 * 16_384;
+const MOST_GROWTH: usize = 2 * 4_096;
 
 /// Inserts and removes `routes` in a table that has them, published before each change; gives the most cells that one
 /// change wrote, and the mean.
