@@ -227,11 +227,11 @@ pub(super) fn lookup_one<A: Address>(
     }
 }
 
-/// The code for an address that begins with `high`; [`ASK`], and more bits, when the trie must be asked.
-/// From a root entry with a top on, by leaves of `WIDTH` octets.
+/// The code for an address that begins with `high`, whose root entry is one with a top, by leaves of `WIDTH` octets;
+/// [`ASK`], and more bits, when the trie must be asked.
 #[inline(always)]
 fn one<const WIDTH: usize>(strides: &Strides, root: u64, high: u64) -> u16 {
-    let octets = strides.octets().as_ptr();
+    let octets = strides.octets();
     let middle = middle(strides, (high >> 32) as u32);
     if middle != 0 {
         // SAFETY: the hash has nodes of the copy.
@@ -244,10 +244,10 @@ fn one<const WIDTH: usize>(strides: &Strides, root: u64, high: u64) -> u16 {
     // SAFETY: a root entry names a top, which has a leaf for each slot, and eight octets from each one's first on; a leaf
     // of a top names a node of the copy, and so does one of that.
     unsafe {
-        let top = leaf::<WIDTH>(octets.add((root >> 32) as usize + WIDTH * slot));
+        let top = leaf::<WIDTH>(octets, place(root >> 32) + WIDTH * slot);
         let mut code = longer(code_of::<WIDTH>(top), (root & 0xffff) as u16);
         if leads_on::<WIDTH>(top) {
-            let leaf = step_one::<WIDTH>(octets, node_of::<WIDTH>(top), (high >> 32) as u8);
+            let leaf = step_one::<WIDTH>(octets, node_of::<WIDTH>(top), octet::<32>(high));
             code = longer(code_of::<WIDTH>(leaf), code);
             if leads_on::<WIDTH>(leaf) {
                 code = longer(
@@ -264,7 +264,7 @@ fn one<const WIDTH: usize>(strides: &Strides, root: u64, high: u64) -> u16 {
 #[inline(always)]
 fn middle(strides: &Strides, key: u32) -> u64 {
     let middles = strides.middles();
-    let at = (line_of(key) & middles.mask()) as usize;
+    let at = place(line_of(key) & middles.mask());
     debug_assert!(at < size_of_val(middles.lines()), "octet {at}");
     // SAFETY: of a place that is masked so a line begins there: as many keys as nodes.
     unsafe {
@@ -288,14 +288,14 @@ fn middle(strides: &Strides, key: u32) -> u64 {
 ///
 /// `node` is one of the copy, as of [`step_one`].
 #[inline(always)]
-unsafe fn from_middle<const WIDTH: usize>(octets: *const u8, node: u64, high: u64) -> u16 {
+unsafe fn from_middle<const WIDTH: usize>(octets: &[u8], node: u64, high: u64) -> u16 {
     // SAFETY: so it is, and what its leaf names is one, too.
     unsafe {
-        let leaf = step_one::<WIDTH>(octets, node, (high >> 24) as u8);
+        let leaf = step_one::<WIDTH>(octets, node, octet::<24>(high));
         if leads_on::<WIDTH>(leaf) {
-            let last = step_one::<CODE>(octets, node_of::<WIDTH>(leaf), (high >> 16) as u8);
+            let last = step_one::<CODE>(octets, node_of::<WIDTH>(leaf), octet::<16>(high));
             if last != 0 {
-                return last as u16;
+                return code_of::<WIDE>(last);
             }
         }
         code_of::<WIDTH>(leaf)
@@ -307,39 +307,41 @@ unsafe fn from_middle<const WIDTH: usize>(octets: *const u8, node: u64, high: u6
 ///
 /// # Safety
 ///
-/// There is such a node in the copy, whose first octet `octets` is.
+/// There is such a node in the copy, whose octets these are.
 #[inline(always)]
-unsafe fn step_one<const WIDTH: usize>(octets: *const u8, node: u64, slot: u8) -> u64 {
-    // SAFETY: behind the first octet of any node are so many others, and more.
+unsafe fn step_one<const WIDTH: usize>(octets: &[u8], node: u64, slot: u8) -> u64 {
+    let first = place(node & !1);
+    debug_assert!(first > 0 && first + 64 <= octets.len(), "node at {first}");
+    // SAFETY: behind the first octet of any node are so many others, and more; before it is the node that is nowhere.
     unsafe {
+        let at = octets.as_ptr().add(place(node));
         // Of few runs: the first that does not end before the slot. What is behind the ends is none that does.
         let slots = _mm_move_epi64(_mm_set1_epi8(slot.cast_signed()));
-        let ends = _mm_loadl_epi64(octets.add(node as usize).cast());
+        let ends = _mm_loadl_epi64(at.cast());
         let reached = _mm_cmpeq_epi8(_mm_max_epu8(ends, slots), ends);
         let few = _mm_movemask_epi8(reached).trailing_zeros() as usize;
-        // Of many: those that start in the 32 slots up to this one. The bit of many runs, which is set, is not part of the
+        // Of many: those that start in the 32 slots up to this one. The bit of many runs is set then, and no part of the
         // place.
-        let cell = octets
-            .add(5 * usize::from(slot >> 5))
-            .add(node as usize)
-            .sub(1);
+        let cell = at.add(5 * usize::from(slot >> 5)).sub(1);
         let cell = cell.cast::<u64>().read_unaligned();
-        let starts = (cell as u32) << (31 - (slot & 31));
-        let many = (cell >> 32 & 0xff) as usize + starts.count_ones() as usize;
+        let starts = (cell & 0xffff_ffff) << (31 - (slot & 31)) & 0xffff_ffff;
+        let many = place(cell >> 32 & 0xff) + starts.count_ones() as usize;
         let run = select_unpredictable(node & 1 == 0, few, many);
-        leaf::<WIDTH>(octets.add((node & !1) as usize + 8 + WIDTH * run))
+        leaf::<WIDTH>(octets, first + 8 + WIDTH * run)
     }
 }
 
-/// A leaf of `WIDTH` octets.
+/// The leaf of `WIDTH` octets at `at`.
 ///
 /// # Safety
 ///
-/// Eight octets can be read at `at`.
+/// There are eight octets from there on.
 #[inline(always)]
-unsafe fn leaf<const WIDTH: usize>(at: *const u8) -> u64 {
-    // SAFETY: so they can.
+unsafe fn leaf<const WIDTH: usize>(octets: &[u8], at: usize) -> u64 {
+    debug_assert!(at + 8 <= octets.len(), "leaf at {at}");
+    // SAFETY: so there are.
     unsafe {
+        let at = octets.as_ptr().add(at);
         match WIDTH {
             CODE => at.cast::<u16>().read_unaligned().into(),
             NARROW => at.cast::<u32>().read_unaligned().into(),
@@ -348,7 +350,21 @@ unsafe fn leaf<const WIDTH: usize>(at: *const u8) -> u64 {
     }
 }
 
+/// The octet of an address that ends `SHIFT` bits before the end of its first half.
 #[inline(always)]
+const fn octet<const SHIFT: u32>(high: u64) -> u8 {
+    let [octet, ..] = (high >> SHIFT).to_le_bytes();
+    octet
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
+const fn place(number: u64) -> usize {
+    number as usize
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "at most 16 bits are left")]
 const fn code_of<const WIDTH: usize>(leaf: u64) -> u16 {
     (leaf & ((1 << code_bits(WIDTH)) - 1)) as u16
 }

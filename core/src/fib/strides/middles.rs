@@ -55,8 +55,8 @@ impl Middles {
     /// Makes the node for `key` this one, or none where that is 0. A line that is full has no place for one more.
     pub(super) fn set(&mut self, key: u32, node: u64) -> Option<()> {
         let node = u32::try_from(first_of(node)).ok()? | u32::from(is_many(node));
-        let at = usize::try_from(line_of(key) & self.mask()).ok()? / size_of::<Line>();
-        let line = self.lines.get_mut(at)?;
+        let number = self.number(key)?;
+        let line = self.lines.get_mut(number)?;
         let had = line.place_of(key);
         let free = || line.nodes.iter().position(|node| *node == 0);
         let Some(place) = had.or_else(free) else {
@@ -67,6 +67,12 @@ impl Middles {
         self.count -= usize::from(had.is_some());
         self.count += usize::from(node != 0);
         Some(())
+    }
+
+    /// The number of the line for `key`.
+    fn number(&self, key: u32) -> Option<usize> {
+        let octet = usize::try_from(line_of(key) & self.mask()).ok()?;
+        Some(octet / size_of::<Line>())
     }
 
     /// Whether there are too many nodes for so many lines.
@@ -100,8 +106,7 @@ pub(in crate::fib) const fn line_of(key: u32) -> u64 {
 impl Middles {
     /// What the hash has for `key`.
     pub(super) fn node(&self, key: u32) -> Option<u32> {
-        let at = (line_of(key) & self.mask()) as usize / size_of::<Line>();
-        let line = self.lines.get(at)?;
+        let line = self.lines.get(self.number(key)?)?;
         line.nodes.get(line.place_of(key)?).copied()
     }
 
