@@ -224,9 +224,13 @@ impl Hash {
             #[cfg(target_arch = "x86_64")]
             pages: {
                 let pages = self.directory.iter();
-                pages
-                    .map(|page| AtomicPtr::new(block(segments, *page).as_ptr().cast_mut()))
-                    .collect()
+                let addresses = pages.map(|page| {
+                    let page = block(segments, *page).as_ptr();
+                    // Gathers read them as numbers.
+                    page.expose_provenance();
+                    AtomicPtr::new(page.cast_mut())
+                });
+                addresses.collect()
             },
             shift: 64 - u32::from(self.depth),
             count,

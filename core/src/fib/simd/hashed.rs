@@ -27,6 +27,8 @@ use super::super::hashed::{
 };
 use super::super::walk::View;
 use super::ask_ahead;
+use super::longest::List;
+use super::windows::place;
 
 /// The instructions that compare tags, and what a batch makes of them.
 pub(super) trait Unit {
@@ -45,8 +47,8 @@ pub(super) trait Unit {
 /// What every x86-64 has.
 pub(super) struct Sse2;
 
-/// 512-bit vectors with masks.
-pub(super) struct Avx512;
+/// 512-bit vectors with masks; with `GATHER` what they lead to comes by gathers.
+pub(super) struct Avx512<const GATHER: bool>;
 
 impl Unit for Sse2 {
     #[inline(always)]
@@ -110,7 +112,7 @@ impl Unit for Sse2 {
     }
 }
 
-impl Unit for Avx512 {
+impl<const GATHER: bool> Unit for Avx512<GATHER> {
     #[inline(always)]
     fn slots_with(line: *const AtomicU64, tag: u16) -> u16 {
         // SAFETY: as above; `hashed_avx512` is where this is inlined.
@@ -128,7 +130,7 @@ impl Unit for Avx512 {
         next_hops: &mut [Option<NextHopId>],
     ) -> u32 {
         if N == 2 {
-            return of_two(hashed, addresses, next_hops);
+            return of_two::<A, GATHER>(hashed, addresses, next_hops);
         }
         let mut octets = [[0_u8; 16]; LANES];
         for (address, octets) in addresses.iter().zip(&mut octets) {
@@ -333,16 +335,16 @@ unsafe fn slots_of_two(
 
 /// At most [`LANES`] addresses in two lengths; gives the lanes, a bit each, that the trie must be asked for.
 #[inline(always)]
-fn of_two<A: Address>(
+fn of_two<A: Address, const GATHER: bool>(
     hashed: &Hashed,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) -> u32 {
     if let (Ok(addresses), Ok(next_hops)) = (addresses.try_into(), (&mut *next_hops).try_into()) {
         return if hashed.of_hosts {
-            group_of_two::<A, true>(hashed, addresses, next_hops)
+            group_of_two::<A, true, GATHER>(hashed, addresses, next_hops)
         } else {
-            group_of_two::<A, false>(hashed, addresses, next_hops)
+            group_of_two::<A, false, GATHER>(hashed, addresses, next_hops)
         };
     }
     let mut undecided = 0;
@@ -358,11 +360,13 @@ fn of_two<A: Address>(
 
 /// A whole group in two lengths: what [`lookup_of_two`] is for one address.
 #[inline(always)]
-fn group_of_two<A: Address, const OF_HOSTS: bool>(
+fn group_of_two<A: Address, const OF_HOSTS: bool, const GATHER: bool>(
     hashed: &Hashed,
     addresses: &[A; LANES],
     next_hops: &mut [Option<NextHopId>; LANES],
 ) -> u32 {
+    // Where the lines are, by gathers; otherwise their pages, and where in these.
+    let mut lines = [const { List::<u64, LANES>::new() }; 2];
     let mut pages = [[0_u16; LANES]; 2];
     let mut cells = [[0_u16; LANES]; 2];
     let mut tags = [0_u32; LANES];
@@ -374,14 +378,18 @@ fn group_of_two<A: Address, const OF_HOSTS: bool>(
         unsafe {
             let eight = Eight::of(&octets);
             let mut hashes = [eight.high; 2];
-            let places = pages.iter_mut().zip(&mut cells).zip(&mut hashes);
-            for (number, ((pages, cells), place)) in places.enumerate() {
+            let places = pages.iter_mut().zip(&mut cells).zip(&mut lines);
+            for (number, (((pages, cells), lines), place)) in places.zip(&mut hashes).enumerate() {
                 let hash = if OF_HOSTS {
                     eight.hashes(&load(&HOSTS, number))
                 } else {
                     eight.hashes(length(hashed, number))
                 };
                 *place = hash;
+                if GATHER {
+                    lines.set_eight(start, eight_lines(hashed, hash));
+                    continue;
+                }
                 let (page, cell) = eight_places(hashed, hash);
                 x86_64::_mm_storeu_si128(pages.as_mut_ptr().add(start).cast(), page);
                 x86_64::_mm_storeu_si128(cells.as_mut_ptr().add(start).cast(), cell);
@@ -396,15 +404,23 @@ fn group_of_two<A: Address, const OF_HOSTS: bool>(
             x86_64::_mm256_storeu_si256(tags.as_mut_ptr().add(start).cast(), both);
         }
     }
+    let [first_lines, second_lines] = &lines;
     let [first_pages, second_pages] = &pages;
     let [first_cells, second_cells] = &cells;
-    let first = first_pages.iter().zip(first_cells);
-    let second = second_pages.iter().zip(second_cells);
-    let places = first.zip(second);
+    let lines_of = |lane: usize| {
+        if GATHER {
+            return [first_lines, second_lines].map(|lines| place(lines.get(lane)).cast());
+        }
+        let places = [(first_pages, first_cells), (second_pages, second_cells)];
+        places.map(|(pages, cells)| {
+            page(hashed, load(pages, lane).into()).wrapping_add(load(cells, lane).into())
+        })
+    };
     if hashed.is_far {
-        for ((first_at, first_cell), (second_at, second_cell)) in places.clone() {
-            prefetch(page(hashed, usize::from(*first_at)).wrapping_add(usize::from(*first_cell)));
-            prefetch(page(hashed, usize::from(*second_at)).wrapping_add(usize::from(*second_cell)));
+        for lane in 0..LANES {
+            let [first, second] = lines_of(lane);
+            prefetch(first);
+            prefetch(second);
         }
     }
     // SAFETY: the instructions are there.
@@ -414,10 +430,9 @@ fn group_of_two<A: Address, const OF_HOSTS: bool>(
         (numbers, x86_64::_mm_setzero_si128())
     };
     let mut others = 0;
-    let asked = next_hops.iter_mut().zip(addresses).zip(places.zip(&tags));
-    for ((next_hop, address), ((first, second), tags)) in asked {
-        let [first, second] = [first, second]
-            .map(|(at, cell)| page(hashed, usize::from(*at)).wrapping_add(usize::from(*cell)));
+    let asked = next_hops.iter_mut().zip(addresses).zip(&tags);
+    for (lane, ((next_hop, address), tags)) in asked.enumerate() {
+        let [first, second] = lines_of(lane);
         // SAFETY: the instructions are there.
         let (entry, length) = unsafe {
             let tags =
@@ -586,6 +601,26 @@ unsafe fn eight_places(
         let cell = x86_64::_mm512_cvtepi64_epi16(cell);
         let cell = x86_64::_mm_and_si128(cell, x86_64::_mm_set1_epi16(LINE_BITS));
         (page, cell)
+    }
+}
+
+/// Where the lines for eight hashes are.
+///
+/// # Safety
+///
+/// The instructions of [`Avx512`] are there.
+#[inline(always)]
+unsafe fn eight_lines(hashed: &Hashed, hash: x86_64::__m512i) -> x86_64::__m512i {
+    // SAFETY: the instructions are there; there is a page for each value of the bits that a hash is shifted to.
+    unsafe {
+        let shift = x86_64::_mm_cvtsi32_si128(hashed.shift.cast_signed());
+        let at = x86_64::_mm512_srl_epi64(hash, shift);
+        let page = x86_64::_mm512_i64gather_epi64::<8>(at, hashed.pages.as_ptr().cast());
+        // Cells are eight octets.
+        let octet = x86_64::_mm512_srli_epi64::<{ LINE_SHIFT - 3 }>(hash);
+        let octet =
+            x86_64::_mm512_and_si512(octet, x86_64::_mm512_set1_epi64(8 * LINE_BITS as i64));
+        x86_64::_mm512_add_epi64(page, octet)
     }
 }
 

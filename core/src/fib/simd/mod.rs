@@ -411,8 +411,12 @@ impl Level {
                 return hashed::lookup::<A, hashed::Sse2>(hashed, view, addresses, next_hops);
             }
             // SAFETY: a `Level` of these exists only where the instructions were found.
-            SimdLevel::Avx512 | SimdLevel::Avx512Gather => unsafe {
-                return hashed_avx512(hashed, view, addresses, next_hops);
+            SimdLevel::Avx512 => unsafe {
+                return hashed_avx512::<A, false>(hashed, view, addresses, next_hops);
+            },
+            // SAFETY: as above.
+            SimdLevel::Avx512Gather => unsafe {
+                return hashed_avx512::<A, true>(hashed, view, addresses, next_hops);
             },
         }
         for (address, next_hop) in addresses.iter().zip(next_hops) {
@@ -684,13 +688,13 @@ fn expanded_avx512<A: Address>(
 #[target_feature(
     enable = "popcnt,lzcnt,bmi1,bmi2,movbe,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
 )]
-fn hashed_avx512<A: Address>(
+fn hashed_avx512<A: Address, const GATHER: bool>(
     hashed: &Hashed,
     view: &View<'_>,
     addresses: &[A],
     next_hops: &mut [Option<NextHopId>],
 ) {
-    hashed::lookup::<A, hashed::Avx512>(hashed, view, addresses, next_hops);
+    hashed::lookup::<A, hashed::Avx512<GATHER>>(hashed, view, addresses, next_hops);
 }
 
 #[cfg(target_arch = "x86_64")]
