@@ -48,6 +48,7 @@ impl Dir24 {
     }
 
     /// Whether all are there.
+    #[cfg(any(test, target_arch = "x86_64"))]
     #[inline(always)]
     pub(super) const fn is_filled(&self) -> bool {
         self.filled == SLOTS

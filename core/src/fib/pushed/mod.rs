@@ -30,7 +30,9 @@ use alloc::vec::Vec;
 use core::mem;
 
 use super::address::Address;
-use super::arena::{Arena, LINE_CELLS, Segment, block as block_at, load, writes};
+#[cfg(target_arch = "x86_64")]
+use super::arena::block as block_at;
+use super::arena::{Arena, LINE_CELLS, Segment, load, writes};
 use super::batch::{self, CHUNK};
 use super::fresh::Fresh;
 use super::log::Log;

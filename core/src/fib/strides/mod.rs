@@ -48,8 +48,10 @@ use super::node::{CHUNK_STRIDE, Entry, ROOT_STRIDE, Shape};
 use super::walk::View;
 use super::windows::ASK;
 pub(super) use follow::said;
+pub(super) use layout::WIDE;
 use layout::{CELL, FEW, GRAIN, GROUPS, LAST, Layout, first_of, is_many};
-pub(super) use layout::{CODE, NARROW, WIDE};
+#[cfg(target_arch = "x86_64")]
+pub(super) use layout::{CODE, NARROW};
 use middles::Middles;
 #[cfg(target_arch = "x86_64")]
 pub(super) use middles::{NODES, line_of};

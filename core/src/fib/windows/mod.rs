@@ -55,8 +55,9 @@ use line::{LINE, LOWER, LOWER_OF_32, Line, Part, SHORT, UPPER, WHOLE, Window, cu
 #[cfg(target_arch = "x86_64")]
 pub(super) use directory::{Kind, line_of};
 pub(super) use directory::{OF_24, OF_32, OF_40};
+pub(super) use line::ASK;
 #[cfg(target_arch = "x86_64")]
-pub(super) use line::{ASK, ENDS};
+pub(super) use line::ENDS;
 
 /// What a table has of windows.
 #[derive(Debug, Default)]
