@@ -127,7 +127,6 @@ impl RawIp {
             ("IP_PKTINFO", IntOption::receive_packet_info(family), 1),
             ("IP_RECVTTL", IntOption::receive_ttl(family), 1),
             ("IP_RECVERR", IntOption::receive_errors(family), 1),
-            ("SO_RXQ_OVFL", IntOption::RECEIVE_DROPS, 1),
         ];
         let path_mtu = config.path_mtu.value();
         options.push(("IP_MTU_DISCOVER", IntOption::mtu_discover(family), path_mtu));

@@ -553,7 +553,6 @@ fn options(
             IntOption::mtu_discover(family),
             config.path_mtu.value(),
         ),
-        (true, "SO_RXQ_OVFL", IntOption::RECEIVE_DROPS, 1),
         (config.gro, "UDP_GRO", IntOption::UDP_GRO, 1),
         (config.reuse_port, "SO_REUSEPORT", IntOption::REUSE_PORT, 1),
         (zero && ipv4, "SO_NO_CHECK", IntOption::NO_CHECKSUM_IPV4, 1),

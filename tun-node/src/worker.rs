@@ -368,6 +368,9 @@ impl Worker {
     /// One turn of each direction.
     fn turn(&mut self) -> Result<(), WorkerError> {
         self.turns += 1;
+        if self.turns.is_multiple_of(COUNTED_TURNS) {
+            self.underlay.count_overflows();
+        }
         if let Some(tables) = self.tables.newer_than(self.engine.tables().epoch()) {
             self.shared.epoch.store(tables.epoch().0, Ordering::Relaxed);
             self.engine.set_tables(tables);
@@ -592,6 +595,9 @@ fn event_loop(what: &'static str) -> impl Fn(io::Error) -> WorkerError {
 const WAKER: Token = Token(0);
 const DEVICE: Token = Token(1);
 const FIRST_SOCKET: Token = Token(2);
+
+/// Turns after which the sockets' drops are counted even if nobody asks: the kernel's own count is of 32 bits.
+const COUNTED_TURNS: u64 = 1 << 16;
 
 /// Events taken at once; the sources are fewer.
 const EVENTS_MAX: usize = 64;

@@ -43,9 +43,6 @@ pub struct ReceiveControl {
     /// Octets of payload per datagram when the kernel joined several
     /// (`UDP_GRO`).
     pub segment_octets: Option<NonZeroU16>,
-    /// Datagrams that the socket has dropped since it was made, for want of
-    /// buffer (`SO_RXQ_OVFL`).
-    pub dropped: Option<u32>,
 }
 
 /// Room for every control message of [`SendControl`] and [`ReceiveControl`] at
@@ -134,7 +131,6 @@ impl Control {
                         .and_then(|octets| u16::try_from(octets).ok())
                         .and_then(NonZeroU16::new);
                 }
-                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => told.dropped = word(data),
                 _ => {}
             }
         }

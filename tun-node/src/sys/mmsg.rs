@@ -95,7 +95,6 @@ pub struct ReceiveRing {
     outcomes: Box<[std::result::Result<Datagram, Damage>]>,
     received: usize,
     counters: ReceiveCounters,
-    dropped: Option<u32>,
 }
 
 impl ReceiveRing {
@@ -113,7 +112,6 @@ impl ReceiveRing {
             outcomes: vec![Err(Damage::NoAddress); messages].into(),
             received: 0,
             counters: ReceiveCounters::default(),
-            dropped: None,
         }
     }
 
@@ -135,8 +133,6 @@ impl ReceiveRing {
             offered += 1;
         }
         self.received = 0;
-        // The socket of the turn before may be another.
-        self.dropped = None;
         ReceiveTurn {
             ring: self,
             offered,
@@ -155,14 +151,6 @@ impl ReceiveRing {
     #[must_use]
     pub const fn counters(&self) -> &ReceiveCounters {
         &self.counters
-    }
-
-    /// Datagrams that the socket of the last turn had dropped for want of buffer
-    /// when it queued the last message; `None` when it has not been asked to tell
-    /// (`SO_RXQ_OVFL`), has dropped none, or nothing was received.
-    #[must_use]
-    pub const fn dropped(&self) -> Option<u32> {
-        self.dropped
     }
 
     /// The outcomes of the last turn with the prefix of each, for a raw socket to
@@ -210,7 +198,6 @@ impl ReceiveRing {
         let told = control.read(control_octets(header));
         self.counters.messages += 1;
         self.counters.octets += length as u64;
-        self.dropped = told.dropped.or(self.dropped);
         *outcome = Ok(Datagram {
             range: 0..length,
             peer,

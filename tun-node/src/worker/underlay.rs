@@ -262,7 +262,6 @@ impl Underlay {
         if received == 0 {
             return;
         }
-        counters.receive_overflows += receiver.overflows.since(ring.dropped());
         for (index, outcome) in ring.received().iter().enumerate() {
             let Ok(datagram) = outcome else {
                 counters.receive_damaged += 1;
@@ -353,7 +352,7 @@ impl Underlay {
             .all_of(way, probe, &self.receivers, &self.ways, &mut uncounted);
     }
 
-    /// Counts what sockets dropped after the last datagram that they delivered.
+    /// Counts what sockets have dropped since the last time.
     pub(super) fn count_overflows(&mut self) {
         for receiver in &mut self.receivers {
             let told = sockopt::drops(receiver.socket.as_fd()).ok();
@@ -580,19 +579,15 @@ impl AsFd for Socket {
     }
 }
 
-/// The kernel's count of what a socket dropped: 32 bits, told with the datagrams that were queued after the drop, and
-/// to whoever asks.
+/// The kernel's count of what a socket dropped: 32 bits.
 #[derive(Clone, Copy, Debug, Default)]
 struct Overflows(u32);
 
 impl Overflows {
-    /// What was added since the last call; nothing where `told` is older than that.
+    /// What was added since the last call, unless the kernel does not say.
     fn since(&mut self, told: Option<u32>) -> u64 {
         let told = told.unwrap_or(self.0);
         let added = told.wrapping_sub(self.0);
-        if added > 1 << 31 {
-            return 0;
-        }
         self.0 = told;
         u64::from(added)
     }
@@ -807,8 +802,7 @@ mod tests {
         assert_eq!(overflows.since(Some(u32::MAX)), u64::from(much) + 1);
         assert_eq!(overflows.since(Some(4)), 5);
         assert_eq!(overflows.since(Some(4)), 0);
-        // A datagram that was queued before the kernel was asked.
-        assert_eq!(overflows.since(Some(u32::MAX)), 0);
+        assert_eq!(overflows.since(None), 0);
         assert_eq!(overflows.since(Some(6)), 2);
     }
 
