@@ -428,6 +428,8 @@ fn tcp_source(address: &str, streams: usize, length: Duration) -> std::io::Resul
             let to = socket_address(address);
             std::thread::spawn(move || -> std::io::Result<()> {
                 let mut stream = connect(to)?;
+                // A tunnel that has ended is an error, not a bench without an end.
+                stream.set_write_timeout(Some(STALLED))?;
                 let octets = vec![0x5a; 128 << 10];
                 let started = Instant::now();
                 while started.elapsed() < length {
@@ -442,6 +444,9 @@ fn tcp_source(address: &str, streams: usize, length: Duration) -> std::io::Resul
     }
     Ok(())
 }
+
+/// For how long nothing may go out before a stream is given up.
+const STALLED: Duration = Duration::from_secs(10);
 
 fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     let started = Instant::now();
