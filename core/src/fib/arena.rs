@@ -312,8 +312,9 @@ const MEDIUM_TABLE_CELLS: usize = 64 * MEDIUM_SEGMENT_CELLS;
 /// Cells of a cache line.
 pub(super) const LINE_CELLS: usize = 8;
 
-/// More segments than one change can fill: 16 levels of at most one segment each.
-const CHANGE_SEGMENTS: usize = 16;
+/// More segments than one change can fill: in the arena of lines a route of /8 makes 32 blocks of pushed chunks anew,
+/// each of more than half a segment at the most; in the others there are 16 levels.
+pub(super) const CHANGE_SEGMENTS: usize = 64;
 
 const CLASSES: usize = 120;
 const NIL: u32 = u32::MAX;

@@ -1,4 +1,4 @@
-//! A worker's own copy of what batches read of a table, and what that is of a large IPv4 table. Of a large IPv6 table it is
+//! A worker's own copy of what lookups read of a table, and what that is of a large IPv4 table. Of a large IPv6 table it is
 //! `strides/`, of an IPv4 table of few flat chunks `expanded.rs`.
 //!
 //! In a snapshot a lookup goes from the root to a block of pushed chunks (`pushed/`), to its group cell, to a leaf: the
@@ -51,7 +51,7 @@ pub struct FibReplica<A> {
     copied: Option<Copied>,
 }
 
-/// A copy of what batches read of a table.
+/// A copy of what lookups read of a table.
 #[derive(Debug)]
 enum Copied {
     /// Of a large IPv4 table.

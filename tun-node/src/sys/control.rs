@@ -54,7 +54,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Octets of room. The largest set read is 40 + 4 times 24.
+    /// Octets of room. The largest set read is 40 + 3 times 24.
     pub const CAPACITY: usize = 192;
 
     /// Nothing in it.

@@ -5,7 +5,8 @@
 //! AVX-512 eight addresses are hashed at once, and the last two passes are one: their loads do not wait for each other,
 //! and what a pass of its own writes down and reads again costs more than it hides. Of the usual two lengths both lines
 //! are compared in one vector; those of a table that is near are not asked for ahead; and what entries say about the
-//! prefix is gathered for the whole group, which is gone through again when one of them is of another prefix.
+//! prefix is gathered for the whole group, which is gone through again when one of them is of another prefix. Where
+//! gathers are fast, the pages of eight lines come by one.
 //!
 //! A single lookup is bound by its instructions where it waits for nothing else. So the hash is of an address as it is in
 //! memory, without its octets turned around; the two halves are spread once for all lengths that need them whole; tags
@@ -22,8 +23,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::super::NextHopId;
 use super::super::address::Address;
 use super::super::hashed::{
-    ENTRY, HIGH_FACTOR, HOSTS, Hashed, LINE_BITS, LINE_SHIFT, LOW_FACTOR, Length, MAX_LENGTHS,
-    SPREAD, TAGS, line_of, octets, spread, tag_of,
+    ENTRY, HIGH_FACTOR, HOSTS, Hashed, LINE, LINE_BITS, LINE_SHIFT, LOW_FACTOR, Length,
+    MAX_LENGTHS, SPREAD, TAGS, line_of, octets, spread, tag_of,
 };
 use super::super::walk::View;
 use super::ask_ahead;
@@ -274,7 +275,7 @@ pub(super) fn lookup_of_hosts(hashed: &Hashed, high: u64, low: u64) -> Option<u1
     let slots = unsafe { slots_of_two(first, longer, second, shorter) };
     if slots == 0 {
         // SAFETY: what stands behind the line is the entry.
-        return Some(code(read(unsafe { hashed.default.as_ptr().add(8) })));
+        return Some(code(read(unsafe { hashed.default.as_ptr().add(LINE) })));
     }
     let at = slots.trailing_zeros() as usize;
     let is_host = at < TAGS;

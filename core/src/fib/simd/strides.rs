@@ -36,7 +36,7 @@ use super::super::windows::ASK;
 use super::Native;
 use super::gathered::high_of_eight;
 use super::longest::{EIGHT, LANES};
-use super::windows::next;
+use super::windows::{next, pick};
 
 /// Looks up each of `addresses`, in the trie what is below /48.
 #[inline]
@@ -245,12 +245,12 @@ fn one<const WIDTH: usize>(strides: &Strides, root: u64, high: u64) -> u16 {
     // of a top names a node of the copy, and so does one of that.
     unsafe {
         let top = leaf::<WIDTH>(octets, place(root >> 32) + WIDTH * slot);
-        let mut code = longer(code_of::<WIDTH>(top), (root & 0xffff) as u16);
+        let mut code = pick(code_of::<WIDTH>(top), (root & 0xffff) as u16);
         if leads_on::<WIDTH>(top) {
             let leaf = step_one::<WIDTH>(octets, node_of::<WIDTH>(top), octet::<32>(high));
-            code = longer(code_of::<WIDTH>(leaf), code);
+            code = pick(code_of::<WIDTH>(leaf), code);
             if leads_on::<WIDTH>(leaf) {
-                code = longer(
+                code = pick(
                     from_middle::<WIDTH>(octets, node_of::<WIDTH>(leaf), high),
                     code,
                 );
@@ -380,12 +380,6 @@ const fn leads_on<const WIDTH: usize>(leaf: u64) -> bool {
 const fn node_of<const WIDTH: usize>(leaf: u64) -> u64 {
     let node = leaf >> code_bits(WIDTH);
     node >> 1 << 4 | node & 1
-}
-
-/// `code`, or what is `above` it when that is none.
-#[inline(always)]
-fn longer(code: u16, above: u16) -> u16 {
-    select_unpredictable(code == 0, above, code)
 }
 
 /// What the nodes that eight `leaves`, of `WIDTH` octets, lead to say about the octets of `highs` from bit `SHIFT` on:

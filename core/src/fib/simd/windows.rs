@@ -422,7 +422,7 @@ fn code<U: Unit>(line: *const u64, kind: Kind, high: u64) -> u16 {
 
 /// `code`, or what is `below` it when that is none.
 #[inline(always)]
-fn pick(code: u16, below: u16) -> u16 {
+pub(super) fn pick(code: u16, below: u16) -> u16 {
     select_unpredictable(code == 0, below, code)
 }
 

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use super::super::Fib;
 use super::super::address::{Address, prefix_mask};
+use super::super::arena::CHANGE_SEGMENTS;
 use super::super::hashed::{Length, MAX_LENGTHS, line_of, octets, tag_of};
 use super::hooks::cells_written;
 use super::rng::Rng;
@@ -339,7 +340,7 @@ fn a_hash_that_finds_no_room_is_given_up_and_the_routes_stay() {
     for n in 0..2_000 {
         pair.insert(cluster(n), n);
     }
-    let limit = pair.fib.arena.segments().len() + 16;
+    let limit = pair.fib.arena.segments().len() + CHANGE_SEGMENTS;
     pair.fib.arena.limit_segments(limit);
     let mut rng = Rng(26);
     let mut n = 2_000;
