@@ -120,6 +120,10 @@ pub struct DeviceCounters {
     pub read: Tally,
     /// Packets among them that the device left uncut (up to 64 KiB); each counts once everywhere.
     pub read_super: u64,
+    /// Packets among them that came by the ring beside the device's queue.
+    pub read_ring: u64,
+    /// Packets that the ring had no room for. They are not among those that were read.
+    pub ring_full: u64,
     /// Packets read and dropped because what the device said about their offload is impossible.
     pub read_damaged: u64,
     /// Reads that failed, other than for want of a packet.
@@ -261,6 +265,10 @@ pub struct DeviceReport {
     pub read: TallyReport,
     /// Packets among them that the device left uncut.
     pub read_super: u64,
+    /// Packets among them that came by the ring beside the device's queue.
+    pub read_ring: u64,
+    /// Packets that the ring had no room for. They are not among those that were read.
+    pub ring_full: u64,
     /// Packets with an impossible offload.
     pub read_damaged: u64,
     /// Reads that failed.
@@ -288,6 +296,8 @@ impl From<&DeviceCounters> for DeviceReport {
         Self {
             read: counters.read.into(),
             read_super: counters.read_super,
+            read_ring: counters.read_ring,
+            ring_full: counters.ring_full,
             read_damaged: counters.read_damaged,
             read_errors: counters.read_errors.report(),
             written: counters.written.into(),
@@ -306,6 +316,8 @@ impl DeviceReport {
     fn add(&mut self, other: &Self) {
         self.read.add(other.read);
         self.read_super += other.read_super;
+        self.read_ring += other.read_ring;
+        self.ring_full += other.ring_full;
         self.read_damaged += other.read_damaged;
         add_counts(&mut self.read_errors, &other.read_errors);
         self.written.add(other.written);

@@ -5,6 +5,7 @@
 //! underlay ([`udp`]) and starts a [`worker`] that carries packets between them; [`node`]
 //! puts these together and watches over them. [`ctl`] and [`metrics`] tell the outside how it goes.
 
+mod assembler;
 pub mod cli;
 pub mod config;
 pub mod counters;
@@ -22,6 +23,7 @@ pub mod paths;
 pub mod plane;
 pub mod raw;
 pub mod rib;
+pub mod ring;
 pub mod rootless;
 pub mod shortcut;
 pub mod snapshot;

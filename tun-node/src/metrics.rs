@@ -306,6 +306,13 @@ impl Page {
                 i64::from(offload.flows),
             )?;
         }
+        if let Some(ring) = &status.packet_ring {
+            lines.gauge(
+                "packet_ring",
+                "Whether datagrams may come by the ring beside the device's queue.",
+                i64::from(ring.on),
+            )?;
+        }
         let epoch = i64::try_from(status.epoch).unwrap_or(i64::MAX);
         lines.gauge("tables_epoch", "Generation of the tables.", epoch)?;
         let workers = &self.counters.workers;
@@ -421,11 +428,21 @@ impl Page {
             devices().map(|(labels, device)| (labels, &device.reply_drops)),
         )?;
         type Pick = fn(&DeviceReport) -> u64;
-        let rest: [(&str, &str, Pick); 6] = [
+        let rest: [(&str, &str, Pick); 8] = [
             (
                 "device_read_super",
                 "Packets read that the device left uncut.",
                 |d| d.read_super,
+            ),
+            (
+                "device_read_ring",
+                "Packets read that came by the ring beside the device's queue.",
+                |d| d.read_ring,
+            ),
+            (
+                "device_ring_full",
+                "Packets that the ring beside the device's queue had no room for.",
+                |d| d.ring_full,
             ),
             (
                 "device_read_damaged",
@@ -778,6 +795,7 @@ mod tests {
             rootless: false,
             metrics: None,
             flow_offload: None,
+            packet_ring: None,
         };
         let counters = CountersReport {
             total: report.clone(),

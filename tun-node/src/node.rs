@@ -53,6 +53,7 @@ use crate::hostroutes::{Host, HostError, HostParts};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::paths::{PathsInlet, PathsParts};
 use crate::plane::{PlaneError, PlaneInlet, PlaneParts};
+use crate::ring::Ring;
 use crate::rootless::{self, Launch, Rootless};
 use crate::sys;
 use crate::tun::Tun;
@@ -130,6 +131,8 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     };
     let (ending, ended) = crossbeam_channel::bounded(1);
     state.open_shortcut();
+    // Behind the short way, which is asked first so.
+    let ring = state.open_ring(undo.index(), queues.len());
     let parts = WorkerParts {
         number: 0,
         duty: Duty::Both,
@@ -143,7 +146,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     };
     info!(directions = spread.name(), because = %spread.because, "workers");
     // Before the kernel's routes, which may be many and may be there already.
-    for worker in open_workers(&parts, &spread, queues, &cpus)? {
+    for worker in open_workers(&parts, &spread, (queues, ring), &cpus)? {
         state.add_worker(worker.start(ending.clone())?);
     }
     drop(ending);
@@ -222,11 +225,12 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     Ok(code)
 }
 
-/// Opens a worker for each queue of the device, or one for each of its directions.
+/// Opens a worker for each queue of the device, or one for each of its directions. The ring goes to
+/// the first that reads the device.
 fn open_workers(
     usual: &WorkerParts<'_>,
     spread: &Spread,
-    queues: Vec<Tun>,
+    (queues, mut ring): (Vec<Tun>, Option<Ring>),
     cpus: &[usize],
 ) -> Result<Vec<OpenWorker>, NodeError> {
     let workers = u16::try_from(queues.len()).unwrap_or(u16::MAX);
@@ -252,7 +256,9 @@ fn open_workers(
             placement,
             ..usual.clone()
         };
-        Ok(OpenWorker::open(parts, queue)?)
+        // There is one only where there is one queue.
+        let ring = ring.take_if(|_| duty.encaps());
+        Ok(OpenWorker::open(parts, (queue, ring))?)
     });
     opened.collect()
 }
@@ -397,6 +403,7 @@ impl Supervisor<'_> {
             }
         }
         self.watch_loops();
+        self.state.look_after_ring();
         let is_ready = self.probe_is_fresh();
         if is_ready != self.was_ready {
             self.was_ready = is_ready;

@@ -113,6 +113,13 @@ pub fn status(report: &StatusReport) -> String {
         };
         row("flow offload", value);
     }
+    if let Some(ring) = &report.packet_ring {
+        let value = match ring.on {
+            true => "on".to_owned(),
+            false => format!("off: {}", ring.because),
+        };
+        row("packet ring", value);
+    }
     if report.rootless {
         row("rootless", "yes".to_owned());
     }
@@ -269,6 +276,8 @@ pub fn counters(report: &CountersReport) -> String {
     let device = &total.device;
     tally(&mut table, "device read", device.read);
     count(&mut table, "device read uncut", device.read_super);
+    count(&mut table, "device read by ring", device.read_ring);
+    count(&mut table, "device ring full", device.ring_full);
     count(&mut table, "device read damaged", device.read_damaged);
     kinds(&mut table, "device read error", &device.read_errors);
     tally(&mut table, "device written", device.written);

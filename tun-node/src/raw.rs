@@ -68,13 +68,13 @@ pub struct RawConfig {
 }
 
 impl RawConfig {
-    /// Bound to `bind`, DF set, 4 MiB of buffer each way.
+    /// Bound to `bind`, DF set, 16 MiB of buffer to receive into and 4 to send from.
     #[must_use]
     pub const fn new(bind: IpAddr, inner: Inner) -> Self {
         Self {
             bind,
             inner,
-            receive_buffer_octets: 4 << 20,
+            receive_buffer_octets: 16 << 20,
             send_buffer_octets: SEND_BUFFER_OCTETS,
             path_mtu: PathMtu::Probe,
         }

@@ -88,13 +88,14 @@ pub struct UdpConfig {
 }
 
 impl UdpConfig {
-    /// Bound to `bind`, DF set, checksums on, 4 MiB of buffer each way.
+    /// Bound to `bind`, DF set, checksums on, 16 MiB of buffer to receive into, which is some 20 ms of
+    /// packets of 1500 octets at 500,000 a second, and 4 to send from.
     #[must_use]
     pub const fn new(bind: SocketAddr) -> Self {
         Self {
             bind,
             connect: None,
-            receive_buffer_octets: 4 << 20,
+            receive_buffer_octets: 16 << 20,
             send_buffer_octets: 4 << 20,
             path_mtu: PathMtu::Probe,
             gro: false,

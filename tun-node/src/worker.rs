@@ -26,6 +26,7 @@
 mod busy;
 mod duty;
 mod handle;
+mod intake;
 mod place;
 mod probe;
 mod steer;
@@ -53,6 +54,7 @@ use crate::ctl::message::Fault;
 use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::paths::PathsSender;
 use crate::rib::TablesReader;
+use crate::ring::Ring;
 use crate::shortcut::{OFFER_AFTER, OfferSender};
 use crate::tun::Tun;
 use crate::udp::share::Share;
@@ -60,6 +62,7 @@ use busy::BusyPoll;
 pub use duty::Duty;
 use handle::Shared;
 pub use handle::{Buffers, Command, OpenWorker, WorkerHandle};
+use intake::Intake;
 pub use place::Placement;
 use place::{Calls, Carried, Place};
 use probe::Prober;
@@ -123,6 +126,7 @@ struct Worker {
     engine: Engine,
     device: Tun,
     device_readable: bool,
+    intake: Intake,
     device_counters: DeviceCounters,
     underlay: Underlay,
     writer: DeviceWriter,
@@ -146,7 +150,7 @@ enum Flow {
 impl Worker {
     fn new(
         parts: WorkerParts<'_>,
-        device: Tun,
+        (device, ring): (Tun, Option<Ring>),
         commands: Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Result<Self, WorkerError> {
@@ -218,6 +222,7 @@ impl Worker {
             tables,
             device,
             device_readable: duty.encaps(),
+            intake: Intake::new(ring),
             device_counters: DeviceCounters::default(),
             writer,
             underlay,
@@ -244,6 +249,7 @@ impl Worker {
                     .busy_poll
                     .looks_on(has_work || had_work, Instant::now()),
             };
+            let polls = polls || !self.intake.may_sleep();
             if polls && !has_work {
                 // Whoever waits for this CPU comes first: it may be who makes the next packet.
                 thread::yield_now();
@@ -304,6 +310,7 @@ impl Worker {
                 Ok(Command::Ping(answer)) => drop(answer.try_send(())),
                 Ok(Command::Report(answer)) => {
                     self.underlay.count_overflows();
+                    self.intake.count(&mut self.device_counters);
                     drop(answer.try_send(self.report()));
                 }
                 Ok(Command::Explain {
@@ -375,8 +382,15 @@ impl Worker {
             self.shared.epoch.store(tables.epoch().0, Ordering::Relaxed);
             self.engine.set_tables(tables);
         }
-        if self.device_readable {
-            self.encap_turn()?;
+        if self.intake.begin() {
+            self.ring_turn();
+        } else {
+            if self.device_readable {
+                self.encap_turn()?;
+            }
+            if self.intake.is_next(self.device_readable) {
+                self.ring_turn();
+            }
         }
         for socket in 0..self.underlay.sockets() {
             self.decap_turn(socket);
@@ -406,8 +420,23 @@ impl Worker {
                 }
             }
         }
+        self.carry_out();
+        Ok(())
+    }
+
+    /// From the ring to the underlay.
+    fn ring_turn(&mut self) {
+        let (batch, counters) = (&mut self.encap_batch, &mut self.device_counters);
+        batch.clear();
+        self.intake.read(batch, self.batch_frames, counters);
+        self.carry_out();
+    }
+
+    /// Carries what was read.
+    fn carry_out(&mut self) {
+        let batch = &mut self.encap_batch;
         if batch.is_empty() {
-            return Ok(());
+            return;
         }
         let now = now(&self.shared);
         self.engine.encap(batch, now);
@@ -436,7 +465,6 @@ impl Worker {
             self.writer
                 .write_batch(&self.device, batch, is_reply, &mut to);
         }
-        Ok(())
     }
 
     /// From one underlay socket to the device.

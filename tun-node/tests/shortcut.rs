@@ -20,6 +20,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use common::opposite::{self, FAMILIES, settle};
 use common::{Lab, Node, wait_until};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -303,16 +304,6 @@ fn nothing_takes_the_short_way_unless_it_is_asked_for_or_beside_an_ipsec_policy(
     node.stop();
 }
 
-const FAMILIES: [(IpAddr, IpAddr); 2] = [
-    (
-        IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 1)),
-        IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 2, 1)),
-    ),
-    (
-        IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 1)),
-        IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 1)),
-    ),
-];
 /// Between datagrams: those that come thick and fast take the usual way.
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -324,50 +315,7 @@ const SOURCE: u16 = 9101;
 /// there can be none.
 fn open(worker: &str) -> Option<(Lab, Node)> {
     let lab = Lab::new()?;
-    for line in [
-        "link add flannel.1 address 02:f1:00:00:00:02 type vxlan id 1 dstport 8472 local 192.0.2.2 dev wire nolearning",
-        "link set flannel.1 mtu 1450 addrgenmode none up",
-        "addr add 10.244.2.0/32 dev flannel.1",
-        "addr add 10.244.2.1/32 dev lo",
-        "-6 addr add fd00:10:244:2::/128 dev flannel.1 nodad",
-        "-6 addr add fd00:10:244:2::1/128 dev lo nodad",
-        "neigh replace 10.244.1.0 lladdr 02:f1:00:00:00:01 dev flannel.1 nud permanent",
-        "-6 neigh replace fd00:10:244:1::ffff lladdr 02:f1:00:00:00:01 dev flannel.1 nud permanent",
-        "route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink src 10.244.2.1",
-        "-6 route replace fd00:10:244:1::/64 via fd00:10:244:1::ffff dev flannel.1 onlink src fd00:10:244:2::1",
-    ] {
-        lab.ip(2, line);
-    }
-    let fdb = "bridge fdb replace 02:f1:00:00:00:01 dev flannel.1 dst 192.0.2.1 self permanent";
-    let fdb: Vec<&str> = fdb.split_whitespace().collect();
-    assert!(lab.exec(2, &fdb).status.success());
-    let text = format!(
-        r#"
-[node]
-name = "n1"
-underlay = ["192.0.2.1"]
-prefixes = ["10.244.1.0/24", "fd00:10:244:1::/64"]
-vtep-mac = "02:f1:00:00:00:01"
-[device]
-name = "warren0"
-addresses = ["10.244.1.1/24", "fd00:10:244:1::1/64"]
-[control]
-socket = "{}"
-[worker]
-flow-offload = true
-{worker}
-[[peers]]
-name = "n2"
-address = "192.0.2.2"
-encap = "vxlan"
-vtep-mac = "02:f1:00:00:00:02"
-prefixes = ["10.244.2.0/24", "fd00:10:244:2::/64"]
-"#,
-        lab.socket(1).display()
-    );
-    std::fs::create_dir_all(lab.socket(1).parent()?).unwrap();
-    let path = lab.directory().join("1.toml");
-    std::fs::write(&path, text).unwrap();
+    let path = opposite::open(&lab, &format!("flow-offload = true\n{worker}"));
     let node = lab.spawn(1, &path);
     node.wait_ready();
     let status = node.status()?.flow_offload?;
@@ -383,19 +331,6 @@ prefixes = ["10.244.2.0/24", "fd00:10:244:2::/64"]
 
 fn offloaded(node: &Node) -> WorkerReport {
     node.counters().offloaded.unwrap()
-}
-
-/// Waits until the counters stand still.
-fn settle(node: &Node) {
-    let mut last = node.counters().total.device;
-    wait_until("the counters stand", || {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = node.counters().total.device;
-        let stands = (now.read, now.written) == (last.read, last.written);
-        last = now;
-        stands.then_some(())
-    })
-    .unwrap();
 }
 
 /// Everything that came in went out or was dropped, in all, and for the peer.

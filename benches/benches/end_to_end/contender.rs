@@ -71,6 +71,7 @@ impl Contender {
                 "warren-apart+pin=true",
                 "warren-busy-poll-us=1000",
                 "warren-flow-offload=true",
+                "warren-packet-ring=true",
                 "warren-fou",
                 "warren-gue",
                 "warren-geneve",
@@ -156,7 +157,9 @@ impl Contender {
                 &[Measure::Tcp1, Measure::Tcp4, Measure::Udp64]
             }
             Self::Warren { options, .. }
-                if options.iter().any(|one| one == "flow-offload=true") =>
+                if options.iter().any(|one| {
+                    matches!(one.as_str(), "flow-offload=true" | "packet-ring=true")
+                }) =>
             {
                 &Measure::ALL[..7]
             }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::gso::split::{Splitter, tests::split_all};
-use crate::gso::transport_checksum;
+use crate::gso::{pending_checksum, transport_checksum};
 
 #[derive(Clone, Debug)]
 struct Segment {
@@ -311,6 +311,36 @@ proptest! {
     }
 }
 
+/// One complete checksum of 65,536 looks as if it were pending; to complete it changes nothing.
+#[test]
+fn a_complete_checksum_that_looks_pending_is_completed_to_itself() {
+    let mut found = 0;
+    for payload in 0..=u16::MAX {
+        let mut packet = Segment {
+            v6: false,
+            ..plain(0, 100, 1)
+        }
+        .bytes();
+        let read = Packet::parse(&packet).unwrap();
+        // Another payload, and the sum that is right for it.
+        let at = read.transport_offset + 16;
+        packet[60..62].copy_from_slice(&payload.to_be_bytes());
+        let length = u16::try_from(packet.len() - read.transport_offset).unwrap();
+        let pseudo = Sum::ZERO.octets(&packet[12..20]).word(6).word(length);
+        packet[at..at + 2].fill(0);
+        let sum = pseudo.octets(&packet[read.transport_offset..]).finish_udp();
+        packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(transport_checksum(&packet, &read), ChecksumState::Complete);
+        if let Some(pending) = pending_checksum(&packet, &read) {
+            found += 1;
+            let before = packet.clone();
+            assert!(pending.complete(&mut packet));
+            assert_eq!(packet, before);
+        }
+    }
+    assert!(found > 0);
+}
+
 #[test]
 fn tells_complete_partial_and_wrong_checksums_apart() {
     for v6 in [false, true] {
@@ -330,9 +360,12 @@ fn tells_complete_partial_and_wrong_checksums_apart() {
         let ChecksumState::Partial(partial) = transport_checksum(&packet, &read) else {
             panic!("not seen as partial")
         };
+        assert_eq!(pending_checksum(&packet, &read), Some(partial));
         assert!(partial.complete(&mut packet));
         assert_eq!(packet, complete);
+        assert_eq!(pending_checksum(&packet, &read), None);
         packet[at] ^= 1;
         assert_eq!(transport_checksum(&packet, &read), ChecksumState::Wrong);
+        assert_eq!(pending_checksum(&packet, &read), None);
     }
 }

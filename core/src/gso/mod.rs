@@ -66,46 +66,75 @@ pub enum ChecksumState {
 /// Adds up the TCP or UDP checksum of the IP packet `packet`, which was read as `read`.
 #[must_use]
 pub fn transport_checksum(packet: &[u8], read: &Packet) -> ChecksumState {
-    const TCP_OFFSET: u16 = 16;
-    const UDP_OFFSET: u16 = 6;
-    let offset = match read.flow.protocol {
-        ip_protocol::TCP => TCP_OFFSET,
-        ip_protocol::UDP => UDP_OFFSET,
-        _ => return ChecksumState::Unknown,
-    };
-    let transport = packet
-        .get(read.transport_offset..read.total_octets)
-        .unwrap_or_default();
-    let field = transport
-        .get(usize::from(offset)..)
-        .and_then(|rest| rest.first_chunk());
-    let addresses = match read.family() {
-        Family::V4 => packet.get(12..20),
-        Family::V6 => packet.get(8..40),
-    };
-    let (Some(addresses), Some(field), Ok(length), Ok(start), Fragment::Whole) = (
-        addresses,
-        field,
-        u16::try_from(transport.len()),
-        u16::try_from(read.transport_offset),
-        read.fragment,
-    ) else {
+    let Some(found) = Found::of(packet, read) else {
         return ChecksumState::Unknown;
     };
-    let field = u16::from_be_bytes(*field);
-    if field == 0 && read.flow.protocol == ip_protocol::UDP && read.family() == Family::V4 {
+    if found.is_absent {
         return ChecksumState::Complete;
     }
-    let pseudo = Sum::ZERO
-        .octets(addresses)
-        .word(u16::from(read.flow.protocol))
-        .word(length);
-    if pseudo.octets(transport).is_valid() {
+    if found.pseudo.octets(found.transport).is_valid() {
         ChecksumState::Complete
-    } else if field == pseudo.partial() {
-        ChecksumState::Partial(PartialChecksum { start, offset })
+    } else if found.field == found.pseudo.partial() {
+        ChecksumState::Partial(found.place)
     } else {
         ChecksumState::Wrong
+    }
+}
+
+/// Where the TCP or UDP checksum of the IP packet `packet`, which was read as `read`, is to be
+/// completed, if it looks as if it were: it is the sum of the pseudo-header. The packet is not added up.
+///
+/// Of 65,536 complete checksums one looks like that, too; to complete it gives the same again, since
+/// what it adds to is the same.
+#[must_use]
+pub fn pending_checksum(packet: &[u8], read: &Packet) -> Option<PartialChecksum> {
+    let found = Found::of(packet, read)?;
+    (!found.is_absent && found.field == found.pseudo.partial()).then_some(found.place)
+}
+
+/// A transport checksum and what it covers.
+struct Found<'p> {
+    place: PartialChecksum,
+    field: u16,
+    /// Whether the zero that is there says that there is none (RFC 768).
+    is_absent: bool,
+    pseudo: Sum,
+    transport: &'p [u8],
+}
+
+impl<'p> Found<'p> {
+    fn of(packet: &'p [u8], read: &Packet) -> Option<Self> {
+        const TCP_OFFSET: u16 = 16;
+        const UDP_OFFSET: u16 = 6;
+        let offset = match read.flow.protocol {
+            ip_protocol::TCP => TCP_OFFSET,
+            ip_protocol::UDP => UDP_OFFSET,
+            _ => return None,
+        };
+        if read.fragment != Fragment::Whole {
+            return None;
+        }
+        let transport = packet.get(read.transport_offset..read.total_octets)?;
+        let field = transport.get(usize::from(offset)..)?.first_chunk()?;
+        let field = u16::from_be_bytes(*field);
+        let addresses = match read.family() {
+            Family::V4 => packet.get(12..20)?,
+            Family::V6 => packet.get(8..40)?,
+        };
+        let is_udp = read.flow.protocol == ip_protocol::UDP;
+        Some(Self {
+            place: PartialChecksum {
+                start: u16::try_from(read.transport_offset).ok()?,
+                offset,
+            },
+            field,
+            is_absent: field == 0 && is_udp && read.family() == Family::V4,
+            pseudo: Sum::ZERO
+                .octets(addresses)
+                .word(u16::from(read.flow.protocol))
+                .word(u16::try_from(transport.len()).ok()?),
+            transport,
+        })
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) fn build(draft: &Draft, device_mtu: Option<Mtu>) -> Option<Config> {
             gso: worker.gso.is_none_or(|on| on.value),
             ipip_offload: worker.ipip_offload.is_some_and(|on| on.value),
             flow_offload: worker.flow_offload.is_some_and(|on| on.value),
+            packet_ring: worker.packet_ring.is_some_and(|on| on.value),
             gro: worker.gro.is_none_or(|on| on.value),
             uso: worker.uso.is_none_or(|on| on.value),
             vnet_header: worker.vnet_header.is_none_or(|on| on.value),

@@ -413,7 +413,7 @@ pub struct Worker {
     pub source_ports: u16,
     /// Frames handled in one turn, 1..=1024.
     pub batch: u16,
-    /// Receive buffer of each underlay socket in octets; `None` is 4 MiB. The kernel may allow less.
+    /// Receive buffer of each underlay socket in octets; `None` is 16 MiB. The kernel may allow less.
     pub receive_buffer_octets: Option<u32>,
     /// Send buffer of each underlay socket in octets; `None` is 4 MiB. The kernel may allow less.
     pub send_buffer_octets: Option<u32>,
@@ -424,6 +424,9 @@ pub struct Worker {
     /// Whether packets of known flows may pass through the kernel, behind the host's netfilter rules
     /// for the outer packets.
     pub flow_offload: bool,
+    /// Whether datagrams may come from the device by shared memory, past its counters and its queueing
+    /// discipline.
+    pub packet_ring: bool,
     /// Whether the kernel joins datagrams for us (`UDP_GRO`), where it can.
     pub gro: bool,
     /// Whether the device hands over uncut UDP packets too, where the kernel can.

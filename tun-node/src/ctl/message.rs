@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sources::{EventReport, ReloadReport, SourcesReport, WhyReport};
 use crate::counters::{PeerTallyReport, WorkerReport};
+use crate::ring::RingReport;
 use crate::shortcut::ShortcutReport;
 
 /// A question.
@@ -189,6 +190,8 @@ pub struct StatusReport {
     pub metrics: Option<String>,
     /// The short way through the kernel; none where the configuration does not ask for it.
     pub flow_offload: Option<ShortcutReport>,
+    /// The ring beside the device's queue; none where the configuration does not ask for it.
+    pub packet_ring: Option<RingReport>,
 }
 
 /// The overlay device.

@@ -26,6 +26,7 @@ use crate::netlink::Netlink;
 use crate::paths::PathsSender;
 use crate::plane::{AlarmsReader, PlaneSender};
 use crate::rib::{SourceKind, TablesReader};
+use crate::ring::{Ring, RingReport, Watch};
 use crate::shortcut::{OfferSender, Shortcut, ShortcutReport};
 use crate::worker::{Buffers, Command, WorkerHandle};
 
@@ -51,6 +52,7 @@ pub struct NodeState {
     pub(super) loops: RwLock<Option<(Instant, u64)>>,
     /// The short way through the kernel, or why there is none.
     shortcut: RwLock<Result<Shortcut, String>>,
+    ring: RwLock<Result<Watch, String>>,
 }
 
 impl NodeState {
@@ -77,6 +79,7 @@ impl NodeState {
             host_report: Arc::default(),
             loops: RwLock::default(),
             shortcut: RwLock::new(Err("as configured".to_owned())),
+            ring: RwLock::new(Err("as configured".to_owned())),
         }
     }
 
@@ -110,6 +113,38 @@ impl NodeState {
             Err(because) => warn!(because, "known flows take the usual way"),
         }
         *self.shortcut.write() = opened;
+    }
+
+    /// Opens the ring beside the queue of the device with that index, if the configuration asks for it
+    /// and the host has it.
+    pub(super) fn open_ring(&self, device: u32, queues: usize) -> Option<Ring> {
+        if !self.config().worker.packet_ring {
+            return None;
+        }
+        let opened = if self.rootless {
+            Err("the device is in another network namespace".to_owned())
+        } else if queues > 1 {
+            Err("the device has several queues".to_owned())
+        } else {
+            Ring::open(device).map_err(|error| error.to_string())
+        };
+        let (watch, ring) = match opened {
+            Ok((ring, watch)) => (Ok(watch), Some(ring)),
+            Err(because) => {
+                warn!(because, "datagrams take the device's queue");
+                (Err(because), None)
+            }
+        };
+        *self.ring.write() = watch;
+        self.look_after_ring();
+        ring
+    }
+
+    /// Closes the ring beside the device's queue, or opens it, as who else uses the device demands.
+    pub(super) fn look_after_ring(&self) {
+        if let Ok(watch) = &*self.ring.read() {
+            watch.look();
+        }
     }
 
     /// Who takes what the engines offer.
@@ -337,7 +372,20 @@ impl NodeState {
             rootless: self.rootless,
             metrics: config.metrics_listen.map(|listen| listen.to_string()),
             flow_offload: self.flow_offload(&config),
+            packet_ring: self.packet_ring(&config),
         }
+    }
+
+    /// How the ring beside the device's queue is, where it is asked for.
+    fn packet_ring(&self, config: &Config) -> Option<RingReport> {
+        let report = match &*self.ring.read() {
+            Ok(watch) => watch.report(),
+            Err(because) => RingReport {
+                on: false,
+                because: because.clone(),
+            },
+        };
+        config.worker.packet_ring.then_some(report)
     }
 
     /// How the short way is, where it is asked for.

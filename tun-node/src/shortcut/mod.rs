@@ -32,7 +32,6 @@
 //! by, and IPsec; so it is off unless `flow-offload = true`, and while the host has an outbound IPsec
 //! policy.
 
-mod assembler;
 mod entries;
 mod layout;
 mod paths;
@@ -163,19 +162,10 @@ struct Shared {
 
 /// Why there is no short way here.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}{}", hint(source))]
+#[error("{what}: {source}{}", bpf::hint(source))]
 pub struct ShortcutError {
     what: &'static str,
     source: io::Error,
-}
-
-/// What to do about it.
-fn hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => " (give the node CAP_BPF and CAP_NET_ADMIN)",
-        Some(libc::EINVAL | libc::ENOSYS) => " (it needs Linux 6.6)",
-        _ => "",
-    }
 }
 
 impl ShortcutError {

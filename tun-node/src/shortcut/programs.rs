@@ -8,12 +8,12 @@ use std::os::fd::BorrowedFd;
 
 use warren_core::units::Family;
 
-use super::assembler::Operation::{Add, And, ExclusiveOr, Or, ShiftLeft, ShiftRight, Subtract};
-use super::assembler::Width::{Byte, Double, Half, Word};
-use super::assembler::{
+use super::layout::{Arrival, Departure, Front, Key, OUTER_OCTETS, PLACE, global, of_flow};
+use crate::assembler::Operation::{Add, And, ExclusiveOr, Or, ShiftLeft, ShiftRight, Subtract};
+use crate::assembler::Width::{Byte, Double, Half, Word};
+use crate::assembler::{
     Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Register, When,
 };
-use super::layout::{Arrival, Departure, Front, Key, OUTER_OCTETS, PLACE, global, of_flow};
 use crate::sys::bpf::Instruction;
 use crate::sys::bpf::abi::{
     ADJUST_ROOM, BEHIND_MAC, CHANGE_HEAD, COARSE_TIME, DROP, LOAD_BYTES, LOOKUP, NEXT, REDIRECT,

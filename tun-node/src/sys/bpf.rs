@@ -12,6 +12,16 @@ use std::sync::atomic::AtomicU64;
 
 use zerocopy::{Immutable, IntoBytes};
 
+/// What to do about an error of this module, for the end of a sentence.
+#[must_use]
+pub fn hint(error: &Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => " (give the node CAP_BPF and CAP_NET_ADMIN)",
+        Some(libc::EINVAL | libc::ENOSYS) => " (it needs Linux 6.6)",
+        _ => "",
+    }
+}
+
 /// One instruction, as `struct bpf_insn` has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
@@ -246,13 +256,8 @@ impl SharedNumbers {
     pub fn new(count: NonZeroUsize) -> Result<Self> {
         let octets = count.get().checked_mul(size_of::<AtomicU64>());
         let octets = octets.ok_or(ErrorKind::InvalidInput)?;
-        let descriptor = create(&Create {
-            kind: MAP_ARRAY,
-            key_octets: octets_of::<u32>()?,
-            value_octets: u32::try_from(octets).map_err(|_| ErrorKind::InvalidInput)?,
-            entries: 1,
-            flags: MAP_MMAPABLE,
-        })?;
+        let octets_value = u32::try_from(octets).map_err(|_| ErrorKind::InvalidInput)?;
+        let descriptor = array(octets_value)?;
         // SAFETY: a mapping of its own at an address that the kernel chooses, as long as the value of
         // the only entry, which the map was just made with.
         let address = unsafe {
@@ -302,6 +307,21 @@ impl Drop for SharedNumbers {
             )
         };
     }
+}
+
+/// Makes an array of one value of that many octets, all zero, which can be mapped.
+///
+/// # Errors
+///
+/// The kernel's: `EPERM` without `CAP_BPF`, `ENOMEM`.
+pub fn array(octets: u32) -> Result<OwnedFd> {
+    create(&Create {
+        kind: MAP_ARRAY,
+        key_octets: octets_of::<u32>()?,
+        value_octets: octets,
+        entries: 1,
+        flags: MAP_MMAPABLE,
+    })
 }
 
 fn create(attributes: &Create) -> Result<OwnedFd> {

@@ -15,6 +15,7 @@
 //! | [`errqueue`] | `recvmsg` with `MSG_ERRQUEUE`                                 |
 //! | [`packet`]   | `sendmsg` to a device                                          |
 //! | [`bpf`]      | `bpf`                                                         |
+//! | [`ring`]     | `mmap` `munmap` of memory that a program of BPF writes        |
 //! | [`ethtool`]  | `ioctl` with `SIOCETHTOOL`                                    |
 //! | [`fdpass`]   | one descriptor over a Unix socket (`SCM_RIGHTS`)              |
 //! | [`process`]  | `prctl`, `pidfd_open`, capabilities, descriptor inheritance   |
@@ -41,6 +42,7 @@ pub mod io;
 pub mod mmsg;
 pub mod packet;
 pub mod process;
+pub mod ring;
 pub mod schedule;
 pub mod sockopt;
 pub mod tun;

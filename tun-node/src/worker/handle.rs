@@ -17,6 +17,7 @@ use super::{WAKER, Worker, WorkerError, WorkerParts, event_loop};
 use crate::config::Config;
 use crate::counters::WorkerReport;
 use crate::ctl::message::Fault;
+use crate::ring::Ring;
 use crate::sys;
 use crate::tun::Tun;
 
@@ -78,14 +79,15 @@ struct Handle {
 }
 
 impl OpenWorker {
-    /// Opens the sockets of a worker, which owns `device` from then on. Workers that share their
+    /// Opens the sockets of a worker, which owns `device`, and its ring if it has one, from then on.
+    /// Workers that share their
     /// ports are to be opened in the order of their numbers, and all of them before the first is
     /// started: a port's datagrams are spread over the sockets that are there.
     ///
     /// # Errors
     ///
     /// [`WorkerError`].
-    pub fn open(parts: WorkerParts<'_>, device: Tun) -> Result<Self, WorkerError> {
+    pub fn open(parts: WorkerParts<'_>, device: (Tun, Option<Ring>)) -> Result<Self, WorkerError> {
         let (number, placement) = (u32::from(parts.number), parts.placement.clone());
         let is_first = parts.share.number == 0 && parts.duty.decaps();
         let (commands, receiver) = crossbeam_channel::bounded(COMMANDS_MAX);

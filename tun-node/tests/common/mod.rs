@@ -9,6 +9,8 @@
     reason = "clippy spares test functions, not the helpers of an integration test, and no test file uses all of them"
 )]
 
+pub(crate) mod opposite;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

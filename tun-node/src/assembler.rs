@@ -9,28 +9,28 @@ use crate::sys::bpf::Instruction;
 
 /// A register.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Register(u8);
+pub(crate) struct Register(u8);
 
 /// What a function returns, and the program.
-pub(super) const R0: Register = Register(0);
+pub(crate) const R0: Register = Register(0);
 /// The first argument; undefined after a call, as are the next four.
-pub(super) const R1: Register = Register(1);
-pub(super) const R2: Register = Register(2);
-pub(super) const R3: Register = Register(3);
-pub(super) const R4: Register = Register(4);
-pub(super) const R5: Register = Register(5);
+pub(crate) const R1: Register = Register(1);
+pub(crate) const R2: Register = Register(2);
+pub(crate) const R3: Register = Register(3);
+pub(crate) const R4: Register = Register(4);
+pub(crate) const R5: Register = Register(5);
 /// Kept across calls, as are the next three.
-pub(super) const R6: Register = Register(6);
-pub(super) const R7: Register = Register(7);
-pub(super) const R8: Register = Register(8);
-pub(super) const R9: Register = Register(9);
+pub(crate) const R6: Register = Register(6);
+pub(crate) const R7: Register = Register(7);
+pub(crate) const R8: Register = Register(8);
+pub(crate) const R9: Register = Register(9);
 /// The end of the stack.
-pub(super) const R10: Register = Register(10);
+pub(crate) const R10: Register = Register(10);
 
 /// How many octets are loaded or stored.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
-pub(super) enum Width {
+pub(crate) enum Width {
     Word = 0x00,
     Half = 0x08,
     Byte = 0x10,
@@ -40,7 +40,7 @@ pub(super) enum Width {
 /// What is done to a register of 64 bits, by a number or another register.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     Add = 0x00,
     Subtract = 0x10,
     Or = 0x40,
@@ -54,7 +54,7 @@ pub(super) enum Operation {
 /// When a jump is taken; all numbers are unsigned.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
-pub(super) enum When {
+pub(crate) enum When {
     Equal = 0x10,
     Above = 0x20,
     AnyBit = 0x40,
@@ -64,11 +64,11 @@ pub(super) enum When {
 
 /// A place in a program that jumps go to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Label(usize);
+pub(crate) struct Label(usize);
 
 /// A program that is being written.
 #[derive(Debug, Default)]
-pub(super) struct Assembler {
+pub(crate) struct Assembler {
     instructions: Vec<Draft>,
     /// Where the labels are.
     labels: Vec<Option<usize>>,
@@ -87,94 +87,104 @@ struct Draft {
 
 impl Assembler {
     /// A label, to be [placed](Self::place) behind all jumps to it.
-    pub(super) fn label(&mut self) -> Label {
+    pub(crate) fn label(&mut self) -> Label {
         self.labels.push(None);
         Label(self.labels.len() - 1)
     }
 
     /// The next instruction is where `label` is.
-    pub(super) fn place(&mut self, label: Label) {
+    pub(crate) fn place(&mut self, label: Label) {
         let here = self.instructions.len();
         if let Some(place) = self.labels.get_mut(label.0) {
             *place = Some(here);
         }
     }
 
-    pub(super) fn set(&mut self, to: Register, value: i32) {
+    pub(crate) fn set(&mut self, to: Register, value: i32) {
         self.by(Operation::Set, to, value);
     }
 
-    pub(super) fn copy(&mut self, to: Register, from: Register) {
+    pub(crate) fn copy(&mut self, to: Register, from: Register) {
         self.with(Operation::Set, to, from);
     }
 
     /// Sets 64 bits.
-    pub(super) fn set_wide(&mut self, to: Register, value: u64) {
+    pub(crate) fn set_wide(&mut self, to: Register, value: u64) {
         self.wide(to, 0, value);
     }
 
     /// Sets the address of a map.
-    pub(super) fn set_map(&mut self, to: Register, map: BorrowedFd<'_>) {
+    pub(crate) fn set_map(&mut self, to: Register, map: BorrowedFd<'_>) {
         self.wide(to, PSEUDO_MAP, number(map));
     }
 
     /// Sets the address of octet `offset` in the only value of an array.
-    pub(super) fn set_value(&mut self, to: Register, map: BorrowedFd<'_>, offset: u32) {
+    pub(crate) fn set_value(&mut self, to: Register, map: BorrowedFd<'_>, offset: u32) {
         self.wide(to, PSEUDO_VALUE, number(map) | u64::from(offset) << 32);
     }
 
     /// Calculates with a number.
-    pub(super) fn by(&mut self, operation: Operation, to: Register, value: i32) {
+    pub(crate) fn by(&mut self, operation: Operation, to: Register, value: i32) {
         self.push(0x07 | operation as u8, to, R0, 0, value);
     }
 
     /// Calculates with a register.
-    pub(super) fn with(&mut self, operation: Operation, to: Register, from: Register) {
+    pub(crate) fn with(&mut self, operation: Operation, to: Register, from: Register) {
         self.push(0x0f | operation as u8, to, from, 0, 0);
     }
 
     /// Exchanges the lower 16 bits between the host's order and the network's; the others are zero
     /// then.
-    pub(super) fn network_order(&mut self, to: Register) {
+    pub(crate) fn network_order(&mut self, to: Register) {
         self.push(0xdc, to, R0, 0, 16);
     }
 
-    pub(super) fn load(&mut self, width: Width, to: Register, from: Register, offset: i16) {
+    pub(crate) fn load(&mut self, width: Width, to: Register, from: Register, offset: i16) {
         self.push(0x61 | width as u8, to, from, offset, 0);
     }
 
-    pub(super) fn store(&mut self, width: Width, to: Register, offset: i16, from: Register) {
+    pub(crate) fn store(&mut self, width: Width, to: Register, offset: i16, from: Register) {
         self.push(0x63 | width as u8, to, from, offset, 0);
     }
 
-    pub(super) fn store_number(&mut self, width: Width, to: Register, offset: i16, value: i32) {
+    pub(crate) fn store_number(&mut self, width: Width, to: Register, offset: i16, value: i32) {
         self.push(0x62 | width as u8, to, R0, offset, value);
     }
 
     /// Adds to 64 bits in memory that others add to as well.
-    pub(super) fn add_shared(&mut self, to: Register, offset: i16, value: Register) {
+    pub(crate) fn add_shared(&mut self, to: Register, offset: i16, value: Register) {
         self.push(0xdb, to, value, offset, 0);
     }
 
-    pub(super) fn jump(&mut self, label: Label) {
+    /// Writes 64 bits of `value` where R0 is what is there, and sets R0 to what was there.
+    pub(crate) fn compare_exchange(&mut self, to: Register, offset: i16, value: Register) {
+        self.push(0xdb, to, value, offset, 0xf1);
+    }
+
+    /// Writes 64 bits, after all that was written before, and sets `value` to what was there.
+    pub(crate) fn exchange(&mut self, to: Register, offset: i16, value: Register) {
+        self.push(0xdb, to, value, offset, 0xe1);
+    }
+
+    pub(crate) fn jump(&mut self, label: Label) {
         self.jumping(0x05, R0, R0, 0, label);
     }
 
     /// Jumps if that holds for a register and a number.
-    pub(super) fn jump_if(&mut self, one: Register, when: When, value: i32, label: Label) {
+    pub(crate) fn jump_if(&mut self, one: Register, when: When, value: i32, label: Label) {
         self.jumping(0x05 | when as u8, one, R0, value, label);
     }
 
     /// Jumps if that holds for two registers.
-    pub(super) fn jump_if_both(&mut self, one: Register, when: When, two: Register, label: Label) {
+    pub(crate) fn jump_if_both(&mut self, one: Register, when: When, two: Register, label: Label) {
         self.jumping(0x0d | when as u8, one, two, 0, label);
     }
 
-    pub(super) fn call(&mut self, function: i32) {
+    pub(crate) fn call(&mut self, function: i32) {
         self.push(0x85, R0, R0, 0, function);
     }
 
-    pub(super) fn exit(&mut self) {
+    pub(crate) fn exit(&mut self) {
         self.push(0x95, R0, R0, 0, 0);
     }
 
@@ -183,7 +193,7 @@ impl Assembler {
     /// # Panics
     ///
     /// When a jump goes to a label that was not placed, or back.
-    pub(super) fn finish(self) -> Vec<Instruction> {
+    pub(crate) fn finish(self) -> Vec<Instruction> {
         let labels = self.labels;
         let instructions = self.instructions.into_iter().enumerate();
         let finished = instructions.map(|(index, draft)| {
