@@ -73,8 +73,8 @@ Usage: end_to_end [OPTIONS]
   --svg FILE         write a plot of the medians
   --fallbacks        Warren with each of its fallbacks forced, in tcp1,udp64,udp1400: the same as a
                      choice of contenders and measures
-  --soak MINUTES     instead: Warren alone at half its highest rate, watching memory, descriptors
-                     and the books of both nodes";
+  --soak MINUTES     instead: Warren alone, or the only contender, at half its highest rate, watching
+                     memory, descriptors and the books of both nodes";
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();

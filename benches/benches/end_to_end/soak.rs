@@ -21,7 +21,11 @@ const WARM_UP: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     let wire = plan.wires.first().copied().unwrap_or(Wire::Plain);
-    let contender = Contender::parse("warren").ok_or("no such contender")?;
+    let usual = Contender::parse("warren").ok_or("no such contender")?;
+    let contender = match plan.contenders.as_slice() {
+        [one] => one,
+        _ => &usual,
+    };
     let net = Net::build(wire, plan.mtu)?;
     let tunnel = contender.start(&net, plan.mtu)?;
     let highest = highest_rate(
@@ -91,8 +95,8 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
         };
         let balance = report.total.balance();
         print(&format!(
-            "{end:?}: in {} = out {} + drops {}; resident +{drift} KiB",
-            balance.received, balance.left, balance.dropped
+            "{end:?}: in {} ({} by ring) = out {} + drops {}; resident +{drift} KiB",
+            balance.received, report.total.device.read_ring, balance.left, balance.dropped
         ));
         if balance.received != balance.left + balance.dropped {
             faults.push(format!("{end:?}: the books do not agree"));
