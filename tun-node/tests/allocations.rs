@@ -63,7 +63,7 @@ fn packets_cost_no_allocation_in_the_whole_process() {
     for node in [1, 2] {
         // One node with a thread for each direction, one with two workers that carry both.
         let worker = match node {
-            1 => "[worker]\ndirections = \"apart\"",
+            1 => "[worker]\ndirections = \"apart\"\npacket-ring = true",
             _ => "[worker]\ncount = 2\ndirections = \"together\"",
         };
         let path = lab.config(node, "vxlan", Underlay::V4, worker);
