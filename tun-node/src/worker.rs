@@ -271,7 +271,7 @@ impl Worker {
             if self.obey() == Flow::Ends {
                 return Ok(());
             }
-            had_work = self.has_work();
+            had_work = self.has_work() || self.intake.has_work();
             self.turn()?;
             place.turn(self.busy_poll.spent(), || self.carried());
         }

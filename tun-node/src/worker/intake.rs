@@ -35,13 +35,15 @@ impl Intake {
         }
     }
 
+    /// Whether the ring has something, as far as can be seen.
+    pub(super) fn has_work(&mut self) -> bool {
+        self.first || self.ring.as_mut().is_some_and(|ring| ring.reader().look())
+    }
+
     /// Whether the worker may sleep: the ring has nothing, and is closed then.
     pub(super) fn may_sleep(&mut self) -> bool {
-        let Some(ring) = &mut self.ring else {
-            return true;
-        };
         // To close it has those who write it wake the worker, so it is looked at before.
-        !self.first && !ring.reader().look() && !ring.close()
+        !self.has_work() && !self.ring.as_mut().is_some_and(Ring::close)
     }
 
     /// Begins a turn, and says whether the ring comes first.
