@@ -94,9 +94,10 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
             return Err(format!("{end:?}: {answer:?}"));
         };
         let balance = report.total.balance();
+        let device = &report.total.device;
         print(&format!(
-            "{end:?}: in {} ({} by ring) = out {} + drops {}; resident +{drift} KiB",
-            balance.received, report.total.device.read_ring, balance.left, balance.dropped
+            "{end:?}: in {} ({} by ring, {} found it full) = out {} + drops {}; resident +{drift} KiB",
+            balance.received, device.read_ring, device.ring_full, balance.left, balance.dropped
         ));
         if balance.received != balance.left + balance.dropped {
             faults.push(format!("{end:?}: the books do not agree"));
