@@ -1,6 +1,6 @@
 //! A small assembler: instructions by their names, and jumps to labels.
 //!
-//! Knows the instruction set of RFC 9669 as far as the programs beside it use it, and nothing of
+//! Knows the instruction set of RFC 9669 as far as this crate's programs use it, and nothing of
 //! packets. Jumps go forward only, which is what a program without loops needs.
 
 use std::os::fd::{AsRawFd, BorrowedFd};

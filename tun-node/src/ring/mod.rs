@@ -72,8 +72,7 @@ impl Ring {
     pub fn open(device: u32) -> Result<(Self, Watch), RingError> {
         let failed = |what| move |source| RingError { what, source };
         let memory = RingMemory::new().map_err(failed("memory of the ring"))?;
-        let program = memory.descriptor().map(program::egress);
-        let program = program.map_err(failed("memory of the ring"))?;
+        let program = program::egress(memory.as_fd());
         let program = bpf::load_classifier(&program).map_err(failed("BPF program of the ring"))?;
         let attached = bpf::attach_egress(program.as_fd(), device);
         let attached = attached.map_err(failed("tcx attachment at the egress"))?;

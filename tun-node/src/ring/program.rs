@@ -6,7 +6,10 @@ use crate::assembler::Operation::{Add, And, Or, Subtract};
 use crate::assembler::Width::{Byte, Double, Word};
 use crate::assembler::{Assembler, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, When};
 use crate::sys::bpf::Instruction;
-use crate::sys::bpf::abi::{COARSE_TIME, LOAD_BYTES, NEXT, REDIRECT};
+use crate::sys::bpf::abi::{
+    COARSE_TIME, LOAD_BYTES, NEXT, REDIRECT, SKB_DATA, SKB_DATA_END, SKB_GSO_SIZE, SKB_LEN,
+    SKB_PROTOCOL,
+};
 use crate::sys::ring;
 
 /// Puts datagrams into the ring in `memory` while it is open. All else, and what comes while it is
@@ -211,10 +214,3 @@ const SUPER_NANOS: i32 = 20_000_000;
 
 /// After how long a reader that was woken and has not looked is sent another packet.
 const WAKING_NANOS: i32 = 100_000_000;
-
-// Offsets in `struct __sk_buff`.
-const SKB_LEN: i16 = 0;
-const SKB_PROTOCOL: i16 = 16;
-const SKB_DATA: i16 = 76;
-const SKB_DATA_END: i16 = 80;
-const SKB_GSO_SIZE: i16 = 176;

@@ -17,7 +17,8 @@ use crate::assembler::{
 use crate::sys::bpf::Instruction;
 use crate::sys::bpf::abi::{
     ADJUST_ROOM, BEHIND_MAC, CHANGE_HEAD, COARSE_TIME, DROP, LOAD_BYTES, LOOKUP, NEXT, REDIRECT,
-    REDIRECT_NEIGH, SKB_MARK, STORE_BYTES,
+    REDIRECT_NEIGH, SKB_GSO_SIZE, SKB_LEN, SKB_MARK, SKB_PACKET_TYPE, SKB_PROTOCOL,
+    SKB_VLAN_PRESENT, STORE_BYTES,
 };
 
 /// The maps of a program.
@@ -712,13 +713,6 @@ const MOMENT_SHIFT: i32 = 22;
 /// Datagrams in a moment with which a flow is dense: some 60,000 a second, which is the least with
 /// which user space has several to join.
 const DENSE: i32 = 256;
-
-// Offsets in `struct __sk_buff`.
-const SKB_LEN: i16 = 0;
-const SKB_PACKET_TYPE: i16 = 4;
-const SKB_PROTOCOL: i16 = 16;
-const SKB_VLAN_PRESENT: i16 = 20;
-const SKB_GSO_SIZE: i16 = 176;
 
 // Flags of `bpf_skb_adjust_room`: the segment size stays; which headers come or go.
 const FIXED_GSO: u64 = 1;

@@ -232,12 +232,80 @@ impl<K, V> AsFd for HashMap<K, V> {
     }
 }
 
-/// Numbers of 64 bits that programs and this process read and write at the same time: an array of one
-/// value (`BPF_MAP_TYPE_ARRAY` with `BPF_F_MMAPABLE`), mapped into this process as long as it lives.
+/// Memory that programs and this process see at the same time: an array of one value
+/// (`BPF_MAP_TYPE_ARRAY` with `BPF_F_MMAPABLE`), mapped into this process as long as it lives. Who shows
+/// it to others says why that is sound.
+#[derive(Debug)]
+pub(super) struct SharedMemory {
+    base: NonNull<u8>,
+    octets: u32,
+    map: OwnedFd,
+}
+
+impl SharedMemory {
+    /// Makes an array of that many octets, all zero.
+    pub(super) fn new(octets: u32) -> Result<Self> {
+        let map = create(&Create {
+            kind: MAP_ARRAY,
+            key_octets: octets_of::<u32>()?,
+            value_octets: octets,
+            entries: 1,
+            flags: MAP_MMAPABLE,
+        })?;
+        Self::mapped(octets, map)
+    }
+
+    /// Memory of a file in place of a map, for tests that write it themselves.
+    #[cfg(test)]
+    pub(super) fn of_a_file(octets: u32) -> Result<Self> {
+        let file = tempfile::tempfile()?;
+        file.set_len(octets.into())?;
+        Self::mapped(octets, file.into())
+    }
+
+    fn mapped(octets: u32, map: OwnedFd) -> Result<Self> {
+        // SAFETY: a mapping of its own at an address that the kernel chooses, as long as the value of
+        // the only entry, which the map was just made with, or the file.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                octets as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        let base = NonNull::new(address.cast()).ok_or(ErrorKind::InvalidData)?;
+        Ok(Self { base, octets, map })
+    }
+
+    /// Where it begins: at a page.
+    pub(super) const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+}
+
+impl AsFd for SharedMemory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `mapped` made, of that length, which nobody sees any more.
+        let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), self.octets as usize) };
+    }
+}
+
+/// Numbers of 64 bits that programs and this process read and write at the same time.
 #[derive(Debug)]
 pub struct SharedNumbers {
-    descriptor: OwnedFd,
-    numbers: NonNull<AtomicU64>,
+    memory: SharedMemory,
     count: NonZeroUsize,
 }
 
@@ -255,30 +323,9 @@ impl SharedNumbers {
     /// The kernel's: `EPERM` without `CAP_BPF`, `ENOMEM`.
     pub fn new(count: NonZeroUsize) -> Result<Self> {
         let octets = count.get().checked_mul(size_of::<AtomicU64>());
-        let octets = octets.ok_or(ErrorKind::InvalidInput)?;
-        let octets_value = u32::try_from(octets).map_err(|_| ErrorKind::InvalidInput)?;
-        let descriptor = array(octets_value)?;
-        // SAFETY: a mapping of its own at an address that the kernel chooses, as long as the value of
-        // the only entry, which the map was just made with.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                octets,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                descriptor.as_raw_fd(),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(Error::last_os_error());
-        }
-        let numbers = NonNull::new(address.cast()).ok_or(ErrorKind::InvalidData)?;
-        Ok(Self {
-            descriptor,
-            numbers,
-            count,
-        })
+        let octets = octets.and_then(|octets| u32::try_from(octets).ok());
+        let memory = SharedMemory::new(octets.ok_or(ErrorKind::InvalidInput)?)?;
+        Ok(Self { memory, count })
     }
 
     /// The numbers.
@@ -287,41 +334,14 @@ impl SharedNumbers {
         // SAFETY: the mapping is page-aligned, as long as `count` numbers, and lives as long as
         // `self`; all values are valid, and whoever else writes it, a program or a CPU, does so with
         // aligned stores or atomic additions of 64 bits.
-        unsafe { std::slice::from_raw_parts(self.numbers.as_ptr(), self.count.get()) }
+        unsafe { std::slice::from_raw_parts(self.memory.base().as_ptr().cast(), self.count.get()) }
     }
 }
 
 impl AsFd for SharedNumbers {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        self.memory.as_fd()
     }
-}
-
-impl Drop for SharedNumbers {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made, of that length, which nobody sees any more.
-        let _ = unsafe {
-            libc::munmap(
-                self.numbers.as_ptr().cast(),
-                self.count.get() * size_of::<AtomicU64>(),
-            )
-        };
-    }
-}
-
-/// Makes an array of one value of that many octets, all zero, which can be mapped.
-///
-/// # Errors
-///
-/// The kernel's: `EPERM` without `CAP_BPF`, `ENOMEM`.
-pub fn array(octets: u32) -> Result<OwnedFd> {
-    create(&Create {
-        kind: MAP_ARRAY,
-        key_octets: octets_of::<u32>()?,
-        value_octets: octets,
-        entries: 1,
-        flags: MAP_MMAPABLE,
-    })
 }
 
 fn create(attributes: &Create) -> Result<OwnedFd> {
@@ -419,8 +439,22 @@ const TCX_EGRESS: u32 = 47;
 
 /// Numbers of the kernel's interface that programs use (`linux/bpf.h`).
 pub mod abi {
-    /// Offset of `mark` in `struct __sk_buff`.
+    /// Offsets in `struct __sk_buff`.
+    pub const SKB_LEN: i16 = 0;
+    /// See above, as all that follow.
+    pub const SKB_PACKET_TYPE: i16 = 4;
+    /// The mark.
     pub const SKB_MARK: i16 = 8;
+    /// The Ethernet type, in network order.
+    pub const SKB_PROTOCOL: i16 = 16;
+    /// Whether there is a VLAN tag.
+    pub const SKB_VLAN_PRESENT: i16 = 20;
+    /// Where the part that can be read at once begins.
+    pub const SKB_DATA: i16 = 76;
+    /// Where it ends.
+    pub const SKB_DATA_END: i16 = 80;
+    /// Octets of a segment; zero for a packet that is not to be cut.
+    pub const SKB_GSO_SIZE: i16 = 176;
 
     /// The mode of `bpf_skb_adjust_room` in which room is made behind the link's header.
     pub const BEHIND_MAC: i32 = 1;

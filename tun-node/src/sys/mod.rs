@@ -14,8 +14,8 @@
 //! | [`mmsg`]     | `recvmmsg` `sendmmsg` over caller-owned rings                 |
 //! | [`errqueue`] | `recvmsg` with `MSG_ERRQUEUE`                                 |
 //! | [`packet`]   | `sendmsg` to a device                                          |
-//! | [`bpf`]      | `bpf`                                                         |
-//! | [`ring`]     | `mmap` `munmap` of memory that a program of BPF writes        |
+//! | [`bpf`]      | `bpf`, and `mmap` `munmap` of memory that programs see        |
+//! | [`ring`]     | packets in memory that a program of BPF writes (no call)      |
 //! | [`ethtool`]  | `ioctl` with `SIOCETHTOOL`                                    |
 //! | [`fdpass`]   | one descriptor over a Unix socket (`SCM_RIGHTS`)              |
 //! | [`process`]  | `prctl`, `pidfd_open`, capabilities, descriptor inheritance   |

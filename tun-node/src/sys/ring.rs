@@ -16,13 +16,12 @@
 //! came; and a packet that comes while it sleeps finds that, and takes another way, which wakes it. The
 //! state says from then on what HEAD was at that moment: records before it came before that packet.
 
-use std::io::{Error, ErrorKind, Result};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
+use std::io::Result;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::bpf;
+use super::bpf::SharedMemory;
 
 /// The position behind the last record that was claimed.
 pub const HEAD: u32 = 0;
@@ -72,11 +71,7 @@ const _: () = assert!(DATA.is_multiple_of(RECORD_STEP));
 
 /// The memory, mapped for as long as it lives.
 #[derive(Debug)]
-pub struct RingMemory {
-    base: NonNull<u8>,
-    /// The map; none where a test writes.
-    map: Option<OwnedFd>,
-}
+pub struct RingMemory(SharedMemory);
 
 // SAFETY: what it points to is mapped for as long as it lives, wherever that is; what is shared of it
 // is only seen as atomic numbers, and octets of packets are copied out by the one reader, to whom they
@@ -92,31 +87,7 @@ impl RingMemory {
     ///
     /// The kernel's: `EPERM` without `CAP_BPF`, `ENOMEM`.
     pub fn new() -> Result<Self> {
-        Self::map(Some(bpf::array(VALUE_OCTETS)?))
-    }
-
-    fn map(map: Option<OwnedFd>) -> Result<Self> {
-        let (kind, descriptor) = match &map {
-            Some(map) => (libc::MAP_SHARED, map.as_raw_fd()),
-            None => (libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1),
-        };
-        // SAFETY: a mapping of its own at an address that the kernel chooses, as long as the value of
-        // the only entry, which the map was just made with, or of fresh memory.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                VALUE_OCTETS as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                kind,
-                descriptor,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(Error::last_os_error());
-        }
-        let base = NonNull::new(address.cast()).ok_or(ErrorKind::InvalidData)?;
-        Ok(Self { base, map })
+        Ok(Self(SharedMemory::new(VALUE_OCTETS)?))
     }
 
     /// Packets that found no room since the ring was made.
@@ -130,7 +101,7 @@ impl RingMemory {
         // SAFETY: the place is a multiple of eight within the first `DATA` octets of a mapping that
         // begins with a page and lives as long as `self`; whoever else writes there does so with
         // aligned stores or atomic operations of 64 bits.
-        unsafe { self.base.add(at as usize).cast().as_ref() }
+        unsafe { self.0.base().add(at as usize).cast().as_ref() }
     }
 
     /// Where the record of a position is, from the start of the mapping.
@@ -147,29 +118,18 @@ impl RingMemory {
         // `RECORD_HEADER` octets before the end of the mapping, which lives as long as `self`; whoever
         // else writes there does so with aligned stores or atomic operations of these widths.
         unsafe {
-            let record = self.base.add(Self::record(position));
+            let record = self.0.base().add(Self::record(position));
             (
                 record.cast().as_ref(),
                 record.add(LENGTH as usize).cast().as_ref(),
             )
         }
     }
-
-    /// The map that a program writes.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` where there is none.
-    pub fn descriptor(&self) -> Result<BorrowedFd<'_>> {
-        let map = self.map.as_ref().ok_or(ErrorKind::NotFound)?;
-        Ok(map.as_fd())
-    }
 }
 
-impl Drop for RingMemory {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `map` made, of that length, which nobody sees any more.
-        let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), VALUE_OCTETS as usize) };
+impl AsFd for RingMemory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -285,7 +245,7 @@ impl RingReader {
         // data and `BEHIND` octets follow them; the room has `octets`. They do not overlap, one is the
         // map's memory and the other ours, and nobody writes the record before its room is given back.
         unsafe {
-            let from = self.memory.base.add(from).as_ptr();
+            let from = self.memory.0.base().add(from).as_ptr();
             std::ptr::copy_nonoverlapping(from, room.as_mut_ptr(), octets);
         }
         Next::Packet(octets)
@@ -299,7 +259,7 @@ impl RingReader {
         }
         let record = RingMemory::record(self.tail);
         for line in (0..octets as usize).step_by(RECORD_STEP as usize) {
-            prefetch(self.memory.base.as_ptr().wrapping_add(record + line));
+            prefetch(self.memory.0.base().as_ptr().wrapping_add(record + line));
         }
     }
 

@@ -12,7 +12,9 @@ const BITS: u64 = RECORD_STEP as u64 - 1;
 
 /// A reader of fresh memory, as no privilege is needed for.
 fn ring() -> (RingReader, Writer) {
-    let reader = RingReader::new(RingMemory::map(None).expect("fresh memory"));
+    let reader = RingReader::new(RingMemory(
+        SharedMemory::of_a_file(VALUE_OCTETS).expect("a file"),
+    ));
     let writer = Writer(Arc::clone(reader.memory()));
     (reader, writer)
 }
@@ -69,7 +71,7 @@ impl Writer {
             let at = RingMemory::record(position) + RECORD_HEADER as usize;
             // SAFETY: the record was claimed, and has room for the packet.
             unsafe {
-                let to = self.0.base.add(at).as_ptr();
+                let to = self.0.0.base().add(at).as_ptr();
                 std::ptr::copy_nonoverlapping(packet.as_ptr(), to, packet.len());
             }
         }

@@ -18,7 +18,7 @@ pub(super) struct Intake {
     ring: Option<Ring>,
     /// Whether what the ring had comes before the device's queue.
     first: bool,
-    /// Whether the ring was closed for good, or was never there.
+    /// Whether the ring was closed because packets are not to come by it at present, or was never there.
     is_shut: bool,
     /// Turns since the device's queue was last empty.
     turns: u32,
