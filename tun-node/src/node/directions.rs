@@ -21,6 +21,9 @@
 //! node itself does not send in trains is not asked about: with `gso = false` a second thread made no
 //! difference, and IP in IP, which gains by it, is seldom all that a node sends.
 //!
+//! How many frames there are to cut decides, too: 44 of a super-packet at an MTU of 1500, 7 at 9000, where
+//! one thread carries a third more by itself. From [`LARGE_FRAMES`] on it does.
+//!
 //! The devices that are asked are those that have the node's underlay addresses; one that has frames
 //! cut is enough. Of a device above others (a bridge, a bond, a VLAN, a tunnel) its own features
 //! count. A bridge has what its ports have; a macvlan takes everything and says nothing of the device
@@ -76,7 +79,12 @@ impl Spread {
                 // Less than the CPUs of the mask where a control group has a quota.
                 let cpus = std::thread::available_parallelism().map_or(1, usize::from);
                 let workers = config.worker.count.on(cpus);
-                decide(&carriers(config), cpus, workers.into())
+                decide(
+                    &carriers(config),
+                    cpus,
+                    workers.into(),
+                    config.device.underlay_mtu.octets(),
+                )
             }
         }
     }
@@ -145,20 +153,23 @@ impl fmt::Display for Carrier {
     }
 }
 
-/// Apart if frames are cut and there are two CPUs for each worker; kept to CPUs where there are.
-fn decide(carriers: &[Carrier], cpus: usize, workers: usize) -> Spread {
+/// Apart if frames are cut, to no more than `frame` octets and less than [`LARGE_FRAMES`], and there are two
+/// CPUs for each worker; kept to CPUs where there are.
+fn decide(carriers: &[Carrier], cpus: usize, workers: usize, frame: u16) -> Spread {
     let first = |is_it: fn(&Carrier) -> bool| carriers.iter().find(|carrier| is_it(carrier));
     let cut = first(|carrier| matches!(carrier, Carrier::Cut(_)));
     let threads = workers.saturating_mul(2);
     let are_enough = threads <= cpus;
     if let Some(cut) = cut {
+        let are_many = frame < LARGE_FRAMES;
         let but = match cpus {
+            _ if !are_many => format!(", but to few, of up to {frame} octets"),
             _ if are_enough => String::new(),
             0 | 1 => ", but there is one CPU only".to_owned(),
             _ => format!(", but {threads} threads would share {cpus} CPUs"),
         };
         return Spread {
-            is_apart: are_enough,
+            is_apart: are_enough && are_many,
             keeps: are_enough,
             because: format!("{cut}{but}"),
         };
@@ -226,6 +237,9 @@ fn takes_super_packets(device: &str) -> std::io::Result<bool> {
     ethtool::has_feature(socket, device, number)
 }
 
+/// The MTU from which on so few frames are cut that one thread carries more than two.
+const LARGE_FRAMES: u16 = 2048;
+
 /// The feature that says whether a device takes a super-packet of UDP whole.
 const FEATURE: &str = "tx-udp-segmentation";
 
@@ -246,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn directions_are_apart_where_frames_are_cut_and_each_worker_has_two_cpus() {
+    fn directions_are_apart_where_many_frames_are_cut_and_each_worker_has_two_cpus() {
         for (cpus, workers, are_enough) in [
             (0, 1, false),
             (1, 1, false),
@@ -269,51 +283,78 @@ mod tests {
                 (vec![whole(), cut()], true),
                 (vec![cut(), unknown()], true),
             ] {
-                let spread = decide(&carriers, cpus, workers);
-                let expected = is_cut && are_enough;
-                assert_eq!(spread.is_apart, expected, "{carriers:?}, {cpus} CPUs");
-                assert_eq!(spread.keeps, are_enough, "{carriers:?}, {cpus} CPUs");
+                for (frame, are_many) in [(1280, true), (1500, true), (2048, false), (9000, false)]
+                {
+                    let spread = decide(&carriers, cpus, workers, frame);
+                    let expected = is_cut && are_enough && are_many;
+                    let of = format!("{carriers:?}, {cpus} CPUs, {frame} octets");
+                    assert_eq!(spread.is_apart, expected, "{of}");
+                    assert_eq!(spread.keeps, are_enough, "{of}");
+                }
             }
         }
     }
 
     #[test]
     fn the_reason_is_the_one_that_decided() {
-        for (carriers, cpus, workers, because) in [
-            (vec![], 2, 1, "together: the node has no underlay address"),
+        for (carriers, cpus, workers, frame, because) in [
+            (
+                vec![],
+                2,
+                1,
+                1500,
+                "together: the node has no underlay address",
+            ),
             (
                 vec![whole()],
                 2,
                 1,
+                1500,
                 "together: tx-udp-segmentation of whole0 is on, so that trains leave uncut",
             ),
             (
                 vec![whole(), cut()],
                 2,
                 1,
+                1500,
                 "apart: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU",
             ),
             (
                 vec![cut()],
                 1,
                 1,
+                1500,
                 "together: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU, but there is one CPU only",
             ),
             (
                 vec![cut()],
                 3,
                 2,
+                1500,
                 "together: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU, but 4 threads would share 3 CPUs",
             ),
-            (vec![whole(), unknown()], 2, 1, "together: nobody knows"),
+            (
+                vec![cut()],
+                2,
+                1,
+                9000,
+                "together: tx-udp-segmentation of cut0 is off, so that frames are cut to the MTU, but to few, of up to 9000 octets",
+            ),
+            (
+                vec![whole(), unknown()],
+                2,
+                1,
+                1500,
+                "together: nobody knows",
+            ),
         ] {
-            assert_eq!(decide(&carriers, cpus, workers).to_string(), because);
+            assert_eq!(decide(&carriers, cpus, workers, frame).to_string(), because);
         }
     }
 
     #[test]
     fn directions_that_the_node_spreads_have_cpus_of_their_own() {
-        let kept = decide(&[cut()], 4, 2);
+        let kept = decide(&[cut()], 4, 2, 1500);
         let free = Spread {
             keeps: false,
             ..kept.clone()
