@@ -38,6 +38,7 @@ use nix::unistd::{Pid, geteuid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tun_node::ctl::client::Client;
 use tun_node::ctl::message::{CountersReport, Request, Response};
+use tun_node::shortcut::ShortcutReport;
 
 /// What a guest is told to set up for an encapsulation, and the node's side of it.
 struct Case {
@@ -49,6 +50,8 @@ struct Case {
     teardown: &'static str,
     mtu: u16,
     v6_inside: bool,
+    /// Whether flows take the node's short way through its kernel (`flow-offload`).
+    is_short: bool,
 }
 
 const IPIP: Case = Case {
@@ -61,6 +64,19 @@ const IPIP: Case = Case {
     teardown: "$IP link del t4; $IP link del t6",
     mtu: 1480,
     v6_inside: true,
+    is_short: false,
+};
+const IPIP_SHORT: Case = Case {
+    name: "ipip-flow-offload",
+    sections: "[worker]\nflow-offload = true\n",
+    is_short: true,
+    ..IPIP
+};
+const VXLAN_SHORT: Case = Case {
+    name: "vxlan-flow-offload",
+    sections: "[worker]\nflow-offload = true\n",
+    is_short: true,
+    ..VXLAN
 };
 const GENEVE: Case = Case {
     name: "geneve",
@@ -70,6 +86,7 @@ const GENEVE: Case = Case {
     teardown: "$IP link del t5",
     mtu: 1450,
     v6_inside: true,
+    is_short: false,
 };
 const VXLAN: Case = Case {
     name: "vxlan",
@@ -80,6 +97,7 @@ const VXLAN: Case = Case {
     teardown: "$IP link del t7",
     mtu: 1450,
     v6_inside: true,
+    is_short: false,
 };
 /// Into the guest by FOU, back by plain IP in IP: its kernel can not send FOU.
 const FOU_RECEIVE: Case = Case {
@@ -91,6 +109,7 @@ const FOU_RECEIVE: Case = Case {
     teardown: "$IP link del t4; $IP fou del port 5555",
     mtu: 1472,
     v6_inside: false,
+    is_short: false,
 };
 const FOU: Case = Case {
     name: "fou",
@@ -102,6 +121,7 @@ const FOU: Case = Case {
     teardown: "$IP link del t8; $IP fou del port 5555",
     mtu: 1472,
     v6_inside: false,
+    is_short: false,
 };
 const GUE: Case = Case {
     name: "gue",
@@ -115,6 +135,7 @@ const GUE: Case = Case {
     teardown: "$IP link del t9; $IP link del t10; $IP fou del port 6080",
     mtu: 1468,
     v6_inside: true,
+    is_short: false,
 };
 
 #[test]
@@ -126,7 +147,14 @@ fn user_mode_linux() {
         return;
     };
     let mut guest = lab.user_mode_linux();
-    for case in [&IPIP, &GENEVE, &VXLAN, &FOU_RECEIVE] {
+    for case in [
+        &IPIP,
+        &IPIP_SHORT,
+        &GENEVE,
+        &VXLAN,
+        &VXLAN_SHORT,
+        &FOU_RECEIVE,
+    ] {
         lab.meet(&mut guest, case);
     }
 }
@@ -155,9 +183,42 @@ fn debian_cloud_kernel() {
         return;
     }
     let mut guest = lab.qemu(&directory);
-    for case in [&IPIP, &FOU, &GUE, &GENEVE, &VXLAN] {
+    for case in [
+        &IPIP,
+        &IPIP_SHORT,
+        &FOU,
+        &GUE,
+        &GENEVE,
+        &VXLAN,
+        &VXLAN_SHORT,
+    ] {
         lab.meet(&mut guest, case);
     }
+}
+
+/// Of the files that a guest and the host exchange, at least half took the short way, both ways.
+fn assert_short(node: &Node, case: &Case) {
+    let name = case.name;
+    let short = node.short();
+    if !short.on {
+        let is_foreseen = short.because.contains("CAP_BPF") || short.because.contains("6.6");
+        assert!(is_foreseen, "{short:?}");
+        eprintln!(
+            "skipped: the host has no short way for {name}: {}",
+            short.because
+        );
+        return;
+    }
+    println!(
+        "{name}: {:?} out and {:?} in by the short way",
+        short.encap, short.decap
+    );
+    assert!(short.encap.packets > 100, "{name}: {short:?}");
+    assert!(short.decap.octets > 1 << 19, "{name}: {short:?}");
+    // The device cuts no tunnels: of VXLAN, super-packets leave by a worker.
+    let is_whole = case.encap == "ipip";
+    assert_eq!(short.encap.octets > 1 << 19, is_whole, "{name}: {short:?}");
+    assert_eq!(short.failed, 0, "{name}: {short:?}");
 }
 
 /// A namespace with a tap device for one guest.
@@ -343,6 +404,9 @@ impl Lab {
             self.within(|| send(SocketAddr::new(there, 5001), &file));
             guest.run("wait; cmp_sum() { busybox sha1sum <$1; }; [ \"$(cmp_sum /run/back)\" = \"$(cmp_sum /run/www/file)\" ]");
         }
+        if case.is_short {
+            assert_short(&node, case);
+        }
         let total = node.counters().total;
         // A kernel's Ethernet device announces itself to multicast groups, which a routed overlay
         // does not carry.
@@ -481,6 +545,17 @@ impl Node {
             .unwrap()
         {
             Response::Counters(report) => *report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn short(&self) -> ShortcutReport {
+        match Client::connect(&self.socket)
+            .unwrap()
+            .ask(&Request::Status)
+            .unwrap()
+        {
+            Response::Status(status) => status.flow_offload.unwrap(),
             other => panic!("{other:?}"),
         }
     }

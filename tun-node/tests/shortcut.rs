@@ -1,4 +1,6 @@
-//! The short way through the kernel (`flow-offload`), between a node and the kernel's own VXLAN device.
+//! The short way through the kernel (`flow-offload`), between a node and the kernel's own VXLAN device; of
+//! IP-in-IP, of which not every kernel has a device, between a node and one without a short way (and in
+//! `kernels.rs` between a node and kernels in machines of their own).
 //!
 //! ```text
 //!  namespace 1: tun-node, 192.0.2.1 ── wire ══ wire, 192.0.2.2: VXLAN device, no node
@@ -21,10 +23,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use common::opposite::{self, FAMILIES, settle};
-use common::{Lab, Node, wait_until};
+use common::{Lab, Node, Underlay, wait_until};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
-use tun_node::counters::WorkerReport;
+use tun_node::counters::{DeviceReport, TallyReport, WorkerReport};
 use tun_node::ctl::message::{CountersReport, Request, Response};
 use warren_core::verdict::DropReason;
 
@@ -61,14 +63,7 @@ fn tcp_and_udp_of_both_families_take_the_short_way_both_ways_unchanged() {
 #[test]
 fn on_a_wire_that_cuts_super_packets_small_packets_alone_take_the_short_way() {
     let Some((lab, node)) = open("") else { return };
-    for netns in [1, 2] {
-        let off = [
-            "ethtool", "-K", "wire", "tx", "off", "tso", "off", "gso", "off",
-        ];
-        assert!(lab.exec(netns, &off).status.success());
-    }
-    // The features are asked for once a second.
-    std::thread::sleep(Duration::from_millis(1500));
+    cut_frames(&lab);
     for (ours, theirs) in FAMILIES {
         transfer(&lab, (1, ours), (2, theirs), 8 << 20);
         transfer(&lab, (2, theirs), (1, ours), 8 << 20);
@@ -77,6 +72,111 @@ fn on_a_wire_that_cuts_super_packets_small_packets_alone_take_the_short_way() {
     settle(&node);
     assert_balanced(&node.counters());
     assert!(offloaded(&node).device.read.packets > 100);
+    node.stop();
+}
+
+#[test]
+fn ip_in_ip_takes_the_short_way_whole_in_small_packets_and_in_dense_ones() {
+    let Some((lab, node, opposite)) = open_ip_in_ip() else {
+        return;
+    };
+    for is_wire in [false, true] {
+        if is_wire {
+            cut_frames(&lab);
+        }
+        for (ours, theirs) in FAMILIES {
+            for (from, to, source, destination) in [(1, 2, ours, theirs), (2, 1, theirs, ours)] {
+                let before = offloaded(&node);
+                transfer(&lab, (from, source), (to, destination), 8 << 20);
+                let after = offloaded(&node);
+                let [out, back] = carried([before.device, after.device]);
+                let what = format!("TCP from {source}, wire {is_wire}");
+                assert!(
+                    out.packets > 20 && back.packets > 20,
+                    "{what}: {out:?}, {back:?}"
+                );
+                let (data, most) = if from == 1 { (out, back) } else { (back, out) };
+                assert!(data.octets > 7 << 20, "{what}: {data:?}");
+                assert!(most.octets < 1 << 20, "{what}: {most:?}");
+            }
+            let before = offloaded(&node).device;
+            assert_eq!(echo(&lab, ours, theirs, 200, 300), 200);
+            let [out, back] = carried([before, offloaded(&node).device]);
+            assert!(out.packets > 100 && back.packets > 100, "{out:?}, {back:?}");
+        }
+    }
+    let (ours, theirs) = FAMILIES[0];
+    let _sink = lab.within(2, || UdpSocket::bind((theirs, 9000)).unwrap());
+    let source = lab.within(1, || UdpSocket::bind((ours, 9001)).unwrap());
+    source.connect((theirs, 9000)).unwrap();
+    for _ in 0..30 {
+        source.send(b"learn").unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let before = offloaded(&node).device;
+    for _ in 0..50_000 {
+        source.send(b"dense").unwrap();
+    }
+    let [out, _] = carried([before, offloaded(&node).device]);
+    assert!(out.packets > 49_000, "{out:?}");
+    settle(&node);
+    let report = node.counters();
+    assert_balanced(&report);
+    let peer = &report.offloaded.as_ref().unwrap().peers[0];
+    assert_eq!(peer.by_encapsulation["ipip"].encap, peer.encap);
+    // An outer IP header is no part of what a raw socket is given.
+    let offloaded = report.offloaded.unwrap();
+    assert_eq!(offloaded.encap.received, offloaded.encap.forwarded);
+    let sockets = offloaded
+        .sockets
+        .iter()
+        .filter(|socket| socket.socket == "ip4");
+    let sent: Vec<_> = sockets
+        .map(|socket| (socket.sent, socket.received))
+        .collect();
+    assert_eq!(
+        sent,
+        [(offloaded.encap.forwarded, offloaded.decap.received)]
+    );
+    node.stop();
+    opposite.stop();
+}
+
+#[test]
+fn ip_in_ip_of_a_known_flow_from_another_outer_source_takes_the_usual_way() {
+    let Some((lab, node, opposite)) = open_ip_in_ip() else {
+        return;
+    };
+    let (ours, theirs) = FAMILIES[0];
+    assert_eq!(echo(&lab, ours, theirs, 50, 64), 50);
+    opposite.stop();
+    lab.ip(2, "addr add 192.0.2.77/24 dev wire");
+    let inner = inner_udp(
+        [10, 244, 2, 1],
+        [10, 244, 1, 1],
+        (ECHO, SOURCE),
+        b"spoofed!",
+    );
+    let to = SocketAddr::from(([192, 0, 2, 1], 0));
+    for (source, is_passed) in [([192, 0, 2, 77], false), ([192, 0, 2, 2], true)] {
+        let before = node.counters();
+        let socket = lab.within(2, || {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(4))).unwrap();
+            socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+            socket
+        });
+        for _ in 0..20 {
+            socket.send_to(&inner, &to.into()).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let after = node.counters();
+        let count =
+            |report: &CountersReport| report.offloaded.as_ref().unwrap().device.written.packets;
+        let short = count(&after) - count(&before);
+        let dropped = after.total.decap.dropped - before.total.decap.dropped;
+        let expected = if is_passed { (20, 0) } else { (0, 20) };
+        assert_eq!((short, dropped), expected, "{source:?}");
+    }
     node.stop();
 }
 
@@ -318,15 +418,60 @@ fn open(worker: &str) -> Option<(Lab, Node)> {
     let path = opposite::open(&lab, &format!("flow-offload = true\n{worker}"));
     let node = lab.spawn(1, &path);
     node.wait_ready();
-    let status = node.status()?.flow_offload?;
+    has_short_way(&node).then_some((lab, node))
+}
+
+/// Whether it has; says why, where it has none.
+fn has_short_way(node: &Node) -> bool {
+    let status = node
+        .status()
+        .and_then(|status| status.flow_offload)
+        .unwrap();
     if !status.on {
         let foreseen = ["CAP_BPF", "6.6"];
         let is_foreseen = foreseen.iter().any(|why| status.because.contains(why));
         assert!(is_foreseen, "{status:?}: {}", node.log());
         eprintln!("skipped: the host has no short way: {}", status.because);
-        return None;
     }
-    Some((lab, node))
+    status.on
+}
+
+/// A node with the short way and IP-in-IP, and another without a short way opposite.
+fn open_ip_in_ip() -> Option<(Lab, Node, Node)> {
+    let lab = Lab::new()?;
+    let short = "[worker]\nflow-offload = true";
+    let node = lab.start(1, "ipip", Underlay::V4, short);
+    let opposite = lab.start(2, "ipip", Underlay::V4, "");
+    has_short_way(&node).then_some((lab, node, opposite))
+}
+
+/// Has frames cut to the MTU, as a wire has them.
+fn cut_frames(lab: &Lab) {
+    for netns in [1, 2] {
+        let off = [
+            "ethtool", "-K", "wire", "tx", "off", "tso", "off", "gso", "off",
+        ];
+        assert!(lab.exec(netns, &off).status.success());
+        assert!(
+            lab.exec(netns, &["ethtool", "-K", "wire", "gro", "on"])
+                .status
+                .success()
+        );
+    }
+    // The features are asked for once a second.
+    std::thread::sleep(Duration::from_millis(1500));
+}
+
+/// What was read from the device and written to it since.
+fn carried([before, after]: [DeviceReport; 2]) -> [TallyReport; 2] {
+    let since = |before: TallyReport, after: TallyReport| TallyReport {
+        packets: after.packets - before.packets,
+        octets: after.octets - before.octets,
+    };
+    [
+        since(before.read, after.read),
+        since(before.written, after.written),
+    ]
 }
 
 fn offloaded(node: &Node) -> WorkerReport {

@@ -192,9 +192,9 @@ fn left_to_the_node_directions_are_apart_where_the_underlay_cuts_frames() {
     let here = format!("here      directions together: {cut}");
     assert!(check.contains(&here), "{check}");
     assert!(check.contains("but there is one CPU only"), "{check}");
-    let text = std::fs::read_to_string(&config).expect("the configuration");
+    let text = fs::read_to_string(&config).expect("the configuration");
     let large = text.replace("[device]", "[device]\nunderlay-mtu = 9000");
-    std::fs::write(&config, large).expect("the configuration");
+    fs::write(&config, large).expect("the configuration");
     let check = lab.exec(1, &[PROGRAM, "check", "--config", config.to_str().unwrap()]);
     let check = String::from_utf8(check.stdout).expect("text");
     assert!(check.contains(&here), "{check}");

@@ -20,14 +20,11 @@ use warren_core::wire::{Ipv4Header, ip_protocol};
 use zerocopy::IntoBytes;
 
 use super::layout::{
-    Arrival, Departure, FRONT_PADDING, Front, Key, OUTER_OCTETS, PLACE, SHIM_OCTETS, global,
-    of_flow,
+    Arrival, Carrier, Departure, FRONT_OCTETS, Front, Key, PLACE, SHIM_OCTETS, global, of_flow,
 };
 use super::number;
 use super::paths::Path;
-use crate::counters::{
-    DeviceReport, DirectionReport, PeerTallyReport, SocketReport, TallyReport, WorkerReport,
-};
+use crate::counters::{PeerTallyReport, SocketReport, TallyReport, WorkerReport};
 use crate::sys::bpf::{self, SharedNumbers};
 
 /// Flows that have an entry at a time, both directions together: a power of two.
@@ -45,8 +42,7 @@ pub(super) struct Entries {
     leaving: Vec<Counted>,
     left: Vec<Counted>,
     peers: HashMap<String, PeerTallyReport>,
-    encap: TallyReport,
-    decap: TallyReport,
+    carried: HashMap<(Way, Carrier), TallyReport>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -68,6 +64,7 @@ struct Flow {
 #[derive(Clone, Debug)]
 struct Counted {
     way: Way,
+    carrier: Carrier,
     place: u32,
     peer: Arc<str>,
     kind: &'static str,
@@ -87,8 +84,7 @@ impl Entries {
             leaving: Vec::new(),
             left: Vec::new(),
             peers: HashMap::new(),
-            encap: TallyReport::default(),
-            decap: TallyReport::default(),
+            carried: HashMap::new(),
         })
     }
 
@@ -104,36 +100,30 @@ impl Entries {
         self.flows.len()
     }
 
-    /// Lets the packets of a flow leave by the short way, from `source_port`.
+    /// Lets the packets of a flow leave by the short way, in UDP from `source_port`.
     pub(super) fn depart(
         &mut self,
         offer: &DepartureOffer,
         tables: &Tables,
-        source_port: u16,
+        source_port: Option<u16>,
         path: Path,
     ) {
-        let Some(Tunnel {
-            local,
-            remote,
-            remote_port,
-            shim,
-            ..
-        }) = Tunnel::of(&offer.link, offer.shim.octets())
-        else {
+        let Some(tunnel) = Tunnel::of(&offer.link, offer.shim.octets()) else {
             return;
         };
-        let room = path.mtu.saturating_sub(u32::from(OUTER_OCTETS));
+        let Some(outer) = tunnel.outer(source_port, &offer.link) else {
+            return;
+        };
+        let carrier = tunnel.carrier();
+        let room = path.mtu.saturating_sub(u32::from(carrier.outer_octets()));
         let largest = offer.largest_octets.min(usize::try_from(room).unwrap_or(0));
         let Ok(largest_octets) = u16::try_from(largest) else {
             return;
         };
-        if !offer.link.dont_fragment {
-            return;
-        }
         let key = Key::of(&offer.flow);
         let link = &offer.link;
         let Some(place) = self.place(
-            Way::Encap,
+            (Way::Encap, carrier),
             key,
             (link.local, link.remote),
             offer.peer,
@@ -142,14 +132,6 @@ impl Entries {
         ) else {
             return;
         };
-        let front = front(
-            local,
-            remote,
-            source_port,
-            remote_port,
-            link.hop_limit,
-            shim,
-        );
         let departure = Departure {
             generation: number(tables.epoch()),
             device: path.device,
@@ -162,10 +144,12 @@ impl Entries {
                 0
             },
             traffic_classes: offer.traffic_classes,
-            takes_super: u8::from(path.takes_super),
-            padding: [0; 3],
-            sum: sum(&front.ip),
-            front,
+            // What is cut in an outer IP packet is joined again before anybody in user space sees it.
+            takes_super: u8::from(path.takes_super || carrier == Carrier::Ip),
+            protocol: tunnel.protocol,
+            padding: [0; 2],
+            sum: sum(&outer),
+            front: front(&outer),
         };
         if let Err(error) = self.departures.insert(&key, &departure) {
             debug!(%error, "no entry for a flow");
@@ -175,20 +159,13 @@ impl Entries {
 
     /// Lets the packets of a flow be delivered by the short way.
     pub(super) fn arrive(&mut self, offer: &DeliveryOffer, tables: &Tables) {
-        let Some(Tunnel {
-            local,
-            remote,
-            local_port,
-            shim,
-            ..
-        }) = Tunnel::of(&offer.link, offer.shim.octets())
-        else {
+        let Some(tunnel) = Tunnel::of(&offer.link, offer.shim.octets()) else {
             return;
         };
         let key = Key::of(&offer.flow);
         let link = &offer.link;
         let Some(place) = self.place(
-            Way::Decap,
+            (Way::Decap, tunnel.carrier()),
             key,
             (link.local, link.remote),
             offer.peer,
@@ -203,15 +180,15 @@ impl Entries {
         let arrival = Arrival {
             generation: number(tables.epoch()),
             slot: place,
-            remote: remote.octets(),
-            local: local.octets(),
+            remote: tunnel.remote.octets(),
+            local: tunnel.local.octets(),
             dscp: offer.dscp,
             outer_dscp: offer.outer_dscp,
             passes: offer.passes,
-            port: local_port.to_be_bytes(),
+            port: tunnel.ports.map_or(0, |(local, _)| local).to_be_bytes(),
             takes_super: u8::from(ends_here),
-            padding: 0,
-            shim,
+            protocol: tunnel.protocol,
+            shim: tunnel.shim,
             rest: [0; 6],
         };
         if let Err(error) = self.arrivals.insert(&key, &arrival) {
@@ -248,29 +225,31 @@ impl Entries {
     /// What was carried so far.
     pub(super) fn report(&mut self) -> WorkerReport {
         self.count_only();
-        let failed = |at: usize| self.number(at);
-        let (failed, failed_octets) = (
-            failed(global::ENCAP_FAILED),
-            failed(global::ENCAP_FAILED_OCTETS),
-        );
-        let direction = |received, forwarded| DirectionReport {
-            received,
-            forwarded,
-            ..DirectionReport::default()
-        };
-        let (read, written) = (self.encap, self.decap);
-        let left = with_shims(read.packets, read.octets);
-        let received = with_shims(written.packets, written.octets);
-        let send_drops = (failed > 0).then(|| (FAILED.to_owned(), failed));
-        let failed = with_shims(failed, failed_octets);
-        WorkerReport {
-            device: DeviceReport {
-                read,
-                written,
-                ..DeviceReport::default()
-            },
-            sockets: vec![SocketReport {
-                socket: "udp4".to_owned(),
+        let mut report = WorkerReport::default();
+        for carrier in [Carrier::Udp, Carrier::Ip] {
+            let carried = |way| self.carried.get(&(way, carrier)).copied();
+            let [read, written] =
+                [Way::Encap, Way::Decap].map(|way| carried(way).unwrap_or_default());
+            let at = global::encap_failed(carrier);
+            let (failed, failed_octets) = (self.number(at), self.number(at + 1));
+            let left = with_shims(carrier, read);
+            let received = with_shims(carrier, written);
+            let send_drops = (failed > 0).then(|| (FAILED.to_owned(), failed));
+            let failed = with_shims(
+                carrier,
+                TallyReport {
+                    packets: failed,
+                    octets: failed_octets,
+                },
+            );
+            report.device.read.add(read);
+            report.device.written.add(written);
+            report.encap.received.add(read);
+            report.encap.forwarded.add(left);
+            report.decap.received.add(received);
+            report.decap.forwarded.add(written);
+            report.sockets.push(SocketReport {
+                socket: carrier.sockets().to_owned(),
                 received,
                 sent: TallyReport {
                     packets: left.packets.saturating_sub(failed.packets),
@@ -278,18 +257,16 @@ impl Entries {
                 },
                 send_drops: send_drops.into_iter().collect(),
                 ..SocketReport::default()
-            }],
-            encap: direction(read, left),
-            decap: direction(received, written),
-            peers: self.peers.values().cloned().collect(),
-            ..WorkerReport::default()
+            });
         }
+        report.peers = self.peers.values().cloned().collect();
+        report
     }
 
     /// The place of a flow, a new one if it had none; `None` when all are taken.
     fn place(
         &mut self,
-        way: Way,
+        (way, carrier): (Way, Carrier),
         key: Key,
         (local, remote): (IpAddr, IpAddr),
         peer: PeerId,
@@ -308,6 +285,7 @@ impl Entries {
         let place = self.free.pop()?;
         let counted = Counted {
             way,
+            carrier,
             place,
             peer: peer.as_str().into(),
             kind,
@@ -402,15 +380,15 @@ impl Entries {
             });
         let by = peer.by_encapsulation.entry(counted.kind.to_owned());
         let by = by.or_default();
+        let carried = self.carried.entry((counted.way, counted.carrier));
+        carried.or_default().add(new);
         match counted.way {
             Way::Encap => {
-                self.encap.add(new);
-                let sent = with_shims(new.packets, new.octets);
+                let sent = with_shims(counted.carrier, new);
                 peer.encap.add(sent);
                 by.encap.add(sent);
             }
             Way::Decap => {
-                self.decap.add(new);
                 peer.decap.add(new);
                 by.decap.add(new);
             }
@@ -424,11 +402,11 @@ impl Entries {
     }
 }
 
-/// Packets of so many octets with their shims.
-const fn with_shims(packets: u64, octets: u64) -> TallyReport {
+/// Packets with their shims.
+const fn with_shims(carrier: Carrier, of: TallyReport) -> TallyReport {
     TallyReport {
-        packets,
-        octets: octets + packets * SHIM_OCTETS as u64,
+        packets: of.packets,
+        octets: of.octets + of.packets * carrier.shim_octets(),
     }
 }
 
@@ -437,12 +415,15 @@ fn at_place(place: u32, at: usize) -> usize {
     PLACE * (place as usize + 1) + at
 }
 
-/// The ends of a tunnel that the programs can carry, and its shim.
+/// The ends of a tunnel that the programs can carry, and what stands between.
 struct Tunnel {
     local: Ipv4Addr,
     remote: Ipv4Addr,
-    local_port: u16,
-    remote_port: u16,
+    /// Of the outer header.
+    protocol: u8,
+    /// Of this node and the other, in UDP.
+    ports: Option<(u16, u16)>,
+    /// All zero where there is none.
     shim: [u8; SHIM_OCTETS],
 }
 
@@ -451,51 +432,74 @@ impl Tunnel {
         let (IpAddr::V4(local), IpAddr::V4(remote)) = (link.local, link.remote) else {
             return None;
         };
-        let Transport::Udp {
-            local_port,
-            remote_port,
-            ..
-        } = link.transport
-        else {
-            return None;
+        let (protocol, ports, shim) = match link.transport {
+            Transport::Udp {
+                local_port,
+                remote_port,
+                ..
+            } => {
+                let ports = Some((local_port, remote_port));
+                (ip_protocol::UDP, ports, shim.try_into().ok()?)
+            }
+            Transport::Ip { protocol } if shim.is_empty() => (protocol, None, [0; SHIM_OCTETS]),
+            Transport::Ip { .. } => return None,
         };
         Some(Self {
             local,
             remote,
-            local_port,
-            remote_port,
-            shim: shim.try_into().ok()?,
+            protocol,
+            ports,
+            shim,
         })
+    }
+
+    const fn carrier(&self) -> Carrier {
+        match self.ports {
+            Some(_) => Carrier::Udp,
+            None => Carrier::Ip,
+        }
+    }
+
+    /// What stands in front of a packet, with lengths, traffic class, identification and checksum left out;
+    /// `None` for what does not go this way.
+    fn outer(&self, source_port: Option<u16>, link: &Link) -> Option<Vec<u8>> {
+        let mut header = Ipv4Header::new(self.local, self.remote, self.protocol, 0);
+        header.set_ttl(link.hop_limit);
+        if link.dont_fragment {
+            header.set_fragment_word(Ipv4Header::DONT_FRAGMENT);
+        } else if self.ports.is_some() {
+            // All that is carried in UDP has it; what has not is a packet that is cut already.
+            return None;
+        }
+        let mut octets = header.as_bytes().to_vec();
+        if let Some(checksum) = octets.get_mut(10..12) {
+            checksum.fill(0);
+        }
+        if let Some((_, port)) = self.ports {
+            octets.extend(source_port?.to_be_bytes());
+            octets.extend(port.to_be_bytes());
+            octets.extend([0; 4]);
+            octets.extend(self.shim);
+        }
+        Some(octets)
     }
 }
 
-fn front(
-    local: Ipv4Addr,
-    remote: Ipv4Addr,
-    source_port: u16,
-    port: u16,
-    ttl: u8,
-    shim: [u8; SHIM_OCTETS],
-) -> Front {
-    let mut header = Ipv4Header::new(local, remote, ip_protocol::UDP, 0);
-    header.set_ttl(ttl);
-    header.set_fragment_word(Ipv4Header::DONT_FRAGMENT);
-    let mut ip = [0; 20];
-    ip.copy_from_slice(header.as_bytes());
-    ip[10..12].fill(0);
-    let [[a, b], [c, d]] = [source_port, port].map(u16::to_be_bytes);
+fn front(outer: &[u8]) -> Front {
+    let mut octets = [0; FRONT_OCTETS];
+    for (octet, of_outer) in octets.iter_mut().rev().zip(outer.iter().rev()) {
+        *octet = *of_outer;
+    }
     Front {
-        padding: [0; FRONT_PADDING],
-        ip,
-        udp: [a, b, c, d, 0, 0, 0, 0],
-        shim,
+        octets,
         rest: [0; 4],
     }
 }
 
-/// The sum of a header's words without the first two, as they lie in memory.
-fn sum(ip: &[u8; 20]) -> u32 {
-    let words = ip.as_chunks::<2>().0.iter().skip(2);
+/// The sum of the words of the IPv4 header at the front without the first two and the identification, which
+/// is zero, as they lie in memory.
+fn sum(outer: &[u8]) -> u32 {
+    let words = outer.as_chunks::<2>().0.iter().take(10).skip(2);
     words.map(|word| u32::from(u16::from_ne_bytes(*word))).sum()
 }
 

@@ -65,21 +65,20 @@ pub(super) struct Departure {
     pub(super) traffic_classes: [u8; 4],
     /// Whether super-packets leave this way, too.
     pub(super) takes_super: u8,
-    pub(super) padding: [u8; 3],
+    /// The protocol of the outer header ([`Carrier`]).
+    pub(super) protocol: u8,
+    pub(super) padding: [u8; 2],
     /// The sum of the outer header's words without its first two, not folded.
     pub(super) sum: u32,
     pub(super) front: Front,
 }
 
-/// The outer headers, with lengths and traffic class left out.
+/// The outer headers, with lengths, traffic class and checksum left out: they end where the inner packet
+/// begins, at [`FRONT_OCTETS`].
 #[derive(Clone, Copy, Debug, Eq, Immutable, IntoBytes, PartialEq)]
 #[repr(C, align(8))]
 pub(super) struct Front {
-    /// So that the inner packet stands at a multiple of four.
-    pub(super) padding: [u8; FRONT_PADDING],
-    pub(super) ip: [u8; 20],
-    pub(super) udp: [u8; 8],
-    pub(super) shim: [u8; SHIM_OCTETS],
+    pub(super) octets: [u8; FRONT_OCTETS],
     pub(super) rest: [u8; 4],
 }
 
@@ -100,20 +99,56 @@ pub(super) struct Arrival {
     /// The pairs of ECN fields that pass; see
     /// [`DeliveryOffer::passes`](warren_core::engine::DeliveryOffer::passes).
     pub(super) passes: u16,
-    /// The outer destination port.
+    /// The outer destination port; zero where there is none.
     pub(super) port: [u8; 2],
     /// Whether super-packets are delivered this way, too.
     pub(super) takes_super: u8,
-    pub(super) padding: u8,
+    /// The protocol of the outer header.
+    pub(super) protocol: u8,
     pub(super) shim: [u8; SHIM_OCTETS],
     pub(super) rest: [u8; 6],
 }
 
 /// Octets of a shim that the programs know: VXLAN or Geneve, and Ethernet.
 pub(super) const SHIM_OCTETS: usize = 8 + 14;
-/// Octets that are put in front of a packet.
-pub(super) const OUTER_OCTETS: u16 = 50;
-pub(super) const FRONT_PADDING: usize = 2;
+/// Octets before the inner packet in a [`Front`]: the most that is put in front of one, and what makes it
+/// a multiple of four.
+pub(super) const FRONT_OCTETS: usize = 20 + 8 + SHIM_OCTETS + 2;
+
+/// What a packet is carried in.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Carrier {
+    /// UDP with a shim of [`SHIM_OCTETS`].
+    Udp,
+    /// An outer IPv4 header and nothing else.
+    Ip,
+}
+
+impl Carrier {
+    /// Octets that are put in front of a packet.
+    pub(super) const fn outer_octets(self) -> u16 {
+        match self {
+            Self::Udp => 50,
+            Self::Ip => 20,
+        }
+    }
+
+    /// Of these, octets that a socket would be given.
+    pub(super) const fn shim_octets(self) -> u64 {
+        match self {
+            Self::Udp => SHIM_OCTETS as u64,
+            Self::Ip => 0,
+        }
+    }
+
+    /// The sockets that it would be given to, as the counters call them.
+    pub(super) const fn sockets(self) -> &'static str {
+        match self {
+            Self::Udp => "udp4",
+            Self::Ip => "ip4",
+        }
+    }
+}
 
 /// Numbers of 64 bits in a place of the shared ones: a line of the caches.
 pub(super) const PLACE: usize = 8;
@@ -122,9 +157,14 @@ pub(super) const PLACE: usize = 8;
 pub(super) mod global {
     /// The epoch of the tables that hold; 0 while nothing is to take the short way.
     pub(in crate::shortcut) const GENERATION: usize = 0;
-    /// Packets, and their octets, that were dropped halfway, at the device.
-    pub(in crate::shortcut) const ENCAP_FAILED: usize = 1;
-    pub(in crate::shortcut) const ENCAP_FAILED_OCTETS: usize = 2;
+
+    /// Packets that were dropped halfway, at the device; behind that number, their octets.
+    pub(in crate::shortcut) const fn encap_failed(carrier: super::Carrier) -> usize {
+        match carrier {
+            super::Carrier::Udp => 1,
+            super::Carrier::Ip => 3,
+        }
+    }
 }
 
 /// Numbers of a flow's place.
@@ -143,7 +183,8 @@ pub(super) mod of_flow {
 }
 
 const _: () = assert!(size_of::<Key>() == 40);
-const _: () = assert!(OUTER_OCTETS as usize == 20 + 8 + SHIM_OCTETS);
+const _: () = assert!(Carrier::Udp.outer_octets() as usize == 20 + 8 + SHIM_OCTETS);
+const _: () = assert!(FRONT_OCTETS.is_multiple_of(4));
 const _: () = assert!(std::mem::offset_of!(Departure, front) % 8 == 0);
 const _: () = assert!(size_of::<Front>() == 56);
 const _: () = assert!(std::mem::offset_of!(Arrival, shim) % 4 == 0);

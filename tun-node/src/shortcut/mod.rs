@@ -21,11 +21,12 @@
 //! that no packet takes an old way, whatever the workers do. Every packet is counted in memory that the
 //! kernel and this process share (`layout.rs`), and so is accounted for as those of the workers.
 //!
-//! Only encapsulations whose shim is 22 octets long (VXLAN, Geneve), over IPv4: the outer UDP checksum
-//! is zero, which RFC 6935 leaves to the receiver where the outer header is IPv6. Where the underlay's
-//! device does not cut tunnels, super-packets take the usual way, because datagrams without a checksum
+//! Only encapsulations whose shim is 22 octets long (VXLAN, Geneve), and IP-in-IP, over IPv4: the outer UDP
+//! checksum is zero, which RFC 6935 leaves to the receiver where the outer header is IPv6. Where the underlay's
+//! device does not cut tunnels, super-packets in UDP take the usual way, because datagrams without a checksum
 //! are not joined again by a receiver in user space; small packets right behind them do, too. So do
-//! datagrams that come thick and fast, which user space joins to trains.
+//! datagrams that come thick and fast, which user space joins to trains. Not so IP-in-IP, of which a raw
+//! socket is given each packet by itself, and which the kernel joins without being asked.
 //!
 //! The devices' own counters (`ip -s link`) do not see packets at the TUN that take the short way.
 //! What takes it passes the host's netfilter output and input rules for the outer packets
@@ -51,10 +52,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
+use warren_core::encap::Encapsulation;
 use warren_core::engine::Offer;
 use warren_core::units::{Epoch, Family};
 
-use crate::config::Config;
+use crate::config::{Config, Peer};
 use crate::counters::{TallyReport, WorkerReport};
 use crate::netlink::Netlink;
 use crate::netlink::ipsec::has_ipsec_policy;
@@ -140,7 +142,7 @@ enum Order {
         source_port: Option<u16>,
     },
     /// The node's address or its ports are others.
-    Follow(Box<(Option<Ipv4Addr>, Vec<u16>)>),
+    Follow(Box<Wanted>),
     Stop,
 }
 
@@ -216,7 +218,7 @@ impl Shortcut {
             programs,
             tables,
             paths: Paths::new(netlink),
-            wanted: wanted(config),
+            wanted: Wanted::of(config),
             is_on: None,
         };
         match keeper.attach() {
@@ -252,7 +254,9 @@ impl Shortcut {
 
     /// The node is another one, or receives something else.
     pub fn follow(&self, config: &Config) {
-        let _ = self.orders.send(Order::Follow(Box::new(wanted(config))));
+        let _ = self
+            .orders
+            .send(Order::Follow(Box::new(Wanted::of(config))));
     }
 
     /// What took the short way, in the words of a worker.
@@ -305,14 +309,30 @@ pub struct ShortcutReport {
     pub failed: u64,
 }
 
-/// The address and the ports that tunnels' packets come to.
-fn wanted(config: &Config) -> (Option<Ipv4Addr>, Vec<u16>) {
-    let address = match config.node.underlay(Family::V4) {
-        Some(IpAddr::V4(address)) => Some(address),
-        Some(IpAddr::V6(_)) | None => None,
-    };
-    let ports = config.receive.vxlan.iter().chain(&config.receive.geneve);
-    (address, ports.copied().collect())
+/// Where tunnels' packets come to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Wanted {
+    address: Option<Ipv4Addr>,
+    /// Of UDP.
+    ports: Vec<u16>,
+    /// Whether IP-in-IP is received, too.
+    ip: bool,
+}
+
+impl Wanted {
+    fn of(config: &Config) -> Self {
+        let address = match config.node.underlay(Family::V4) {
+            Some(IpAddr::V4(address)) => Some(address),
+            Some(IpAddr::V6(_)) | None => None,
+        };
+        let ports = config.receive.vxlan.iter().chain(&config.receive.geneve);
+        let is_ipip = |peer: &Peer| matches!(peer.encapsulation, Encapsulation::Ipip);
+        Self {
+            address,
+            ports: ports.copied().collect(),
+            ip: config.receive.ipip || config.peers.iter().any(is_ipip),
+        }
+    }
 }
 
 /// What is attached.
@@ -327,19 +347,15 @@ struct Programs {
 }
 
 impl Programs {
-    /// Attaches the program for what comes to `ports` of `address`, in the place of the one before.
-    fn follow(
-        &mut self,
-        shared: &Shared,
-        address: Option<Ipv4Addr>,
-        ports: &[u16],
-    ) -> Result<(), ShortcutError> {
+    /// Attaches the program for what is `wanted`, in the place of the one before.
+    fn follow(&mut self, shared: &Shared, wanted: &Wanted) -> Result<(), ShortcutError> {
         let none = |why: &str| io::Error::new(io::ErrorKind::Unsupported, why.to_owned());
-        let Some(address) = address else {
+        let Some(address) = wanted.address else {
             return Err(failed("underlay")(none("it has no IPv4 address")));
         };
-        if ports.is_empty() {
-            return Err(failed("receive")(none("neither VXLAN nor Geneve")));
+        if wanted.ports.is_empty() && !wanted.ip {
+            let why = "neither VXLAN, nor Geneve, nor IP-in-IP";
+            return Err(failed("receive")(none(why)));
         }
         let device = paths::device_of(address).map_err(failed("the underlay's device"))?;
         if let Some((_, attached)) = &self.ingress
@@ -353,7 +369,7 @@ impl Programs {
             numbers: self.numbers.as_fd(),
             places: PLACES,
         };
-        let program = programs::ingress(maps, self.device, ports);
+        let program = programs::ingress(maps, self.device, &wanted.ports);
         let program = load(&program).map_err(failed("BPF program of the ingress"))?;
         drop(entries);
         let attached = bpf::attach_ingress(program.as_fd(), device)
@@ -399,7 +415,7 @@ struct Keeper {
     programs: Programs,
     tables: TablesReader,
     paths: Paths,
-    wanted: (Option<Ipv4Addr>, Vec<u16>),
+    wanted: Wanted,
     is_on: Option<bool>,
 }
 
@@ -441,9 +457,6 @@ impl Keeper {
         let mut entries = self.shared.entries.lock();
         match offer {
             Offer::Departure(offer) => {
-                let Some(source_port) = source_port else {
-                    return;
-                };
                 let Some(path) = self.paths.path(offer.link.local, offer.link.remote) else {
                     return;
                 };
@@ -484,8 +497,7 @@ impl Keeper {
     }
 
     fn attach(&mut self) -> Result<(), ShortcutError> {
-        let (address, ports) = &self.wanted;
-        self.programs.follow(&self.shared, *address, ports)
+        self.programs.follow(&self.shared, &self.wanted)
     }
 }
 

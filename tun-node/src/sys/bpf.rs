@@ -466,6 +466,8 @@ pub mod abi {
 
     /// `bpf_map_lookup_elem`.
     pub const LOOKUP: i32 = 1;
+    /// `bpf_get_prandom_u32`.
+    pub const RANDOM: i32 = 7;
     /// `bpf_skb_store_bytes`.
     pub const STORE_BYTES: i32 = 9;
     /// `bpf_redirect`.
