@@ -76,34 +76,43 @@ fn on_a_wire_that_cuts_super_packets_small_packets_alone_take_the_short_way() {
 }
 
 #[test]
+fn every_encapsulation_in_udp_takes_the_short_way_both_ways() {
+    // A node that has none sends trains of datagrams, which a worker opens.
+    for (encap, shim_octets) in [("fou", 0), ("gue", 4), ("vxlan-gpe", 8), ("geneve", 22)] {
+        let Some((lab, node, opposite)) = open_between_nodes(encap, SHORT) else {
+            return;
+        };
+        assert_short_and_whole(&lab, &node, encap);
+        settle(&node);
+        let report = node.counters();
+        assert_balanced(&report);
+        let offloaded = report.offloaded.unwrap();
+        let peer = &offloaded.peers[0];
+        assert_eq!(peer.by_encapsulation[encap].encap, peer.encap, "{encap}");
+        let (read, left) = (offloaded.encap.received, offloaded.encap.forwarded);
+        assert_eq!(
+            left.octets - read.octets,
+            shim_octets * read.packets,
+            "{encap}"
+        );
+        let sockets = offloaded.sockets.iter().filter(|one| one.socket == "udp4");
+        let sent: Vec<_> = sockets.map(|one| (one.sent, one.received)).collect();
+        assert_eq!(sent, [(left, offloaded.decap.received)], "{encap}");
+        node.stop();
+        opposite.stop();
+    }
+}
+
+#[test]
 fn ip_in_ip_takes_the_short_way_whole_in_small_packets_and_in_dense_ones() {
-    let Some((lab, node, opposite)) = open_ip_in_ip() else {
+    let Some((lab, node, opposite)) = open_between_nodes("ipip", "") else {
         return;
     };
     for is_wire in [false, true] {
         if is_wire {
             cut_frames(&lab);
         }
-        for (ours, theirs) in FAMILIES {
-            for (from, to, source, destination) in [(1, 2, ours, theirs), (2, 1, theirs, ours)] {
-                let before = offloaded(&node);
-                transfer(&lab, (from, source), (to, destination), 8 << 20);
-                let after = offloaded(&node);
-                let [out, back] = carried([before.device, after.device]);
-                let what = format!("TCP from {source}, wire {is_wire}");
-                assert!(
-                    out.packets > 20 && back.packets > 20,
-                    "{what}: {out:?}, {back:?}"
-                );
-                let (data, most) = if from == 1 { (out, back) } else { (back, out) };
-                assert!(data.octets > 7 << 20, "{what}: {data:?}");
-                assert!(most.octets < 1 << 20, "{what}: {most:?}");
-            }
-            let before = offloaded(&node).device;
-            assert_eq!(echo(&lab, ours, theirs, 200, 300), 200);
-            let [out, back] = carried([before, offloaded(&node).device]);
-            assert!(out.packets > 100 && back.packets > 100, "{out:?}, {back:?}");
-        }
+        assert_short_and_whole(&lab, &node, &format!("wire {is_wire}"));
     }
     let (ours, theirs) = FAMILIES[0];
     let _sink = lab.within(2, || UdpSocket::bind((theirs, 9000)).unwrap());
@@ -144,7 +153,7 @@ fn ip_in_ip_takes_the_short_way_whole_in_small_packets_and_in_dense_ones() {
 
 #[test]
 fn ip_in_ip_of_a_known_flow_from_another_outer_source_takes_the_usual_way() {
-    let Some((lab, node, opposite)) = open_ip_in_ip() else {
+    let Some((lab, node, opposite)) = open_between_nodes("ipip", "") else {
         return;
     };
     let (ours, theirs) = FAMILIES[0];
@@ -436,13 +445,35 @@ fn has_short_way(node: &Node) -> bool {
     status.on
 }
 
-/// A node with the short way and IP-in-IP, and another without a short way opposite.
-fn open_ip_in_ip() -> Option<(Lab, Node, Node)> {
+/// What has a node take the short way.
+const SHORT: &str = "[worker]\nflow-offload = true";
+
+/// A node with the short way, and another opposite, which has that, too.
+fn open_between_nodes(encap: &str, opposite: &str) -> Option<(Lab, Node, Node)> {
     let lab = Lab::new()?;
-    let short = "[worker]\nflow-offload = true";
-    let node = lab.start(1, "ipip", Underlay::V4, short);
-    let opposite = lab.start(2, "ipip", Underlay::V4, "");
+    let node = lab.start(1, encap, Underlay::V4, SHORT);
+    let opposite = lab.start(2, encap, Underlay::V4, opposite);
     has_short_way(&node).then_some((lab, node, opposite))
+}
+
+/// TCP and UDP of both families take the short way, both ways, and super-packets do.
+fn assert_short_and_whole(lab: &Lab, node: &Node, what: &str) {
+    for (ours, theirs) in FAMILIES {
+        for (from, to, source, destination) in [(1, 2, ours, theirs), (2, 1, theirs, ours)] {
+            let before = offloaded(node).device;
+            transfer(lab, (from, source), (to, destination), 8 << 20);
+            let [out, back] = carried([before, offloaded(node).device]);
+            let what = format!("{what}, TCP from {source}: {out:?}, {back:?}");
+            assert!(out.packets > 0 && back.packets > 0, "{what}");
+            let (data, answers) = if from == 1 { (out, back) } else { (back, out) };
+            assert!(data.octets > 4 << 20 && answers.octets < 1 << 20, "{what}");
+        }
+        let before = offloaded(node).device;
+        assert_eq!(echo(lab, ours, theirs, 200, 300), 200, "{what}");
+        let [out, back] = carried([before, offloaded(node).device]);
+        let what = format!("{what}, UDP from {ours}: {out:?}, {back:?}");
+        assert!(out.packets > 100 && back.packets > 100, "{what}");
+    }
 }
 
 /// Has frames cut to the MTU, as a wire has them.

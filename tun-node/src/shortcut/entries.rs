@@ -20,7 +20,7 @@ use warren_core::wire::{Ipv4Header, ip_protocol};
 use zerocopy::IntoBytes;
 
 use super::layout::{
-    Arrival, Carrier, Departure, FRONT_OCTETS, Front, Key, PLACE, SHIM_OCTETS, global, of_flow,
+    Arrival, Carrier, Departure, FRONT_OCTETS, Front, Key, PLACE, SHIM_OCTETS_MAX, global, of_flow,
 };
 use super::number;
 use super::paths::Path;
@@ -114,7 +114,7 @@ impl Entries {
         let Some(outer) = tunnel.outer(source_port, &offer.link) else {
             return;
         };
-        let carrier = tunnel.carrier();
+        let carrier = tunnel.carrier;
         let room = path.mtu.saturating_sub(u32::from(carrier.outer_octets()));
         let largest = offer.largest_octets.min(usize::try_from(room).unwrap_or(0));
         let Ok(largest_octets) = u16::try_from(largest) else {
@@ -146,7 +146,7 @@ impl Entries {
             traffic_classes: offer.traffic_classes,
             // What is cut in an outer IP packet is joined again before anybody in user space sees it.
             takes_super: u8::from(path.takes_super || carrier == Carrier::Ip),
-            protocol: tunnel.protocol,
+            outer_octets: carrier.outer_octets(),
             padding: [0; 2],
             sum: sum(&outer),
             front: front(&outer),
@@ -165,7 +165,7 @@ impl Entries {
         let key = Key::of(&offer.flow);
         let link = &offer.link;
         let Some(place) = self.place(
-            (Way::Decap, tunnel.carrier()),
+            (Way::Decap, tunnel.carrier),
             key,
             (link.local, link.remote),
             offer.peer,
@@ -187,7 +187,7 @@ impl Entries {
             passes: offer.passes,
             port: tunnel.ports.map_or(0, |(local, _)| local).to_be_bytes(),
             takes_super: u8::from(ends_here),
-            protocol: tunnel.protocol,
+            outer_octets: tunnel.carrier.outer_octets(),
             shim: tunnel.shim,
             rest: [0; 6],
         };
@@ -226,22 +226,32 @@ impl Entries {
     pub(super) fn report(&mut self) -> WorkerReport {
         self.count_only();
         let mut report = WorkerReport::default();
-        for carrier in [Carrier::Udp, Carrier::Ip] {
-            let carried = |way| self.carried.get(&(way, carrier)).copied();
-            let [read, written] =
-                [Way::Encap, Way::Decap].map(|way| carried(way).unwrap_or_default());
-            let at = global::encap_failed(carrier);
-            let (failed, failed_octets) = (self.number(at), self.number(at + 1));
-            let left = with_shims(carrier, read);
-            let received = with_shims(carrier, written);
-            let send_drops = (failed > 0).then(|| (FAILED.to_owned(), failed));
-            let failed = with_shims(
-                carrier,
-                TallyReport {
-                    packets: failed,
-                    octets: failed_octets,
-                },
-            );
+        for (is_udp, name, failed) in [
+            (true, "udp4", global::ENCAP_FAILED_UDP),
+            (false, "ip4", global::ENCAP_FAILED_IP),
+        ] {
+            let mut sum = [TallyReport::default(); 4];
+            let carriers = Carrier::ALL.into_iter();
+            for carrier in carriers.filter(|carrier| carrier.is_udp() == is_udp) {
+                let carried = |way| self.carried.get(&(way, carrier)).copied();
+                let carried = |way| carried(way).unwrap_or_default();
+                let (read, written) = (carried(Way::Encap), carried(Way::Decap));
+                let both = [
+                    read,
+                    with_shims(carrier, read),
+                    with_shims(carrier, written),
+                    written,
+                ];
+                for (sum, of) in sum.iter_mut().zip(both) {
+                    sum.add(of);
+                }
+            }
+            let [read, left, received, written] = sum;
+            let failed = TallyReport {
+                packets: self.number(failed),
+                octets: self.number(failed + 1),
+            };
+            let send_drops = (failed.packets > 0).then(|| (FAILED.to_owned(), failed.packets));
             report.device.read.add(read);
             report.device.written.add(written);
             report.encap.received.add(read);
@@ -249,7 +259,7 @@ impl Entries {
             report.decap.received.add(received);
             report.decap.forwarded.add(written);
             report.sockets.push(SocketReport {
-                socket: carrier.sockets().to_owned(),
+                socket: name.to_owned(),
                 received,
                 sent: TallyReport {
                     packets: left.packets.saturating_sub(failed.packets),
@@ -406,7 +416,7 @@ impl Entries {
 const fn with_shims(carrier: Carrier, of: TallyReport) -> TallyReport {
     TallyReport {
         packets: of.packets,
-        octets: of.octets + of.packets * carrier.shim_octets(),
+        octets: of.octets + of.packets * carrier.shim_octets() as u64,
     }
 }
 
@@ -415,16 +425,17 @@ fn at_place(place: u32, at: usize) -> usize {
     PLACE * (place as usize + 1) + at
 }
 
-/// The ends of a tunnel that the programs can carry, and what stands between.
+/// A tunnel that the programs can carry.
 struct Tunnel {
+    carrier: Carrier,
     local: Ipv4Addr,
     remote: Ipv4Addr,
     /// Of the outer header.
     protocol: u8,
     /// Of this node and the other, in UDP.
     ports: Option<(u16, u16)>,
-    /// All zero where there is none.
-    shim: [u8; SHIM_OCTETS],
+    /// Filled up with zeros.
+    shim: [u8; SHIM_OCTETS_MAX],
 }
 
 impl Tunnel {
@@ -432,32 +443,30 @@ impl Tunnel {
         let (IpAddr::V4(local), IpAddr::V4(remote)) = (link.local, link.remote) else {
             return None;
         };
-        let (protocol, ports, shim) = match link.transport {
+        let (protocol, ports) = match link.transport {
             Transport::Udp {
                 local_port,
                 remote_port,
                 ..
-            } => {
-                let ports = Some((local_port, remote_port));
-                (ip_protocol::UDP, ports, shim.try_into().ok()?)
-            }
-            Transport::Ip { protocol } if shim.is_empty() => (protocol, None, [0; SHIM_OCTETS]),
-            Transport::Ip { .. } => return None,
+            } => (ip_protocol::UDP, Some((local_port, remote_port))),
+            Transport::Ip { protocol } => (protocol, None),
         };
+        let carrier = Carrier::ALL.into_iter().find(|carrier| {
+            let octets = usize::from(carrier.shim_octets());
+            carrier.is_udp() == ports.is_some() && octets == shim.len()
+        })?;
+        let mut filled = [0; SHIM_OCTETS_MAX];
+        for (octet, of_shim) in filled.iter_mut().zip(shim) {
+            *octet = *of_shim;
+        }
         Some(Self {
+            carrier,
             local,
             remote,
             protocol,
             ports,
-            shim,
+            shim: filled,
         })
-    }
-
-    const fn carrier(&self) -> Carrier {
-        match self.ports {
-            Some(_) => Carrier::Udp,
-            None => Carrier::Ip,
-        }
     }
 
     /// What stands in front of a packet, with lengths, traffic class, identification and checksum left out;
@@ -479,8 +488,9 @@ impl Tunnel {
             octets.extend(source_port?.to_be_bytes());
             octets.extend(port.to_be_bytes());
             octets.extend([0; 4]);
-            octets.extend(self.shim);
         }
+        let shim = usize::from(self.carrier.shim_octets());
+        octets.extend(self.shim.iter().take(shim));
         Some(octets)
     }
 }

@@ -65,8 +65,8 @@ pub(super) struct Departure {
     pub(super) traffic_classes: [u8; 4],
     /// Whether super-packets leave this way, too.
     pub(super) takes_super: u8,
-    /// The protocol of the outer header ([`Carrier`]).
-    pub(super) protocol: u8,
+    /// Octets of what stands in front, by which a program knows the [`Carrier`].
+    pub(super) outer_octets: u8,
     pub(super) padding: [u8; 2],
     /// The sum of the outer header's words without its first two, not folded.
     pub(super) sum: u32,
@@ -103,50 +103,56 @@ pub(super) struct Arrival {
     pub(super) port: [u8; 2],
     /// Whether super-packets are delivered this way, too.
     pub(super) takes_super: u8,
-    /// The protocol of the outer header.
-    pub(super) protocol: u8,
-    pub(super) shim: [u8; SHIM_OCTETS],
+    /// As in a [`Departure`].
+    pub(super) outer_octets: u8,
+    pub(super) shim: [u8; SHIM_OCTETS_MAX],
     pub(super) rest: [u8; 6],
 }
 
-/// Octets of a shim that the programs know: VXLAN or Geneve, and Ethernet.
-pub(super) const SHIM_OCTETS: usize = 8 + 14;
+/// Octets of the longest shim that the programs know: VXLAN or Geneve, and Ethernet.
+pub(super) const SHIM_OCTETS_MAX: usize = 8 + 14;
 /// Octets before the inner packet in a [`Front`]: the most that is put in front of one, and what makes it
 /// a multiple of four.
-pub(super) const FRONT_OCTETS: usize = 20 + 8 + SHIM_OCTETS + 2;
+pub(super) const FRONT_OCTETS: usize = 20 + 8 + SHIM_OCTETS_MAX + 2;
 
-/// What a packet is carried in.
+/// What a packet is carried in, over IPv4.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Carrier {
-    /// UDP with a shim of [`SHIM_OCTETS`].
-    Udp,
+    /// VXLAN or Geneve, with an Ethernet header.
+    Ethernet,
+    /// VXLAN-GPE.
+    Gpe,
+    Gue,
+    Fou,
     /// An outer IPv4 header and nothing else.
     Ip,
 }
 
 impl Carrier {
-    /// Octets that are put in front of a packet.
-    pub(super) const fn outer_octets(self) -> u16 {
+    pub(super) const ALL: [Self; 5] = [Self::Ethernet, Self::Gpe, Self::Gue, Self::Fou, Self::Ip];
+
+    /// Octets between the UDP header, or else the outer header, and the packet: what a socket would be given with
+    /// it.
+    pub(super) const fn shim_octets(self) -> u8 {
         match self {
-            Self::Udp => 50,
+            Self::Ethernet => 22,
+            Self::Gpe => 8,
+            Self::Gue => 4,
+            Self::Fou | Self::Ip => 0,
+        }
+    }
+
+    /// Octets that are put in front of a packet: another number for each.
+    pub(super) const fn outer_octets(self) -> u8 {
+        match self {
             Self::Ip => 20,
+            Self::Ethernet | Self::Gpe | Self::Gue | Self::Fou => 28 + self.shim_octets(),
         }
     }
 
-    /// Of these, octets that a socket would be given.
-    pub(super) const fn shim_octets(self) -> u64 {
-        match self {
-            Self::Udp => SHIM_OCTETS as u64,
-            Self::Ip => 0,
-        }
-    }
-
-    /// The sockets that it would be given to, as the counters call them.
-    pub(super) const fn sockets(self) -> &'static str {
-        match self {
-            Self::Udp => "udp4",
-            Self::Ip => "ip4",
-        }
+    /// Whether there is a UDP header.
+    pub(super) const fn is_udp(self) -> bool {
+        !matches!(self, Self::Ip)
     }
 }
 
@@ -158,13 +164,10 @@ pub(super) mod global {
     /// The epoch of the tables that hold; 0 while nothing is to take the short way.
     pub(in crate::shortcut) const GENERATION: usize = 0;
 
-    /// Packets that were dropped halfway, at the device; behind that number, their octets.
-    pub(in crate::shortcut) const fn encap_failed(carrier: super::Carrier) -> usize {
-        match carrier {
-            super::Carrier::Udp => 1,
-            super::Carrier::Ip => 3,
-        }
-    }
+    /// Packets in UDP that were dropped halfway, at the device, and their octets with shims.
+    pub(in crate::shortcut) const ENCAP_FAILED_UDP: usize = 1;
+    /// Those in IP; behind them their octets, as above.
+    pub(in crate::shortcut) const ENCAP_FAILED_IP: usize = 3;
 }
 
 /// Numbers of a flow's place.
@@ -183,7 +186,7 @@ pub(super) mod of_flow {
 }
 
 const _: () = assert!(size_of::<Key>() == 40);
-const _: () = assert!(Carrier::Udp.outer_octets() as usize == 20 + 8 + SHIM_OCTETS);
+const _: () = assert!(Carrier::Ethernet.shim_octets() as usize == SHIM_OCTETS_MAX);
 const _: () = assert!(FRONT_OCTETS.is_multiple_of(4));
 const _: () = assert!(std::mem::offset_of!(Departure, front) % 8 == 0);
 const _: () = assert!(size_of::<Front>() == 56);

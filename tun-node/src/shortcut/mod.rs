@@ -21,12 +21,12 @@
 //! that no packet takes an old way, whatever the workers do. Every packet is counted in memory that the
 //! kernel and this process share (`layout.rs`), and so is accounted for as those of the workers.
 //!
-//! Only encapsulations whose shim is 22 octets long (VXLAN, Geneve), and IP-in-IP, over IPv4: the outer UDP
-//! checksum is zero, which RFC 6935 leaves to the receiver where the outer header is IPv6. Where the underlay's
-//! device does not cut tunnels, super-packets in UDP take the usual way, because datagrams without a checksum
-//! are not joined again by a receiver in user space; small packets right behind them do, too. So do
-//! datagrams that come thick and fast, which user space joins to trains. Not so IP-in-IP, of which a raw
-//! socket is given each packet by itself, and which the kernel joins without being asked.
+//! Every encapsulation, with IPv4 outside: the outer UDP checksum is zero, which RFC 6935 leaves to the
+//! receiver where the outer header is IPv6. Where the underlay's device does not cut tunnels, super-packets in
+//! UDP take the usual way, because datagrams without a checksum are not joined again by a receiver in user
+//! space; small packets right behind them do, too. So do datagrams that come thick and fast, which user space
+//! joins to trains. Not so IP-in-IP, of which a raw socket is given each packet by itself, and which the kernel
+//! joins without being asked.
 //!
 //! The devices' own counters (`ip -s link`) do not see packets at the TUN that take the short way.
 //! What takes it passes the host's netfilter output and input rules for the outer packets
@@ -65,6 +65,7 @@ use crate::sys::bpf::{self, Instruction, SharedNumbers};
 use entries::{Entries, PLACES};
 use layout::{PLACE, global};
 use paths::Paths;
+use programs::Ports;
 
 /// The generation of the tables, as the programs see it.
 #[derive(Clone, Debug)]
@@ -313,8 +314,7 @@ pub struct ShortcutReport {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Wanted {
     address: Option<Ipv4Addr>,
-    /// Of UDP.
-    ports: Vec<u16>,
+    ports: Ports,
     /// Whether IP-in-IP is received, too.
     ip: bool,
 }
@@ -325,12 +325,16 @@ impl Wanted {
             Some(IpAddr::V4(address)) => Some(address),
             Some(IpAddr::V6(_)) | None => None,
         };
-        let ports = config.receive.vxlan.iter().chain(&config.receive.geneve);
+        let receive = &config.receive;
         let is_ipip = |peer: &Peer| matches!(peer.encapsulation, Encapsulation::Ipip);
         Self {
             address,
-            ports: ports.copied().collect(),
-            ip: config.receive.ipip || config.peers.iter().any(is_ipip),
+            ports: Ports {
+                ethernet: [receive.vxlan.as_slice(), &receive.geneve].concat(),
+                gpe: receive.vxlan_gpe.clone(),
+                fou_gue: receive.fou_gue.clone(),
+            },
+            ip: receive.ipip || config.peers.iter().any(is_ipip),
         }
     }
 }
@@ -353,9 +357,8 @@ impl Programs {
         let Some(address) = wanted.address else {
             return Err(failed("underlay")(none("it has no IPv4 address")));
         };
-        if wanted.ports.is_empty() && !wanted.ip {
-            let why = "neither VXLAN, nor Geneve, nor IP-in-IP";
-            return Err(failed("receive")(none(why)));
+        if wanted.ports.are_none() && !wanted.ip {
+            return Err(failed("receive")(none("nothing")));
         }
         let device = paths::device_of(address).map_err(failed("the underlay's device"))?;
         if let Some((_, attached)) = &self.ingress

@@ -12,7 +12,7 @@ use warren_core::units::Family;
 
 use super::layout::{Arrival, Carrier, Departure, FRONT_OCTETS, PLACE, global};
 use crate::assembler::Operation::{Add, And, ExclusiveOr, Or, ShiftLeft, ShiftRight, Subtract};
-use crate::assembler::Width::{Byte, Double, Half, Word};
+use crate::assembler::Width::{self, Byte, Double, Half, Word};
 use crate::assembler::{Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, When};
 use crate::sys::bpf::Instruction;
 use crate::sys::bpf::abi::{
@@ -29,6 +29,26 @@ pub(super) struct Maps<'m> {
     pub(super) numbers: BorrowedFd<'m>,
     /// Places for flows among the numbers: a power of two.
     pub(super) places: u32,
+}
+
+/// The UDP ports that tunnels' packets come to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Ports {
+    /// VXLAN and Geneve.
+    pub(super) ethernet: Vec<u16>,
+    pub(super) gpe: Vec<u16>,
+    pub(super) fou_gue: Vec<u16>,
+}
+
+impl Ports {
+    pub(super) fn are_none(&self) -> bool {
+        let Self {
+            ethernet,
+            gpe,
+            fou_gue,
+        } = self;
+        [ethernet, gpe, fou_gue].into_iter().all(Vec::is_empty)
+    }
 }
 
 /// The program at the egress of our device: puts the outer headers of its flow in front of a packet
@@ -50,7 +70,7 @@ pub(super) fn egress(maps: Maps<'_>) -> Vec<Instruction> {
 
 /// The program at the ingress of the underlay's device: takes the outer headers off a packet of a
 /// known flow to one of `ports`, and hands it to `device`, ours.
-pub(super) fn ingress(maps: Maps<'_>, device: u32, ports: &[u16]) -> Vec<Instruction> {
+pub(super) fn ingress(maps: Maps<'_>, device: u32, ports: &Ports) -> Vec<Instruction> {
     let mut program = Program::new(maps);
     let next = program.next;
     let a = &mut program.a;
@@ -83,7 +103,7 @@ pub(super) fn ingress(maps: Maps<'_>, device: u32, ports: &[u16]) -> Vec<Instruc
         program.ingress_of(family, Carrier::Ip, device);
         program.a.place(other);
     }
-    if !ports.is_empty() {
+    if !ports.are_none() {
         program.ingress_of_udp(device, ports);
     }
     program.end();
@@ -144,7 +164,7 @@ impl<'m> Program<'m> {
         a.load(Half, R1, R8, field(offset_of!(Departure, largest_octets)));
         a.jump_if_both(R9, When::Above, R1, next);
         a.copy(R1, R7);
-        a.by(Add, R1, outer(Carrier::Udp));
+        a.by(Add, R1, outer(Carrier::Ethernet));
         a.jump_if(R1, When::Above, i32::from(u16::MAX), next);
         if matches!(family, Family::V4) {
             a.load(Byte, R1, R10, INNER + 6);
@@ -158,15 +178,25 @@ impl<'m> Program<'m> {
         let takes_super = field(offset_of!(Departure, takes_super));
         let is_super = self.load_segment_size();
         self.keep_order(slot, takes_super, is_super);
-        let udp = self.a.label();
-        let a = &mut self.a;
-        a.load(Byte, R1, R8, field(offset_of!(Departure, protocol)));
-        a.jump_if(R1, When::Equal, UDP, udp);
+        let in_udp = self.a.label();
+        self.unless_in(Carrier::Ip, offset_of!(Departure, outer_octets), in_udp);
         self.leave(family, Carrier::Ip);
-        self.a.place(udp);
-        // A raw socket would be given them one by one: there is nothing to join.
+        self.a.place(in_udp);
+        // Only in UDP: of what else comes thick and fast, a raw socket is given each by itself.
         self.leave_dense(family);
-        self.leave(family, Carrier::Udp);
+        for carrier in Carrier::ALL.into_iter().filter(|one| one.is_udp()) {
+            let other = self.a.label();
+            self.unless_in(carrier, offset_of!(Departure, outer_octets), other);
+            self.leave(family, carrier);
+            self.a.place(other);
+        }
+        self.a.jump(next);
+    }
+
+    /// Jumps if the entry at R8, which has its octets in front at `field`, is of another carrier.
+    fn unless_in(&mut self, carrier: Carrier, field: usize, other: Label) {
+        self.a.load(Byte, R1, R8, offset(field));
+        self.a.jump_if(R1, When::NotEqual, outer(carrier), other);
     }
 
     /// Sends the packet by the entry at R8; R9 is its traffic class.
@@ -212,18 +242,19 @@ impl<'m> Program<'m> {
         let a = &mut self.a;
         a.by(ExclusiveOr, R1, 0xffff);
         a.store(Half, R10, ip + 10, R1);
+        if carrier.is_udp() {
+            a.copy(R1, R7);
+            a.by(Add, R1, outer - IPV4_OCTETS);
+            a.network_order(R1);
+            a.store(Half, R10, ip + 24, R1);
+        }
         let flags = match carrier {
-            Carrier::Udp => {
-                a.copy(R1, R7);
-                a.by(Add, R1, outer - IPV4_OCTETS);
-                a.network_order(R1);
-                a.store(Half, R10, ip + 24, R1);
-                FIXED_GSO | ENCAP_IPV4 | ENCAP_UDP | ENCAP_ETHERNET | ETHERNET << 56
-            }
-            Carrier::Ip => FIXED_GSO | ENCAP_IPV4,
+            Carrier::Ethernet => ENCAP_UDP | ENCAP_ETHERNET | ETHERNET << 56,
+            Carrier::Gpe | Carrier::Gue | Carrier::Fou => ENCAP_UDP,
+            Carrier::Ip => 0,
         };
         let changed = self.decrement_ttl(family);
-        self.adjust_room(outer, flags);
+        self.adjust_room(outer, FIXED_GSO | ENCAP_IPV4 | flags);
         self.a.jump_if(R0, When::NotEqual, 0, next);
         let a = &mut self.a;
         a.copy(R1, R6);
@@ -253,8 +284,12 @@ impl<'m> Program<'m> {
         self.a.place(failed);
         self.count();
         let numbers = self.maps.numbers;
-        let failed = global::encap_failed(carrier);
+        let failed = match carrier.is_udp() {
+            true => global::ENCAP_FAILED_UDP,
+            false => global::ENCAP_FAILED_IP,
+        };
         let a = &mut self.a;
+        a.by(Add, R7, carrier.shim_octets().into());
         a.set_value(R1, numbers, 0);
         a.set(R2, 1);
         a.add_shared(R1, offset_of_number(failed), R2);
@@ -263,29 +298,80 @@ impl<'m> Program<'m> {
         a.exit();
     }
 
-    fn ingress_of_udp(&mut self, device: u32, ports: &[u16]) {
+    fn ingress_of_udp(&mut self, device: u32, ports: &Ports) {
         let next = self.next;
-        let ours = self.a.label();
         let a = &mut self.a;
         a.load(Byte, R1, R10, HEADERS + PROTOCOL);
         a.jump_if(R1, When::NotEqual, UDP, next);
-        a.load(Half, R1, R10, HEADERS + PORT);
-        for port in ports {
-            a.jump_if(R1, When::Equal, in_network_order(*port), ours);
-        }
-        a.jump(next);
-        a.place(ours);
         // The length of UDP's agrees, too.
         a.load(Half, R1, R10, HEADERS + 24);
         a.network_order(R1);
         a.by(Add, R1, IPV4_OCTETS);
         a.jump_if_both(R1, When::NotEqual, R7, next);
-        for family in [Family::V4, Family::V6] {
+        let shim = HEADERS + SHIM;
+        let ether_types = [Family::V4, Family::V6].map(ether_type);
+        self.ingress_at(&ports.ethernet, |program| {
+            program.by_family(Half, shim + 20, ether_types, Carrier::Ethernet, device);
+        });
+        self.ingress_at(&ports.gpe, |program| {
+            program.by_family(Byte, shim + 3, [1, 2], Carrier::Gpe, device);
+        });
+        self.ingress_at(&ports.fou_gue, |program| {
+            // By the first half octet: versions of IP, or of GUE with a header of its own.
+            let a = &mut program.a;
+            let not_gue = a.label();
+            a.load(Byte, R1, R10, shim);
+            a.by(ShiftRight, R1, 4);
+            a.jump_if(R1, When::NotEqual, 0, not_gue);
+            let protocols = [Family::V4, Family::V6].map(ip_in_ip);
+            program.by_family(Byte, shim + 1, protocols, Carrier::Gue, device);
+            let a = &mut program.a;
+            a.jump(next);
+            a.place(not_gue);
+            for (family, version) in [(Family::V4, 4), (Family::V6, 6)] {
+                let other = program.a.label();
+                program.a.load(Byte, R1, R10, shim);
+                program.a.by(ShiftRight, R1, 4);
+                program.a.jump_if(R1, When::NotEqual, version, other);
+                program.ingress_of(family, Carrier::Fou, device);
+                program.a.place(other);
+            }
+        });
+    }
+
+    /// What comes to one of `ports`.
+    fn ingress_at(&mut self, ports: &[u16], deliver: impl FnOnce(&mut Self)) {
+        if ports.is_empty() {
+            return;
+        }
+        let next = self.next;
+        let (ours, others) = (self.a.label(), self.a.label());
+        let a = &mut self.a;
+        a.load(Half, R1, R10, HEADERS + PORT);
+        for port in ports {
+            a.jump_if(R1, When::Equal, in_network_order(*port), ours);
+        }
+        a.jump(others);
+        a.place(ours);
+        deliver(self);
+        self.a.jump(next);
+        self.a.place(others);
+    }
+
+    /// By what stands at `at` for IPv4 and for IPv6.
+    fn by_family(
+        &mut self,
+        width: Width,
+        at: i16,
+        values: [i32; 2],
+        carrier: Carrier,
+        device: u32,
+    ) {
+        for (family, value) in [Family::V4, Family::V6].into_iter().zip(values) {
             let other = self.a.label();
-            self.a.load(Half, R1, R10, HEADERS + ETHER_TYPE);
-            self.a
-                .jump_if(R1, When::NotEqual, ether_type(family), other);
-            self.ingress_of(family, Carrier::Udp, device);
+            self.a.load(width, R1, R10, at);
+            self.a.jump_if(R1, When::NotEqual, value, other);
+            self.ingress_of(family, carrier, device);
             self.a.place(other);
         }
     }
@@ -312,26 +398,28 @@ impl<'m> Program<'m> {
         }
         self.find(ARRIVED, family, offset(offset_of!(Arrival, generation)));
         let field = |of: usize| offset(of);
-        let a = &mut self.a;
-        for (width, here, there) in [
-            (Byte, PROTOCOL, offset_of!(Arrival, protocol)),
+        self.unless_in(carrier, offset_of!(Arrival, outer_octets), next);
+        let mut same = vec![
             (Word, 12, offset_of!(Arrival, remote)),
             (Word, 16, offset_of!(Arrival, local)),
-        ] {
+        ];
+        if carrier.is_udp() {
+            same.push((Half, PORT, offset_of!(Arrival, port)));
+            let octets = usize::from(carrier.shim_octets());
+            let there = offset_of!(Arrival, shim);
+            same.extend(
+                (0..octets / 4).map(|word| (Word, SHIM + offset(4 * word), there + 4 * word)),
+            );
+            if octets % 4 != 0 {
+                let at = octets / 4 * 4;
+                same.push((Half, SHIM + offset(at), there + at));
+            }
+        }
+        let a = &mut self.a;
+        for (width, here, there) in same {
             a.load(width, R1, R10, HEADERS + here);
             a.load(width, R2, R8, field(there));
             a.jump_if_both(R1, When::NotEqual, R2, next);
-        }
-        if matches!(carrier, Carrier::Udp) {
-            let shim = offset_of!(Arrival, shim);
-            let words = (0..20).step_by(4);
-            let words = words.map(|at| (Word, 28 + offset(at), shim + at));
-            let port = (Half, PORT, offset_of!(Arrival, port));
-            for (width, here, there) in words.chain([port, (Half, 48, shim + 20)]) {
-                a.load(width, R1, R10, HEADERS + here);
-                a.load(width, R2, R8, field(there));
-                a.jump_if_both(R1, When::NotEqual, R2, next);
-            }
         }
         // R9: the traffic class.
         self.traffic_class(ARRIVED, family, R9);
@@ -451,10 +539,10 @@ const KEY: i16 = -152;
 const PLACE_OF_FLOW: i16 = -160;
 const LAST: i16 = -168;
 
-/// Where the outer headers have the protocol, the destination port, and the shim its type of packet.
+/// Where the outer headers have the protocol, the destination port, and the shim.
 const PROTOCOL: i16 = 9;
 const PORT: i16 = 22;
-const ETHER_TYPE: i16 = 48;
+const SHIM: i16 = 28;
 
 const ETHERNET_OCTETS: i32 = 14;
 const IPV4_OCTETS: i32 = 20;
