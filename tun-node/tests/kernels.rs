@@ -137,6 +137,18 @@ const GUE: Case = Case {
     v6_inside: true,
     is_short: false,
 };
+const FOU_SHORT: Case = Case {
+    name: "fou-flow-offload",
+    sections: "[worker]\nflow-offload = true\n",
+    is_short: true,
+    ..FOU
+};
+const GUE_SHORT: Case = Case {
+    name: "gue-flow-offload",
+    sections: "[worker]\nflow-offload = true\n",
+    is_short: true,
+    ..GUE
+};
 
 #[test]
 fn user_mode_linux() {
@@ -187,7 +199,9 @@ fn debian_cloud_kernel() {
         &IPIP,
         &IPIP_SHORT,
         &FOU,
+        &FOU_SHORT,
         &GUE,
+        &GUE_SHORT,
         &GENEVE,
         &VXLAN,
         &VXLAN_SHORT,
