@@ -177,7 +177,21 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
+impl Peer {
+    /// Whether what is sent to it first is IP-in-IP.
+    #[must_use]
+    pub const fn is_in_ip(&self) -> bool {
+        matches!(self.encapsulation, Encapsulation::Ipip)
+    }
+}
+
 impl Config {
+    /// Whether IP-in-IP is received, or sent first to any peer of the file.
+    #[must_use]
+    pub fn uses_ipip(&self) -> bool {
+        self.receive.ipip || self.peers.iter().any(Peer::is_in_ip)
+    }
+
     /// This node as the library's tables want it.
     #[must_use]
     pub fn local(&self) -> Local {

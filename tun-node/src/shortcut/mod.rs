@@ -52,11 +52,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
-use warren_core::encap::Encapsulation;
 use warren_core::engine::Offer;
 use warren_core::units::{Epoch, Family};
 
-use crate::config::{Config, Peer};
+use crate::config::Config;
 use crate::counters::{TallyReport, WorkerReport};
 use crate::netlink::Netlink;
 use crate::netlink::ipsec::has_ipsec_policy;
@@ -326,7 +325,6 @@ impl Wanted {
             Some(IpAddr::V6(_)) | None => None,
         };
         let receive = &config.receive;
-        let is_ipip = |peer: &Peer| matches!(peer.encapsulation, Encapsulation::Ipip);
         Self {
             address,
             ports: Ports {
@@ -334,7 +332,7 @@ impl Wanted {
                 gpe: receive.vxlan_gpe.clone(),
                 fou_gue: receive.fou_gue.clone(),
             },
-            ip: receive.ipip || config.peers.iter().any(is_ipip),
+            ip: config.uses_ipip(),
         }
     }
 }

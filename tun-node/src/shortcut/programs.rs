@@ -1,4 +1,4 @@
-//! The two programs, and what is common to them: reading an inner header, finding its flow.
+//! The two programs; the steps that are common to them are in [`steps`].
 //!
 //! Whatever is not as the flow's entry says goes on as if there were no program. A program changes
 //! a packet only when all is decided; what then fails is dropped, and counted.
@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use warren_core::units::Family;
 
-use super::layout::{Arrival, Carrier, Departure, FRONT_OCTETS, PLACE, global};
+use super::layout::{Arrival, Carrier, Departure, FRONT_OCTETS, global};
 use crate::assembler::Operation::{Add, And, ExclusiveOr, Or, ShiftLeft, ShiftRight, Subtract};
 use crate::assembler::Width::{self, Byte, Double, Half, Word};
 use crate::assembler::{Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, When};
@@ -547,22 +547,6 @@ const SHIM: i16 = 28;
 const ETHERNET_OCTETS: i32 = 14;
 const IPV4_OCTETS: i32 = 20;
 const UDP: i32 = 17;
-const TCP_PROTOCOL: i32 = 6;
-const FIN_SYN_RST_URG: i32 = 0x27;
-const ACK: i32 = 0x10;
-
-/// Octets of a place among the numbers.
-const PLACE_OCTETS: u32 = 64;
-
-/// How long small packets of a flow follow its last super-packet the long way.
-const LONG_WAY_NANOS: i32 = 20_000_000;
-
-/// Nanoseconds to moments.
-const MOMENT_SHIFT: i32 = 22;
-
-/// Datagrams in a moment with which a flow is dense: some 60,000 a second, which is the least with
-/// which user space has several to join.
-const DENSE: i32 = 256;
 
 // Flags of `bpf_skb_adjust_room`: the segment size stays; which headers come or go.
 const FIXED_GSO: u64 = 1;
@@ -576,5 +560,4 @@ const ETHERNET: u64 = 14;
 /// A flag of `bpf_redirect`.
 const TO_INGRESS: i32 = 1;
 
-const _: () = assert!(PLACE_OCTETS as usize == PLACE * size_of::<u64>());
 const _: () = assert!(FRONT_OCTETS == 52);

@@ -46,7 +46,7 @@ mod wanted;
 mod ways;
 
 pub use error::UnderlayError;
-use wanted::{raw_config, sends_by_udp, udp_config, udp_ports, uses_ipip};
+use wanted::{raw_config, sends_by_udp, udp_config, udp_ports};
 use ways::{Way, Ways};
 
 /// All underlay sockets of one worker.
@@ -138,7 +138,7 @@ impl Underlay {
                 }
             }
             let has_raw = self.receivers.iter().any(|there| there.is_raw_at(address));
-            if uses_ipip(config) && !has_raw {
+            if config.uses_ipip() && !has_raw {
                 match self.open_raw(config, address) {
                     Ok(raws) => self.receivers.extend(raws),
                     Err(error) => failed.push(error),

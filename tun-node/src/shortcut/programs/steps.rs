@@ -9,14 +9,13 @@ use std::mem::offset_of;
 use warren_core::units::Family;
 
 use super::{
-    ACK, DENSE, FIN_SYN_RST_URG, INNER, KEY, LAST, LONG_WAY_NANOS, MOMENT_SHIFT, PLACE_OCTETS,
-    PLACE_OF_FLOW, Program, TCP, TCP_PROTOCOL, UDP, header_octets, in_network_order, offset,
+    INNER, KEY, LAST, PLACE_OF_FLOW, Program, TCP, UDP, header_octets, in_network_order, offset,
     offset_of_number, protocol_at, ttl_at,
 };
 use crate::assembler::Operation::{Add, And, ShiftLeft, ShiftRight, Subtract};
 use crate::assembler::Width::{Byte, Double, Half, Word};
 use crate::assembler::{R0, R1, R2, R3, R4, R6, R7, R8, R10, Register, When};
-use crate::shortcut::layout::{Key, global, of_flow};
+use crate::shortcut::layout::{Key, PLACE, global, of_flow};
 use crate::sys::bpf::abi::{
     ADJUST_ROOM, BEHIND_MAC, COARSE_TIME, LOAD_BYTES, LOOKUP, SKB_GSO_SIZE,
 };
@@ -323,3 +322,22 @@ impl Program<'_> {
         a.call(ADJUST_ROOM);
     }
 }
+
+const TCP_PROTOCOL: i32 = 6;
+const FIN_SYN_RST_URG: i32 = 0x27;
+const ACK: i32 = 0x10;
+
+/// Octets of a place among the numbers.
+const PLACE_OCTETS: u32 = 64;
+
+/// How long small packets of a flow follow its last super-packet the long way.
+const LONG_WAY_NANOS: i32 = 20_000_000;
+
+/// Nanoseconds to moments.
+const MOMENT_SHIFT: i32 = 22;
+
+/// Datagrams in a moment with which a flow is dense: some 60,000 a second, which is the least with
+/// which user space has several to join.
+const DENSE: i32 = 256;
+
+const _: () = assert!(PLACE_OCTETS as usize == PLACE * size_of::<u64>());

@@ -2,9 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use warren_core::encap::Encapsulation;
-
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::raw::{Inner, RawConfig};
 use crate::udp::UdpConfig;
 
@@ -27,15 +25,7 @@ pub(super) fn udp_ports(config: &Config) -> Vec<u16> {
 }
 
 pub(super) fn sends_by_udp(config: &Config) -> bool {
-    !udp_ports(config).is_empty() || config.peers.iter().any(|peer| !is_ipip(peer))
-}
-
-pub(super) fn uses_ipip(config: &Config) -> bool {
-    config.receive.ipip || config.peers.iter().any(is_ipip)
-}
-
-const fn is_ipip(peer: &config::Peer) -> bool {
-    matches!(peer.encapsulation, Encapsulation::Ipip)
+    !udp_ports(config).is_empty() || config.peers.iter().any(|peer| !peer.is_in_ip())
 }
 
 pub(super) fn udp_config(config: &Config, bind: SocketAddr) -> UdpConfig {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use warren_core::batch::{Link, Transport};
 use warren_core::units::Family;
 
-use super::wanted::{raw_config, sends_by_udp, udp_config, uses_ipip};
+use super::wanted::{raw_config, sends_by_udp, udp_config};
 use super::{Kind, Receiver, Socket, UnderlayError};
 use crate::config::Config;
 use crate::raw::{Inner, RawIp};
@@ -54,7 +54,7 @@ impl Ways {
             for inner in [Inner::Ipv4, Inner::Ipv6] {
                 let mut raws = self.fragmenting_raw.iter();
                 let is_open = raws.any(|raw| raw.local_addr() == address && raw.inner() == inner);
-                if !uses_ipip(config) || is_open {
+                if !config.uses_ipip() || is_open {
                     continue;
                 }
                 match open_raw(config, address, inner) {
