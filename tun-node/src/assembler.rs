@@ -47,6 +47,7 @@ pub(crate) enum Operation {
     And = 0x50,
     ShiftLeft = 0x60,
     ShiftRight = 0x70,
+    Modulo = 0x90,
     ExclusiveOr = 0xa0,
     Set = 0xb0,
 }

@@ -144,11 +144,11 @@ impl Entries {
                 0
             },
             traffic_classes: offer.traffic_classes,
-            // What is cut in an outer IP packet is joined again before anybody in user space sees it.
-            takes_super: u8::from(path.takes_super || carrier == Carrier::Ip),
             outer_octets: carrier.outer_octets(),
-            padding: [0; 2],
+            padding: [0; 3],
             sum: sum(&outer),
+            sum_of_udp: sum_of_udp(&outer, &key),
+            rest: [0; 4],
             front: front(&outer),
         };
         if let Err(error) = self.departures.insert(&key, &departure) {
@@ -509,8 +509,35 @@ fn front(outer: &[u8]) -> Front {
 /// The sum of the words of the IPv4 header at the front without the first two and the identification, which
 /// is zero, as they lie in memory.
 fn sum(outer: &[u8]) -> u32 {
-    let words = outer.as_chunks::<2>().0.iter().take(10).skip(2);
-    words.map(|word| u32::from(u16::from_ne_bytes(*word))).sum()
+    words(outer).take(10).skip(2).map(u32::from).sum()
+}
+
+/// What the outer UDP checksum sums of packets with these in front and of that flow, whatever they are: all but
+/// lengths, and what an IPv6 header has besides its addresses. Of the inner packet there remains the complement of
+/// the pseudo-header of its TCP (RFC 9293 section 3.1), which the addresses of an IPv6 header undo.
+fn sum_of_udp(outer: &[u8], key: &Key) -> u32 {
+    let of_outer = |range| words(outer.get(range).unwrap_or_default());
+    let pseudo = [0, ip_protocol::UDP];
+    let outer = of_outer(12..24).chain(of_outer(28..outer.len()));
+    let outer = outer.chain(words(&pseudo)).map(u32::from);
+    let address_octets = if key.version == 4 { 4 } else { 0 };
+    let of_inner = |address: &[u8]| {
+        address
+            .iter()
+            .copied()
+            .take(address_octets)
+            .collect::<Vec<_>>()
+    };
+    let (source, destination) = (of_inner(&key.source), of_inner(&key.destination));
+    let pseudo = [source, destination, vec![0, key.protocol]].concat();
+    let inner = words(&pseudo).map(|word| u32::from(!word));
+    outer.sum::<u32>() + inner.sum::<u32>()
+}
+
+/// Words as they lie in memory.
+fn words(octets: &[u8]) -> impl Iterator<Item = u16> {
+    let words = octets.as_chunks::<2>().0.iter();
+    words.map(|word| u16::from_ne_bytes(*word))
 }
 
 /// What packets that a program dropped halfway are called among the drops.

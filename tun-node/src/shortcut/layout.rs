@@ -63,13 +63,14 @@ pub(super) struct Departure {
     pub(super) dont_fragment: u8,
     /// The outer traffic class by the inner ECN field.
     pub(super) traffic_classes: [u8; 4],
-    /// Whether super-packets leave this way, too.
-    pub(super) takes_super: u8,
     /// Octets of what stands in front, by which a program knows the [`Carrier`].
     pub(super) outer_octets: u8,
-    pub(super) padding: [u8; 2],
+    pub(super) padding: [u8; 3],
     /// The sum of the outer header's words without its first two, not folded.
     pub(super) sum: u32,
+    /// What goes into the outer UDP checksum whatever the packet, not folded.
+    pub(super) sum_of_udp: u32,
+    pub(super) rest: [u8; 4],
     pub(super) front: Front,
 }
 
@@ -183,6 +184,8 @@ pub(super) mod of_flow {
     pub(in crate::shortcut) const MOMENT: usize = 3;
     pub(in crate::shortcut) const OF_MOMENT: usize = 4;
     pub(in crate::shortcut) const BEFORE: usize = 5;
+    /// When a super-packet last left that the receiver's kernel joins again, in nanoseconds as above.
+    pub(in crate::shortcut) const JOINED: usize = 6;
 }
 
 const _: () = assert!(size_of::<Key>() == 40);

@@ -21,12 +21,13 @@
 //! that no packet takes an old way, whatever the workers do. Every packet is counted in memory that the
 //! kernel and this process share (`layout.rs`), and so is accounted for as those of the workers.
 //!
-//! Every encapsulation, with IPv4 outside: the outer UDP checksum is zero, which RFC 6935 leaves to the
-//! receiver where the outer header is IPv6. Where the underlay's device does not cut tunnels, super-packets in
-//! UDP take the usual way, because datagrams without a checksum are not joined again by a receiver in user
-//! space; small packets right behind them do, too. So do datagrams that come thick and fast, which user space
-//! joins to trains. Not so IP-in-IP, of which a raw socket is given each packet by itself, and which the kernel
-//! joins without being asked.
+//! Every encapsulation, with IPv4 outside. Super-packets leave whole, and who cuts them, the underlay's device or
+//! the kernel in front of it, leaves the outer UDP checksum as it is. It is zero, which RFC 6935 leaves to the
+//! receiver where the outer header is IPv6, but where all segments are of one length: then one checksum is right
+//! for each (`sum_of_udp` in `programs/steps.rs`), and a receiver in user space gets them joined to trains, which
+//! its worker opens. What has none comes to it one by one. Datagrams that come thick and fast leave by the worker,
+//! which joins them to trains; not so in IP-in-IP, of which a raw socket is given each packet by itself, and which
+//! the kernel joins without being asked.
 //!
 //! The devices' own counters (`ip -s link`) do not see packets at the TUN that take the short way.
 //! What takes it passes the host's netfilter output and input rules for the outer packets

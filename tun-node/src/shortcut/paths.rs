@@ -3,14 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
 use crate::netlink::Netlink;
-use crate::sys::ethtool;
 
 /// How packets leave for a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,8 +15,6 @@ pub(super) struct Path {
     pub(super) device: u32,
     /// The largest outer packet.
     pub(super) mtu: u32,
-    /// Whether the device cuts TCP within a tunnel, or hands it on whole.
-    pub(super) takes_super: bool,
 }
 
 /// The paths that are known.
@@ -80,24 +75,8 @@ impl Paths {
         Some(Path {
             device: path.device,
             mtu: path.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu)),
-            takes_super: takes_super(&device.name).unwrap_or(false),
         })
     }
-}
-
-/// Whether a device has all [`FEATURES`].
-fn takes_super(device: &str) -> io::Result<bool> {
-    let device = device.parse().map_err(io::Error::other)?;
-    let socket = UnixDatagram::unbound()?;
-    let socket = socket.as_fd();
-    let count = ethtool::feature_count(socket, device)?;
-    for feature in FEATURES {
-        let number = ethtool::feature_number(socket, device, count, feature)?;
-        if !ethtool::has_feature(socket, device, number)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// The device that has an address.
@@ -116,10 +95,3 @@ pub(super) fn device_of(address: Ipv4Addr) -> io::Result<u32> {
     let name = holder.interface_name.split(':').next().unwrap_or_default();
     Ok(if_nametoindex(name)?)
 }
-
-/// What a device needs that cuts TCP of either family within a tunnel.
-const FEATURES: [&str; 3] = [
-    "tx-udp_tnl-segmentation",
-    "tx-tcp-segmentation",
-    "tx-tcp6-segmentation",
-];

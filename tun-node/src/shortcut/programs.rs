@@ -158,6 +158,7 @@ impl<'m> Program<'m> {
             a.copy(R9, R1);
         });
         self.a.place(whole);
+        self.a.store(Double, R10, SEGMENT, R9);
         self.find(INNER, family, offset(offset_of!(Departure, generation)));
         let field = |of: usize| offset(of);
         let a = &mut self.a;
@@ -174,16 +175,14 @@ impl<'m> Program<'m> {
         }
         self.traffic_class(INNER, family, R9);
         self.same_dscp(R9, offset_of!(Departure, dscp));
-        let slot = field(offset_of!(Departure, slot));
-        let takes_super = field(offset_of!(Departure, takes_super));
-        let is_super = self.load_segment_size();
-        self.keep_order(slot, takes_super, is_super);
+        self.place_of(field(offset_of!(Departure, slot)));
         let in_udp = self.a.label();
         self.unless_in(Carrier::Ip, offset_of!(Departure, outer_octets), in_udp);
         self.leave(family, Carrier::Ip);
         self.a.place(in_udp);
         // Only in UDP: of what else comes thick and fast, a raw socket is given each by itself.
         self.leave_dense(family);
+        self.forget_segment_without_sum();
         for carrier in Carrier::ALL.into_iter().filter(|one| one.is_udp()) {
             let other = self.a.label();
             self.unless_in(carrier, offset_of!(Departure, outer_octets), other);
@@ -242,18 +241,20 @@ impl<'m> Program<'m> {
         let a = &mut self.a;
         a.by(ExclusiveOr, R1, 0xffff);
         a.store(Half, R10, ip + 10, R1);
+        let changed = self.decrement_ttl(family);
         if carrier.is_udp() {
+            let a = &mut self.a;
             a.copy(R1, R7);
             a.by(Add, R1, outer - IPV4_OCTETS);
             a.network_order(R1);
             a.store(Half, R10, ip + 24, R1);
+            self.sum_of_udp(family, outer - IPV4_OCTETS, ip + 26);
         }
         let flags = match carrier {
             Carrier::Ethernet => ENCAP_UDP | ENCAP_ETHERNET | ETHERNET << 56,
             Carrier::Gpe | Carrier::Gue | Carrier::Fou => ENCAP_UDP,
             Carrier::Ip => 0,
         };
-        let changed = self.decrement_ttl(family);
         self.adjust_room(outer, FIXED_GSO | ENCAP_IPV4 | flags);
         self.a.jump_if(R0, When::NotEqual, 0, next);
         let a = &mut self.a;
@@ -538,6 +539,8 @@ const ARRIVED: i16 = -112;
 const KEY: i16 = -152;
 const PLACE_OF_FLOW: i16 = -160;
 const LAST: i16 = -168;
+/// At our device: octets of the largest packet that one is cut into.
+const SEGMENT: i16 = -176;
 
 /// Where the outer headers have the protocol, the destination port, and the shim.
 const PROTOCOL: i16 = 9;

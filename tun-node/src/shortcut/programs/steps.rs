@@ -9,13 +9,13 @@ use std::mem::offset_of;
 use warren_core::units::Family;
 
 use super::{
-    INNER, KEY, LAST, PLACE_OF_FLOW, Program, TCP, UDP, header_octets, in_network_order, offset,
-    offset_of_number, protocol_at, ttl_at,
+    INNER, KEY, LAST, PLACE_OF_FLOW, Program, SEGMENT, TCP, UDP, header_octets, in_network_order,
+    offset, offset_of_number, protocol_at, ttl_at,
 };
-use crate::assembler::Operation::{Add, And, ShiftLeft, ShiftRight, Subtract};
+use crate::assembler::Operation::{Add, And, ExclusiveOr, Modulo, ShiftLeft, ShiftRight, Subtract};
 use crate::assembler::Width::{Byte, Double, Half, Word};
 use crate::assembler::{R0, R1, R2, R3, R4, R6, R7, R8, R10, Register, When};
-use crate::shortcut::layout::{Key, PLACE, global, of_flow};
+use crate::shortcut::layout::{Departure, Key, PLACE, global, of_flow};
 use crate::sys::bpf::abi::{
     ADJUST_ROOM, BEHIND_MAC, COARSE_TIME, LOAD_BYTES, LOOKUP, SKB_GSO_SIZE,
 };
@@ -160,6 +160,82 @@ impl Program<'_> {
     pub(super) fn load_segment_size(&mut self) -> Register {
         self.a.load(Word, R3, R6, SKB_GSO_SIZE);
         R3
+    }
+
+    /// Makes zero of the segment's octets unless the packet is to have an outer checksum, by which the receiver's
+    /// kernel joins what came apart: a super-packet has one if all its segments are of one length, so that one
+    /// checksum is right for each, and what closely follows such a super-packet has, so that it does not overtake
+    /// what is being joined. All else has none, and comes as it is.
+    pub(super) fn forget_segment_without_sum(&mut self) {
+        let (single, none, done) = (self.a.label(), self.a.label(), self.a.label());
+        let at = offset_of_number(of_flow::JOINED);
+        let a = &mut self.a;
+        a.load(Word, R3, R6, SKB_GSO_SIZE);
+        a.jump_if(R3, When::Equal, 0, single);
+        // What each segment has besides its payload.
+        a.load(Double, R2, R10, SEGMENT);
+        a.with(Subtract, R2, R3);
+        a.copy(R1, R7);
+        a.with(Subtract, R1, R2);
+        a.with(Modulo, R1, R3);
+        a.jump_if(R1, When::NotEqual, 0, none);
+        a.call(COARSE_TIME);
+        a.load(Double, R1, R10, PLACE_OF_FLOW);
+        a.store(Double, R1, at, R0);
+        a.jump(done);
+        a.place(single);
+        a.load(Double, R1, R10, PLACE_OF_FLOW);
+        a.load(Double, R2, R1, at);
+        a.jump_if(R2, When::Equal, 0, none);
+        a.store(Double, R10, LAST, R2);
+        a.call(COARSE_TIME);
+        a.load(Double, R2, R10, LAST);
+        a.with(Subtract, R0, R2);
+        a.jump_if(R0, When::Below, CLOSE_NANOS, done);
+        a.place(none);
+        a.store_number(Double, R10, SEGMENT, 0);
+        a.place(done);
+    }
+
+    /// Writes the outer UDP checksum of the packet, or of each segment that it is cut into, to `to`: the inner
+    /// packet is summed nowhere, because its own checksums say what it comes to (its IPv4 header 0xffff, its TCP the
+    /// complement of its pseudo-header). `around` are the octets of a UDP datagram beside the inner packet.
+    pub(super) fn sum_of_udp(&mut self, family: Family, around: i32, to: i16) {
+        let without = self.a.label();
+        let a = &mut self.a;
+        a.load(Double, R2, R10, SEGMENT);
+        a.jump_if(R2, When::Equal, 0, without);
+        // The length stands in the header and in the pseudo-header.
+        a.copy(R1, R2);
+        a.by(Add, R1, around);
+        a.network_order(R1);
+        a.by(ShiftLeft, R1, 1);
+        match family {
+            Family::V4 => {
+                a.by(Subtract, R2, header_octets(family).into());
+                a.network_order(R2);
+                a.by(ExclusiveOr, R2, 0xffff);
+                a.with(Add, R1, R2);
+            }
+            // Its length is that of its pseudo-header, and so are its addresses.
+            Family::V6 => {
+                for word in [0, 2, 6] {
+                    a.load(Half, R2, R10, INNER + word);
+                    a.with(Add, R1, R2);
+                }
+            }
+        }
+        a.load(Word, R2, R8, offset(offset_of!(Departure, sum_of_udp)));
+        a.with(Add, R1, R2);
+        self.fold(R1, R2);
+        let right = self.a.label();
+        let a = &mut self.a;
+        a.by(ExclusiveOr, R1, 0xffff);
+        a.jump_if(R1, When::NotEqual, 0, right);
+        a.set(R1, 0xffff);
+        a.place(right);
+        a.store(Half, R10, to, R1);
+        a.place(without);
     }
 
     /// Where a flow's super-packets take the long way, small packets behind one do, too, for a while:
@@ -332,6 +408,9 @@ const PLACE_OCTETS: u32 = 64;
 
 /// How long small packets of a flow follow its last super-packet the long way.
 const LONG_WAY_NANOS: i32 = 20_000_000;
+
+/// How closely a packet follows a super-packet that may still be being joined: some clock ticks.
+const CLOSE_NANOS: i32 = 20_000_000;
 
 /// Nanoseconds to moments.
 const MOMENT_SHIFT: i32 = 22;
