@@ -249,6 +249,7 @@ impl Worker {
                     .busy_poll
                     .looks_on(has_work || had_work, Instant::now()),
             };
+            self.intake.look();
             let polls = polls || !self.intake.may_sleep();
             if polls && !has_work {
                 // Whoever waits for this CPU comes first: it may be who makes the next packet.
@@ -382,7 +383,7 @@ impl Worker {
             self.shared.epoch.store(tables.epoch().0, Ordering::Relaxed);
             self.engine.set_tables(tables);
         }
-        if self.intake.begin() {
+        if self.intake.begin(self.device_readable) {
             self.ring_turn();
         } else {
             if self.device_readable {

@@ -11,10 +11,12 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::opposite::{self, FAMILIES, settle};
 use common::{Lab, Node, wait_until};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -40,6 +42,59 @@ fn datagrams_of_all_lengths_come_in_order_and_each_is_accounted_for() {
         assert_eq!(balance.received, balance.left + balance.dropped);
     }
     node.stop();
+}
+
+/// What else wakes the worker does so at moments of its own: the worker may ask the device just before the
+/// datagram comes there that those in the ring are behind.
+#[test]
+fn datagrams_come_in_order_while_commands_wake_the_worker() {
+    let Some((lab, node)) = open("") else { return };
+    let mut asked = 0;
+    in_order_beside(&lab, &node, || {
+        node.counters();
+        asked += 1;
+        std::thread::sleep(Duration::from_micros(asked % 7 * 100));
+    });
+    assert!(asked > 100, "{asked}");
+    node.stop();
+}
+
+/// As one does that waits long for a CPU.
+#[test]
+fn datagrams_come_in_order_from_a_worker_that_stood_still() {
+    let Some((lab, node)) = open("") else { return };
+    in_order_beside(&lab, &node, || {
+        node.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(200));
+        node.signal(Signal::SIGCONT);
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    node.stop();
+}
+
+/// Streams datagrams, which are to come in order, while `action` is done over and over.
+fn in_order_beside(lab: &Lab, node: &Node, mut action: impl FnMut() + Send) {
+    let is_over = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        // Also where the stream fails.
+        let _over = Over(&is_over);
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                action();
+            }
+        });
+        stream(lab, FAMILIES[0], BURSTS, false, |_| (100, None))
+    });
+    settle(node);
+    assert_taken(node, sent);
+}
+
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

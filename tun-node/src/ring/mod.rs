@@ -12,9 +12,13 @@
 //! descriptor: while it does, the ring is closed, and the first packet takes the device's queue, which
 //! wakes the worker, and opens the ring for those behind it. That is how datagrams stay in order: the ring
 //! says which of its packets came before the one that wakes; these are carried before the queue, and the
-//! others behind what the queue had then. TCP, and with it nearly all super-packets, keeps to the queue; a
-//! datagram that is too long for the ring, or a row of them that is to be cut, takes those of the next
-//! 20 ms with it, and may overtake what came while the worker was being woken.
+//! others behind what the queue had then. For that the worker looks at the ring, asks whether the device
+//! has something, and carries what it had seen in the ring once the queue is empty, in this order: what
+//! else it finds there may be behind a packet that came to the queue after it asked.
+//!
+//! TCP, and with it nearly all super-packets, keeps to the queue; a datagram that is too long for the
+//! ring, or a row of them that is to be cut, takes those of the next 20 ms with it, and may overtake what
+//! came while the worker was being woken.
 //!
 //! What takes the ring has not reached the device: its counters (`ip -s link`), its queueing discipline
 //! and captures there do not see it. So it is off unless `packet-ring = true`, and closed while
@@ -92,10 +96,23 @@ impl Ring {
         Ok((ring, watch))
     }
 
-    /// Lets no packets come while the worker sleeps, and says whether some have.
-    pub fn close(&mut self) -> bool {
-        let wakes = !self.is_to_be_shut();
-        self.reader.close(wakes)
+    /// Around a reader, with no program that writes.
+    #[cfg(test)]
+    pub(crate) fn of_a_reader(reader: RingReader) -> Self {
+        Self {
+            reader,
+            shared: Arc::new(Shared {
+                is_on: AtomicBool::new(true),
+                because: Mutex::default(),
+            }),
+            attached: tempfile::tempfile().expect("a file").into(),
+        }
+    }
+
+    /// As [`Watch::look`] does.
+    #[cfg(test)]
+    pub(crate) fn turn(&self, is_on: bool) {
+        self.shared.is_on.store(is_on, Ordering::Relaxed);
     }
 
     /// Whether packets are to come no more, though they still may.

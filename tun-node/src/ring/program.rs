@@ -86,6 +86,9 @@ pub(super) fn egress(memory: BorrowedFd<'_>) -> Vec<Instruction> {
     publish(&mut a);
     a.set_value(R8, memory, 0);
     wake(&mut a);
+    // The reader is awake again: it is to know that the queue has one before what comes now.
+    a.jump_if(R0, When::NotEqual, ring::AWAKE, next);
+    waking_from_here(&mut a);
     a.place(next);
     a.set(R0, NEXT);
     a.exit();
@@ -212,5 +215,7 @@ const CLAIMS: usize = 16;
 /// How long packets follow one that is too long for the ring by the device's queue.
 const SUPER_NANOS: i32 = 20_000_000;
 
-/// After how long a reader that was woken and has not looked is sent another packet.
-const WAKING_NANOS: i32 = 100_000_000;
+/// After how long a reader that was woken and has not looked is sent another packet. That packet overtakes
+/// what is in the ring if the first was not lost but the reader waits for a CPU, so this is longer than one
+/// waits for that; the heartbeat of the node wakes a worker sooner.
+const WAKING_NANOS: i32 = 1_000_000_000;

@@ -170,42 +170,67 @@ impl RingReader {
         &self.memory
     }
 
+    /// Lets packets come, unless one has woken the reader since it last did so: whether it is open so.
+    pub fn open_unless_woken(&mut self) -> bool {
+        self.become_state(AWAKE).is_ok()
+    }
+
     /// Lets packets come, and says before which position they came before the one that woke the reader,
     /// if one did.
     pub fn open(&mut self) -> Option<u64> {
         let state = self.memory.number(STATE);
+        let mut woken = None;
+        while let Err(seen) = self.become_state(AWAKE) {
+            woken = Some(seen & !word(STATE_BITS));
+            let order = (Ordering::SeqCst, Ordering::Relaxed);
+            if state
+                .compare_exchange(seen, word(AWAKE), order.0, order.1)
+                .is_ok()
+            {
+                break;
+            }
+        }
+        woken
+    }
+
+    /// Makes the state another one, unless a packet is waking the reader; the state then.
+    fn become_state(&self, wanted: i32) -> std::result::Result<(), u64> {
+        let state = self.memory.number(STATE);
         let mut seen = state.load(Ordering::Acquire);
         // Writing it takes the line from those who read it.
-        while seen != word(AWAKE) {
+        while seen != word(wanted) {
+            if seen & word(STATE_BITS) == word(WAKING) {
+                return Err(seen);
+            }
             let order = (Ordering::SeqCst, Ordering::Acquire);
-            match state.compare_exchange(seen, word(AWAKE), order.0, order.1) {
+            match state.compare_exchange(seen, word(wanted), order.0, order.1) {
                 Ok(_) => break,
                 Err(other) => seen = other,
             }
         }
-        let bits = word(STATE_BITS);
-        (seen & bits == word(WAKING)).then_some(seen & !bits)
+        Ok(())
     }
 
     /// Lets no more packets come and says whether there are some. With `wakes` one that comes opens the
-    /// ring again, and wakes the reader.
-    pub fn close(&mut self, wakes: bool) -> bool {
-        let state = if wakes { ASLEEP } else { SHUT };
-        self.memory
-            .number(STATE)
-            .store(word(state), Ordering::SeqCst);
+    /// ring again, and wakes the reader. `None`, and nothing is changed, where one is waking it already:
+    /// only [`open`](Self::open) says what comes before that.
+    pub fn close(&mut self, wakes: bool) -> Option<bool> {
+        let closed = if wakes { ASLEEP } else { SHUT };
+        self.become_state(closed).ok()?;
         // Before the look at HEAD: who has claimed room and not seen this is seen by it.
         fence(Ordering::SeqCst);
-        self.look()
+        Some(self.look())
     }
 
-    /// Looks no further than to a position, and says whether there is something before it.
+    /// Says whether there is something before a position, and looks no further than to that then. Where
+    /// there is nothing, what the last look saw stays.
     pub fn look_before(&mut self, position: u64) -> bool {
+        if position <= self.tail {
+            return false;
+        }
         // A position of the future would be an error of the program.
         self.look();
-        if position.wrapping_sub(self.tail) < self.head.wrapping_sub(self.tail) {
-            self.head = position;
-        }
+        self.head = self.head.min(position);
         !self.is_done()
     }
 
@@ -285,4 +310,4 @@ fn word(state: i32) -> u64 {
 
 #[cfg(test)]
 #[path = "ring_tests.rs"]
-mod tests;
+pub mod tests;

@@ -11,7 +11,7 @@ use super::*;
 const BITS: u64 = RECORD_STEP as u64 - 1;
 
 /// A reader of fresh memory, as no privilege is needed for.
-fn ring() -> (RingReader, Writer) {
+pub(crate) fn ring() -> (RingReader, Writer) {
     let reader = RingReader::new(RingMemory(
         SharedMemory::of_a_file(VALUE_OCTETS).expect("a file"),
     ));
@@ -21,10 +21,10 @@ fn ring() -> (RingReader, Writer) {
 
 /// Writes to a ring as the program does; another of its kind may write at the same time.
 #[derive(Clone, Debug)]
-struct Writer(Arc<RingMemory>);
+pub(crate) struct Writer(Arc<RingMemory>);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Wrote {
+pub(crate) enum Wrote {
     Ring,
     /// By the device's queue; whether it wakes the reader.
     Queue {
@@ -34,7 +34,7 @@ enum Wrote {
 }
 
 impl Writer {
-    fn write(&self, packet: &[u8]) -> Wrote {
+    pub(crate) fn write(&self, packet: &[u8]) -> Wrote {
         let state = |order| self.0.number(STATE).load(order);
         match state(Ordering::Relaxed) & BITS {
             it if it == word(AWAKE) || it == word(WAKING) => {}
@@ -80,16 +80,25 @@ impl Writer {
         mark.store(position + 1, Ordering::Release);
         match comes {
             true => Wrote::Ring,
-            false => Wrote::Queue {
-                wakes: self.wake() == word(ASLEEP),
-            },
+            false => {
+                let found = self.wake();
+                if found == word(AWAKE) {
+                    self.waking_from_here(found);
+                }
+                let wakes = found == word(ASLEEP);
+                Wrote::Queue { wakes }
+            }
         }
     }
 
     /// The state that was found.
     fn wake(&self) -> u64 {
+        self.waking_from_here(word(ASLEEP))
+    }
+
+    fn waking_from_here(&self, from: u64) -> u64 {
         let head = self.0.number(HEAD).load(Ordering::Relaxed);
-        let (from, to) = (word(ASLEEP), head | word(WAKING));
+        let to = head | word(WAKING);
         let order = (Ordering::SeqCst, Ordering::Relaxed);
         let state = self.0.number(STATE);
         let found = state.compare_exchange(from, to, order.0, order.1);
@@ -161,18 +170,19 @@ fn of_those_that_find_a_sleeping_reader_the_first_alone_takes_the_queue() {
     assert_eq!(writer.write(&[1]), Wrote::Queue { wakes: false }, "shut");
     reader.open();
     assert_eq!(writer.write(&[2]), Wrote::Ring);
-    assert!(reader.close(true), "one is in it");
+    assert_eq!(reader.close(true), Some(true), "one is in it");
     assert_eq!(reader.open(), None);
     assert_eq!(all(&mut reader), [[2]]);
-    assert!(!reader.close(true));
+    assert_eq!(reader.close(true), Some(false));
     assert_eq!(writer.write(&[3]), Wrote::Queue { wakes: true });
     assert_eq!(writer.write(&[4]), Wrote::Ring);
     assert_eq!(writer.write(&[5]), Wrote::Ring);
+    assert_eq!(reader.close(true), None, "one wakes it");
     let position = reader.open().expect("one woke it");
     assert!(!reader.look_before(position), "nothing came before that");
     assert!(reader.look());
     assert_eq!(all(&mut reader), [[4], [5]]);
-    assert!(!reader.close(false));
+    assert_eq!(reader.close(false), Some(false));
     assert_eq!(writer.write(&[6]), Wrote::Queue { wakes: false }, "shut");
     assert!(!reader.look());
 }
@@ -224,7 +234,7 @@ fn nothing_stays_behind_and_order_is_kept_while_the_reader_comes_and_goes() {
         carried.all(in_hand.take());
         carried.all(queued.try_iter());
         carried.all(all(&mut reader));
-        if reader.look() || reader.close(true) {
+        if reader.look() || reader.close(true) != Some(false) {
             continue;
         }
         slept += 1;
