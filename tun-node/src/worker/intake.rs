@@ -122,11 +122,7 @@ impl Intake {
     /// look saw.
     pub(super) fn is_next(&mut self, has_more: bool) -> bool {
         self.turns = if has_more { self.turns + 1 } else { 0 };
-        let has_work = self
-            .ring
-            .as_mut()
-            .is_some_and(|ring| !ring.reader().is_done());
-        has_work && (!has_more || self.turns > PATIENCE)
+        self.has_work() && (!has_more || self.turns > PATIENCE)
     }
 
     /// Reads up to `limit` packets into `batch`, which must have room for them.
