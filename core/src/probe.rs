@@ -34,6 +34,9 @@ pub struct Message {
     pub octets: u16,
     /// Random; whoever tells it back has seen the question.
     pub token: u64,
+    /// In an answer: whether who sends it takes, in IP-in-IP over IPv4, datagrams of a flow that come as one
+    /// super-packet, because nothing on the way has cut it. False in a question.
+    pub takes_rows: bool,
 }
 
 /// Question or answer.
@@ -48,10 +51,15 @@ pub enum Kind {
 impl Message {
     /// Octets of a message without filling.
     ///
-    /// | octet | 0..4   | 4                      | 5             | 6..8   | 8..16 |
-    /// |-------|--------|------------------------|---------------|--------|-------|
-    /// | field | `WRNP` | 1 question, 2 answer   | encapsulation | octets | token |
-    pub const OCTETS: usize = 16;
+    /// | octet | 0..4   | 4                      | 5             | 6..8   | 8..16 | 16             |
+    /// |-------|--------|------------------------|---------------|--------|-------|----------------|
+    /// | field | `WRNP` | 1 question, 2 answer   | encapsulation | octets | token | 1: takes rows  |
+    ///
+    /// The last one may be missing, and then is 0.
+    pub const OCTETS: usize = 17;
+
+    /// Octets that a message has at least.
+    pub const LEAST_OCTETS: usize = 16;
 
     /// The message as octets.
     #[must_use]
@@ -80,6 +88,7 @@ impl Message {
             t5,
             t6,
             t7,
+            self.takes_rows as u8,
         ]
     }
 
@@ -87,7 +96,7 @@ impl Message {
     #[must_use]
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let [a, b, c, d, kind, encapsulation, high, low, token @ ..] =
-            payload.first_chunk::<{ Self::OCTETS }>()?;
+            payload.first_chunk::<{ Self::LEAST_OCTETS }>()?;
         if [*a, *b, *c, *d] != MAGIC {
             return None;
         }
@@ -100,6 +109,7 @@ impl Message {
             encapsulation: *encapsulation,
             octets: u16::from_be_bytes([*high, *low]),
             token: u64::from_be_bytes(*token),
+            takes_rows: payload.get(Self::LEAST_OCTETS) == Some(&1),
         })
     }
 }
@@ -148,9 +158,15 @@ mod tests {
                 encapsulation: 3,
                 octets: 1400,
                 token: 0x0102_0304_0506_0708,
+                takes_rows: kind == Kind::Answer,
             };
             let octets = message.to_octets();
             assert_eq!(Message::parse(&octets), Some(message));
+            let shorter = Message {
+                takes_rows: false,
+                ..message
+            };
+            assert_eq!(Message::parse(&octets[..16]), Some(shorter));
             assert_eq!(Message::parse(&octets[..15]), None);
             let mut other = octets;
             other[4] = 7;
@@ -165,6 +181,7 @@ mod tests {
             encapsulation: 0,
             octets: 100,
             token: 1,
+            takes_rows: false,
         };
         let is = |port: u16, payload: &[u8]| {
             let mut bytes = Vec::new();

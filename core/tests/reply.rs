@@ -465,6 +465,7 @@ fn an_explanation_knows_what_is_for_the_node_itself() {
         encapsulation: 0,
         octets: 100,
         token: 1,
+        takes_rows: false,
     };
     let link = Link {
         local: underlay(Family::V4, 1),

@@ -796,6 +796,7 @@ mod tests {
             metrics: None,
             flow_offload: None,
             packet_ring: None,
+            ipip_rows: None,
         };
         let counters = CountersReport {
             total: report.clone(),

@@ -14,7 +14,9 @@
     reason = "the enums of rtnetlink mirror the kernel's, most of which is none of our business"
 )]
 
+mod holder;
 pub(crate) mod ipsec;
+pub(crate) use holder::device_of;
 
 use std::fmt;
 use std::io;

@@ -131,6 +131,8 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
     };
     let (ending, ended) = crossbeam_channel::bounded(1);
     state.open_shortcut();
+    // Behind it, too: what it carries nobody has to cut.
+    state.look_after_rows();
     // Behind the short way, which is asked first so.
     let ring = state.open_ring(undo.index(), queues.len());
     let parts = WorkerParts {
@@ -143,6 +145,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         seed: random(),
         paths: inlet.sender(),
         shortcut: state.offers(),
+        rows: state.rows(),
     };
     info!(directions = spread.name(), because = %spread.because, "workers");
     // Before the kernel's routes, which may be many and may be there already.
@@ -169,6 +172,7 @@ pub fn run(options: RunOptions) -> Result<u8, NodeError> {
         tables: reader,
         plane: plane.sender(),
         seed: random(),
+        rows: state.rows(),
         inject: Box::new(move |packet| {
             let workers = injector.workers();
             let first = workers.first();
@@ -404,6 +408,7 @@ impl Supervisor<'_> {
         }
         self.watch_loops();
         self.state.look_after_ring();
+        self.state.look_after_rows();
         let is_ready = self.probe_is_fresh();
         if is_ready != self.was_ready {
             self.was_ready = is_ready;

@@ -120,6 +120,13 @@ pub fn status(report: &StatusReport) -> String {
         };
         row("packet ring", value);
     }
+    if let Some(rows) = &report.ipip_rows {
+        let value = match rows.on {
+            true => format!("on: {} peers take them, too", rows.peers),
+            false => format!("off: {}", rows.because),
+        };
+        row("ipip rows", value);
+    }
     if report.rootless {
         row("rootless", "yes".to_owned());
     }

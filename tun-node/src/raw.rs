@@ -24,6 +24,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 pub mod offload;
+pub mod rows;
 
 use crate::sys;
 use crate::sys::sockopt::{self, IntOption};
@@ -326,6 +327,7 @@ fn strip_options(ring: &mut ReceiveRing) {
             continue;
         }
         datagram.range.start = options;
+        datagram.segment_octets = rows::segment_octets(header);
         datagram.tos = header[1];
         datagram.ttl = Some(header[8]);
     }

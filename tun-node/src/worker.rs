@@ -53,6 +53,7 @@ use crate::counters::{DeviceCounters, ErrnoCounters, PeerTallyReport, WorkerRepo
 use crate::ctl::message::Fault;
 use crate::datapath::device::{DeviceWriter, ReadStop, WriteCounters, read_batch};
 use crate::paths::PathsSender;
+use crate::raw::rows::Rows;
 use crate::rib::TablesReader;
 use crate::ring::Ring;
 use crate::shortcut::{OFFER_AFTER, OfferSender};
@@ -90,6 +91,8 @@ pub struct WorkerParts<'c> {
     pub paths: PathsSender,
     /// Who has the kernel carry known flows, where somebody does.
     pub shortcut: Option<OfferSender>,
+    /// Who takes datagrams in a row in IP.
+    pub rows: Arc<Rows>,
 }
 
 /// Why a worker could not be made, or ended.
@@ -164,10 +167,11 @@ impl Worker {
             seed,
             paths,
             shortcut,
+            rows,
         } = parts;
         // Each has ports of its own to send from.
         let pool_seed = seed.rotate_left(u32::from(number));
-        let mut underlay = Underlay::open(config, share, duty, pool_seed)?;
+        let mut underlay = Underlay::open(config, share, duty, pool_seed, rows)?;
         underlay.offload_raw(config, device.name().as_str(), pool_seed);
         let poll = Poll::new().map_err(event_loop("poll"))?;
         let register = |fd, token| {
@@ -655,7 +659,8 @@ mod tests {
         config.node.underlay_v6 = None;
         let duty = Duty::Both;
         // One that only sends takes no port.
-        let underlay = Underlay::open(&config, Share::ALONE, Duty::Encap, 7).expect("loopback");
+        let underlay = Underlay::open(&config, Share::ALONE, Duty::Encap, 7, Arc::default())
+            .expect("loopback");
         let arena = |batch: &mut Batch| batch.vacancies(1).next().map(|place| place.as_ptr());
         let mut batch = decap_batch(&underlay, duty);
         let before = arena(&mut batch);

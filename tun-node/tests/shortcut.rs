@@ -103,7 +103,8 @@ fn every_encapsulation_in_udp_takes_the_short_way_both_ways() {
 
 #[test]
 fn ip_in_ip_takes_the_short_way_whole_in_small_packets_and_in_dense_ones() {
-    let Some((lab, node, opposite)) = open_between_nodes("ipip", "") else {
+    // To one that takes datagrams in a row dense ones leave so (`rows.rs`).
+    let Some((lab, node, opposite)) = open_between_nodes("ipip", "[worker]\ngro = false") else {
         return;
     };
     for is_wire in [false, true] {
@@ -323,6 +324,39 @@ fn what_is_not_as_the_flow_was_takes_the_usual_way() {
         after.offloaded.unwrap().device.read,
         before.offloaded.unwrap().device.read
     );
+    node.stop();
+}
+
+/// What the kernel's device sends as one, nothing cuts on the way.
+#[test]
+fn datagrams_that_the_kernel_sends_as_one_arrive_apart() {
+    let Some((lab, node)) = open("") else { return };
+    for (ours, theirs) in FAMILIES {
+        assert_eq!(echo(&lab, ours, theirs, 50, 64), 50);
+        let sink = lab.within(1, || UdpSocket::bind((ours, SOURCE)).unwrap());
+        sink.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let source = lab.within(2, || UdpSocket::bind((theirs, ECHO)).unwrap());
+        source.connect((ours, SOURCE)).unwrap();
+        let before = offloaded(&node).device.written.packets;
+        source.send(b"one").unwrap();
+        let mut room = [0; 65_536];
+        assert_eq!(sink.recv(&mut room).unwrap(), 3);
+        let after = offloaded(&node).device.written.packets;
+        assert_eq!(after - before, 1, "the flow is not known");
+        setsockopt(&source, sockopt::UdpGsoSegment, &500).unwrap();
+        let row: Vec<u8> = (0..20 * 500 + 7_u32)
+            .map(|at| (at / 500).to_le_bytes()[0])
+            .collect();
+        for _ in 0..10 {
+            source.send(&row).unwrap();
+            for datagram in row.chunks(500) {
+                let octets = sink.recv(&mut room).unwrap();
+                assert!(room[..octets] == *datagram, "{octets} octets");
+            }
+        }
+    }
+    settle(&node);
+    assert_balanced(&node.counters());
     node.stop();
 }
 

@@ -433,7 +433,8 @@ pub struct Worker {
     pub send_buffer_octets: Option<u32>,
     /// Whether the kernel cuts trains of datagrams for us (`UDP_SEGMENT`), where it can.
     pub gso: bool,
-    /// Whether TCP super-packets may leave in IP whole, behind the host's netfilter output rules.
+    /// Whether super-packets and datagrams in a row may leave in IP whole, behind the host's netfilter
+    /// output rules.
     pub ipip_offload: bool,
     /// Whether packets of known flows may pass through the kernel, behind the host's netfilter rules
     /// for the outer packets.
@@ -473,6 +474,14 @@ pub enum WorkerCount {
     /// One for every two CPUs that the process may use, at least one and at most eight: whoever
     /// sends and receives the packets needs CPUs too.
     Auto,
+}
+
+impl Worker {
+    /// Whether the kernel may cut what leaves in IP: known flows pass it whole anyhow.
+    #[must_use]
+    pub const fn offloads_ipip(&self) -> bool {
+        self.ipip_offload || self.flow_offload
+    }
 }
 
 impl WorkerCount {

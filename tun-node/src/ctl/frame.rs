@@ -14,7 +14,7 @@ use bincode::config::{Configuration, Limit, standard};
 use bincode::{Decode, Encode};
 
 /// The version of the messages. A node answers only its own.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;
 
 /// The longest request, version and message, in octets.
 pub const REQUEST_OCTETS_MAX: usize = 1 << 10;

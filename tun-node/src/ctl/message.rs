@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sources::{EventReport, ReloadReport, SourcesReport, WhyReport};
 use crate::counters::{PeerTallyReport, WorkerReport};
+use crate::raw::rows::RowsReport;
 use crate::ring::RingReport;
 use crate::shortcut::ShortcutReport;
 
@@ -192,6 +193,8 @@ pub struct StatusReport {
     pub flow_offload: Option<ShortcutReport>,
     /// The ring beside the device's queue; none where the configuration does not ask for it.
     pub packet_ring: Option<RingReport>,
+    /// Datagrams in a row in IP; none where there is no IP-in-IP.
+    pub ipip_rows: Option<RowsReport>,
 }
 
 /// The overlay device.

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tracing::warn;
+use warren_core::units::Family;
 use warren_core::verdict::Direction;
 
 use super::directions::Spread;
@@ -25,6 +26,7 @@ use crate::hostroutes::HostReport;
 use crate::netlink::Netlink;
 use crate::paths::PathsSender;
 use crate::plane::{AlarmsReader, PlaneSender};
+use crate::raw::rows::{RowMarker, Rows, RowsReport};
 use crate::rib::{SourceKind, TablesReader};
 use crate::ring::{Ring, RingReport, Watch};
 use crate::shortcut::{OfferSender, Shortcut, ShortcutReport};
@@ -53,6 +55,8 @@ pub struct NodeState {
     /// The short way through the kernel, or why there is none.
     shortcut: RwLock<Result<Shortcut, String>>,
     ring: RwLock<Result<Watch, String>>,
+    rows: Arc<Rows>,
+    row_marker: Mutex<RowMarker>,
 }
 
 impl NodeState {
@@ -65,7 +69,10 @@ impl NodeState {
         plane: PlaneSender,
         plane_alarms: AlarmsReader,
     ) -> Self {
+        let rows = Arc::<Rows>::default();
         Self {
+            row_marker: Mutex::new(RowMarker::new(Arc::clone(&rows))),
+            rows,
             config: RwLock::new(Arc::new(config)),
             is_unsettled: AtomicBool::new(false),
             spread,
@@ -105,7 +112,7 @@ impl NodeState {
             Err("the device is in another network namespace than the underlay".to_owned())
         } else {
             let name = config.device.name.as_str();
-            let opened = Shortcut::open(name, &config, self.tables.clone());
+            let opened = Shortcut::open(name, &config, self.tables.clone(), self.rows());
             opened.map_err(|error| error.to_string())
         };
         match &opened {
@@ -145,6 +152,25 @@ impl NodeState {
         if let Ok(watch) = &*self.ring.read() {
             watch.look();
         }
+    }
+
+    /// Who takes datagrams in a row in IP.
+    pub(super) fn rows(&self) -> Arc<Rows> {
+        Arc::clone(&self.rows)
+    }
+
+    /// Lets peers send datagrams in a row in IP, where that is wanted and possible.
+    pub(super) fn look_after_rows(&self) {
+        let config = self.config();
+        let address = match config.node.underlay(Family::V4) {
+            _ if !config.uses_ipip() || !config.worker.gro => Err("as configured"),
+            _ if self.rootless => {
+                Err("the device is in another network namespace than the underlay")
+            }
+            Some(IpAddr::V4(address)) => Ok(address),
+            Some(IpAddr::V6(_)) | None => Err("the underlay has no IPv4 address"),
+        };
+        self.row_marker.lock().look(address);
     }
 
     /// Who takes what the engines offer.
@@ -373,6 +399,7 @@ impl NodeState {
             metrics: config.metrics_listen.map(|listen| listen.to_string()),
             flow_offload: self.flow_offload(&config),
             packet_ring: self.packet_ring(&config),
+            ipip_rows: self.ipip_rows(&config),
         }
     }
 
@@ -386,6 +413,11 @@ impl NodeState {
             },
         };
         config.worker.packet_ring.then_some(report)
+    }
+
+    /// Who takes datagrams in a row in IP, where there is IP-in-IP.
+    fn ipip_rows(&self, config: &Config) -> Option<RowsReport> {
+        config.uses_ipip().then(|| self.row_marker.lock().report())
     }
 
     /// How the short way is, where it is asked for.

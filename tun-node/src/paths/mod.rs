@@ -63,6 +63,7 @@ use warren_core::units::{MacAddr, Time};
 use crate::config::{Config, Probing};
 use crate::ctl::message::PathsReport;
 use crate::plane::PlaneSender;
+use crate::raw::rows::Rows;
 use crate::rib::{PeerChange, TablesReader, Way};
 use bucket::Bucket;
 use icmp::IcmpError;
@@ -161,6 +162,8 @@ pub struct PathsParts {
     pub plane: PlaneSender,
     /// Makes tokens unguessable.
     pub seed: u64,
+    /// Who takes datagrams in a row in IP.
+    pub rows: Arc<Rows>,
     /// How inner senders are told.
     pub inject: Inject,
 }
@@ -310,6 +313,7 @@ struct Core {
     forgotten_at: Time,
     tokens: u64,
     start: Instant,
+    rows: Arc<Rows>,
     inject: Inject,
     relays: Bucket,
     relayed: u64,
@@ -348,6 +352,7 @@ impl Core {
             start: Instant::now(),
             tables: parts.tables,
             plane: parts.plane,
+            rows: parts.rows,
             inject: parts.inject,
             relays: Bucket::new(RELAYS_PER_SECOND),
             relayed: 0,
@@ -433,7 +438,10 @@ impl Core {
         self.waiting.remove(&address);
         let known = self.by_address.get(&address).copied();
         let mut made = match &change {
-            PeerChange::Gone(_) => None,
+            PeerChange::Gone(_) => {
+                self.rows.are_said(address, false);
+                None
+            }
             PeerChange::Put(spec, prefixes) => {
                 if let Some(peer) = known.and_then(|index| self.peers.get_mut(index)?.as_mut())
                     && peer.goes_on(spec, prefixes, &self.own)
@@ -581,6 +589,7 @@ impl Core {
             encapsulation: encapsulation.kind() as u8,
             octets,
             token,
+            takes_rows: false,
         };
         let inner_octets = usize::from(octets.saturating_sub(overhead));
         let sent = packet::inner(peer.source, peer.target, carrier, message, inner_octets)
@@ -619,6 +628,10 @@ impl Core {
         let question = self.questions.get(&message.token).copied();
         if let Some(question) = question.filter(|question| question.peer == index) {
             self.questions.remove(&message.token);
+            // An echo is what was sent, and says nothing of who answers.
+            if message.kind == Kind::Answer {
+                self.rows.are_said(remote, message.takes_rows);
+            }
             let peer = self.peers.get_mut(index)?.as_mut()?;
             peer.answered(message.token, &question, now);
             self.schedule(index);
@@ -645,6 +658,7 @@ impl Core {
         };
         let answer = Message {
             kind: Kind::Answer,
+            takes_rows: self.rows.are_taken(),
             ..question
         };
         // An answer that does not leave is as good as lost.

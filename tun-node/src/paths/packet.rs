@@ -105,7 +105,7 @@ pub(super) fn read(inner: &[u8]) -> Option<(Message, IpAddr, IpAddr)> {
 /// The token of a probe somewhere in the octets that an ICMP error quotes.
 pub(super) fn token_in(quoted: &[u8]) -> Option<u64> {
     quoted
-        .windows(Message::OCTETS)
+        .windows(Message::LEAST_OCTETS)
         .find_map(Message::parse)
         .map(|message| message.token)
 }
@@ -129,6 +129,7 @@ mod tests {
                     encapsulation: 1,
                     octets: 1400,
                     token: 77,
+                    takes_rows: kind == Kind::Answer,
                 };
                 let made = inner(source, destination, Carrier::Message, message, 1000)
                     .expect("one family");

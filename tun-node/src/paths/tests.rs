@@ -29,6 +29,7 @@ fn started() -> Paths {
         tables: plane.reader(),
         plane: plane.sender(),
         seed: 7,
+        rows: Arc::default(),
         inject: Box::new(|_| true),
     };
     let paths = inlet.start(parts).expect("a thread");
@@ -58,6 +59,7 @@ fn question() -> (Vec<u8>, Link) {
         encapsulation: 0,
         octets: 100,
         token: 1,
+        takes_rows: false,
     };
     let (asker, asked) = ([10, 244, 2, 0].into(), [10, 244, 1, 1].into());
     let inner = packet::inner(asker, asked, Carrier::Message, message, 0);

@@ -1,5 +1,5 @@
-//! Segmentation offload for IP-in-IP: a TCP super-packet leaves whole, and the kernel, or the
-//! device of the underlay, cuts it.
+//! Segmentation offload for IP-in-IP: a TCP super-packet, or a row of datagrams, leaves whole, and the kernel, or
+//! the device of the underlay, cuts it.
 //!
 //! A raw socket sends packet by packet, 43 of them for a super-packet of 61 KB, and costs so much
 //! that it moves a third of what UDP does. The kernel can cut TCP behind an outer IP header
@@ -18,22 +18,28 @@
 //! have the mark, which is 32 random bits, and ends with the worker. The packet itself says by
 //! which device of the underlay it is to leave.
 //!
+//! Datagrams of one flow and one length that leave in a row, as a run of
+//! [`Merge`](warren_core::gso::merge::Merge), take the same way as one super-packet, to a peer that says that it
+//! takes them ([`super::rows`]).
+//!
 //! Such packets leave behind the host's output rules (netfilter `output` and `postrouting`), and
-//! behind IPsec. So the offload is used only where `ipip-offload = true` says so, and not while the
-//! host has an outbound IPsec policy. Nor for packets that may be fragmented, for other protocols than TCP (who
-//! receives by a raw socket is not told where a joined packet is to be cut, and for a stream it
-//! does not matter), and where a segment does not fit the route: then the socket refuses it with
-//! an error that is counted.
+//! behind IPsec. So the offload is used only where `ipip-offload = true` or `flow-offload = true` says so, and
+//! not while the host has an outbound IPsec policy. Nor for IPv4 packets that may be fragmented, for single
+//! super-packets of other protocols than TCP, and where a segment does not fit the route: then the socket refuses
+//! it with an error that is counted, or has it fragmented.
 //!
 //! Needs kernel 6.6, `CAP_BPF` and `CAP_NET_ADMIN` over the host. Without, the raw socket does it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use warren_core::batch::{FrameRef, Link, Transport};
+use warren_core::gso::merge::MergeRun;
 use warren_core::gso::{Offload, PartialChecksum, SegmentKind, Splitter};
 use warren_core::units::Family;
 use warren_core::wire::{Ipv4Header, Ipv6Header, VirtioNetHeader};
@@ -41,6 +47,7 @@ use zerocopy::IntoBytes;
 
 use crate::netlink::Netlink;
 use crate::netlink::ipsec::has_ipsec_policy;
+use crate::raw::rows::Rows;
 use crate::sys::bpf::abi::{
     ADJUST_ROOM, BEHIND_MAC, CHANGE_HEAD, DROP, LOAD_BYTES, NEXT, REDIRECT_NEIGH, SKB_MARK,
     STORE_BYTES,
@@ -60,6 +67,9 @@ pub struct RawOffload {
     _attached: OwnedFd,
     netlink: Netlink,
     routes: Vec<Route>,
+    rows: Arc<Rows>,
+    /// The next identification of an outer packet that may be fragmented.
+    next_number: u16,
 }
 
 /// What became of a packet.
@@ -80,6 +90,8 @@ struct Route {
     remote: IpAddr,
     /// The device and the largest outer packet; `None` where the offload must not be used.
     way: Option<(u32, usize)>,
+    /// Whether the peer takes datagrams in a row.
+    takes_rows: bool,
     until: Instant,
 }
 
@@ -90,7 +102,12 @@ impl RawOffload {
     /// # Errors
     ///
     /// Which step is not possible here, and why; the raw sockets do without.
-    pub fn open(device: &str, mark: u32, send_buffer_octets: u32) -> Result<Self, OffloadError> {
+    pub fn open(
+        device: &str,
+        mark: u32,
+        send_buffer_octets: u32,
+        rows: Arc<Rows>,
+    ) -> Result<Self, OffloadError> {
         let failed = |what| move |source| OffloadError { what, source };
         let mut netlink = Netlink::open().map_err(|e| failed("netlink")(io::Error::other(e)))?;
         let device = netlink
@@ -110,12 +127,17 @@ impl RawOffload {
         let program = bpf::load_classifier(&program(mark)).map_err(failed("BPF program"))?;
         let attached =
             bpf::attach_egress(program.as_fd(), device).map_err(failed("tcx attachment"))?;
+        // Whoever sees no packet of ours is not to know it.
+        let [low, high, ..] = RandomState::new().hash_one(device).to_ne_bytes();
+        let random = u16::from_ne_bytes([low, high]);
         Ok(Self {
             socket,
             device,
             _attached: attached,
             netlink,
             routes: Vec::with_capacity(ROUTES_MAX),
+            rows,
+            next_number: random,
         })
     }
 
@@ -123,7 +145,7 @@ impl RawOffload {
     pub fn send(&mut self, frame: &FrameRef<'_>) -> Outcome {
         let link = frame.link;
         let (Transport::Ip { protocol }, Some((SegmentKind::Tcp, size)), true) =
-            (link.transport, frame.offload.segments, link.dont_fragment)
+            (link.transport, frame.offload.segments, leaves_whole(link))
         else {
             return Outcome::Declined;
         };
@@ -142,34 +164,119 @@ impl RawOffload {
         if splitter.count() < 2 || !is_whole || is_reduced {
             return Outcome::Declined;
         }
-        let Some((family, outer)) = Outer::new(link, protocol, inner.len()) else {
+        let number = self.numbers(splitter.count());
+        let Some((family, outer)) = Outer::new(link, protocol, inner.len(), number) else {
             return Outcome::Declined;
         };
-        let Some((device, room)) = self.way(link) else {
+        let Some((device, room)) = self.route(link).way else {
             return Outcome::Declined;
         };
         let outer = outer.octets();
         if outer.len() + splitter.largest_octets() > room {
             return Outcome::Declined;
         }
+        let headers = splitter.header_octets();
+        self.hand_over(family, (device, outer), frame.offload, headers, [inner])
+    }
+
+    /// Sends datagrams in a row, of which [`Merge`](warren_core::gso::merge::Merge) made `run`, as one
+    /// super-packet, if they are some for the offload. `frames` are those of the run, at most
+    /// [`ROW_MAX`], and have one [`Link`].
+    pub fn send_row<'f>(
+        &mut self,
+        run: &MergeRun,
+        mut frames: impl Iterator<Item = FrameRef<'f>>,
+    ) -> Outcome {
+        let Some(first) = frames.next() else {
+            return Outcome::Declined;
+        };
+        let link = first.link;
+        let (Transport::Ip { protocol }, SegmentKind::Udp, true, 0) =
+            (link.transport, run.kind, leaves_whole(link), first.pushed)
+        else {
+            return Outcome::Declined;
+        };
+        let number = self.numbers(run.count);
+        let Some((family, outer)) = Outer::new(link, protocol, run.total_octets, number) else {
+            return Outcome::Declined;
+        };
+        let (
+            Route {
+                way: Some((device, room)),
+                takes_rows: true,
+                ..
+            },
+            IpAddr::V4(_),
+        ) = (self.route(link), link.remote)
+        else {
+            return Outcome::Declined;
+        };
+        let outer = outer.octets();
+        if outer.len() + first.bytes.len() > room {
+            return Outcome::Declined;
+        }
+        let mut head = [0; ROW_HEADERS_MAX];
+        let (Some(head), Some((headers, payload))) = (
+            head.get_mut(..run.header_octets),
+            first.bytes.split_at_checked(run.header_octets),
+        ) else {
+            return Outcome::Declined;
+        };
+        head.copy_from_slice(headers);
+        let Some(offload) = run.write_header(head) else {
+            return Outcome::Declined;
+        };
+        let behind = frames.map(|frame| frame.bytes.get(run.header_octets..).unwrap_or_default());
+        let inner = [&*head, payload].into_iter().chain(behind);
+        self.hand_over(family, (device, outer), offload, run.header_octets, inner)
+    }
+
+    /// The first of so many numbers in a row that no other packet has had for long (RFC 6864 section 4.2).
+    fn numbers(&mut self, count: usize) -> u16 {
+        let first = self.next_number;
+        self.next_number = first.wrapping_add(u16::try_from(count).unwrap_or(u16::MAX));
+        first
+    }
+
+    /// Hands a super-packet to our device, for the program there: `inner` without the outer header, with
+    /// headers of `header_octets`, of which `offload` speaks, to leave by a device behind an outer header.
+    fn hand_over<'s>(
+        &self,
+        family: Family,
+        (device, outer): (u32, &[u8]),
+        offload: Offload,
+        header_octets: usize,
+        inner: impl IntoIterator<Item = &'s [u8]>,
+    ) -> Outcome {
         let device = device.to_ne_bytes();
         // What stands before the inner packet: at most 44 octets.
         let before = u16::try_from(device.len() + outer.len()).unwrap_or_default();
-        let headers = u16::try_from(splitter.header_octets()).unwrap_or_default();
+        let headers = u16::try_from(header_octets).unwrap_or_default();
+        let partial_checksum = offload.partial_checksum.map(|partial| PartialChecksum {
+            start: partial.start.saturating_add(before),
+            offset: partial.offset,
+        });
         let offload = Offload {
-            partial_checksum: Some(PartialChecksum {
-                start: partial.start.saturating_add(before),
-                offset: partial.offset,
-            }),
-            segments: frame.offload.segments,
+            partial_checksum,
+            segments: offload.segments,
         };
         let virtio = VirtioNetHeader::new(&offload, family, before.saturating_add(headers));
         let ether_type = match family {
             Family::V4 => ETHER_IPV4,
             Family::V6 => ETHER_IPV6,
         };
-        let slices = [virtio.as_bytes(), &device, outer, inner].map(IoSlice::new);
-        match packet::send(self.socket.as_fd(), self.device, ether_type, &slices) {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let mut used = 0;
+        let inner = inner.into_iter().map(|slice| -> &[u8] { slice });
+        for slice in [virtio.as_bytes(), &device, outer].into_iter().chain(inner) {
+            let Some(place) = slices.get_mut(used) else {
+                return Outcome::Declined;
+            };
+            *place = IoSlice::new(slice);
+            used += 1;
+        }
+        let slices = slices.get(..used).unwrap_or_default();
+        match packet::send(self.socket.as_fd(), self.device, ether_type, slices) {
             Ok(_) => Outcome::Sent,
             Err(error) => Outcome::Failed(error),
         }
@@ -177,18 +284,19 @@ impl RawOffload {
 
     /// The device that leads to a link's remote end and the largest packet there, asked for once a
     /// second.
-    fn way(&mut self, link: &Link) -> Option<(u32, usize)> {
+    fn route(&mut self, link: &Link) -> Route {
         let now = Instant::now();
         let is_of = |route: &Route| route.local == link.local && route.remote == link.remote;
         let known = self.routes.iter().position(is_of);
         let known_route = known.and_then(|at| self.routes.get(at));
         if let Some(route) = known_route.filter(|route| now < route.until) {
-            return route.way;
+            return *route;
         }
         let route = Route {
             local: link.local,
             remote: link.remote,
             way: self.ask(link),
+            takes_rows: self.rows.are_taken_by(link.remote),
             until: now + ROUTE_LIFE,
         };
         match known.and_then(|at| self.routes.get_mut(at)) {
@@ -200,7 +308,7 @@ impl RawOffload {
                 self.routes.push(route);
             }
         }
-        route.way
+        route
     }
 
     fn ask(&mut self, link: &Link) -> Option<(u32, usize)> {
@@ -215,6 +323,12 @@ impl RawOffload {
         let room = path.mtu.map_or(room, |mtu| mtu.min(room));
         Some((path.device, usize::try_from(room).ok()?))
     }
+}
+
+/// Whether packets on `link` may be made here: those that are not fragmented, and those of IPv6 in IPv4, which
+/// may be (RFC 4213 section 3.2.1) and are not where they fit the route.
+const fn leaves_whole(link: &Link) -> bool {
+    link.dont_fragment || matches!(link.transport, Transport::Ip { protocol: 41 })
 }
 
 /// A mark for [`RawOffload::open`] that nothing else on the host has, made of a random seed; never
@@ -250,8 +364,9 @@ enum Outer {
 
 impl Outer {
     /// The header for `inner_octets` on `link`, and the family inside; `None` when they are too
-    /// many for one IP packet, or the link is none of IP-in-IP.
-    fn new(link: &Link, protocol: u8, inner_octets: usize) -> Option<(Family, Self)> {
+    /// many for one IP packet, or the link is none of IP-in-IP. A packet that may be fragmented has an
+    /// identification: `number`, and its segments those that follow.
+    fn new(link: &Link, protocol: u8, inner_octets: usize, number: u16) -> Option<(Family, Self)> {
         let family = match protocol {
             4 => Family::V4,
             41 => Family::V6,
@@ -263,7 +378,11 @@ impl Outer {
                 let mut header = Ipv4Header::new(local, remote, protocol, total);
                 header.set_tos(link.traffic_class);
                 header.set_ttl(link.hop_limit);
-                header.set_fragment_word(Ipv4Header::DONT_FRAGMENT);
+                if link.dont_fragment {
+                    header.set_fragment_word(Ipv4Header::DONT_FRAGMENT);
+                } else {
+                    header.set_identification(number);
+                }
                 header.fill_checksum(&[]);
                 Self::V4(header)
             }
@@ -408,6 +527,15 @@ const TCP_CWR: u8 = 0x80;
 
 const ETHER_IPV4: u16 = 0x0800;
 const ETHER_IPV6: u16 = 0x86dd;
+
+/// Datagrams in a row that leave as one, at most.
+pub const ROW_MAX: usize = 64;
+
+/// The longest headers of a datagram in a row: IPv6's and UDP's.
+const ROW_HEADERS_MAX: usize = 48;
+
+/// What one packet is gathered of: three slices before it, its headers, and the payloads.
+const SLICES_MAX: usize = 3 + 1 + ROW_MAX;
 
 /// How long an answer about a route is believed.
 const ROUTE_LIFE: Duration = Duration::from_secs(1);

@@ -2,8 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder};
 use warren_core::batch::Batch;
+use warren_core::gso::merge::Merge;
 use warren_core::gso::{ChecksumState, transport_checksum};
 use warren_core::packet::Packet;
 
@@ -49,6 +50,67 @@ fn a_super_packet_arrives_as_its_segments() {
                 let state = transport_checksum(octets, &read);
                 assert_eq!(state, ChecksumState::Complete, "{what}");
             }
+        }
+    });
+}
+
+#[test]
+fn datagrams_in_a_row_arrive_as_they_were() {
+    with_offload(|mut offload, _| {
+        for inner in [Inner::Ipv4, Inner::Ipv6] {
+            let receiver = RawIp::open(&RawConfig::new(V4, inner)).unwrap();
+            let mut datagrams: Vec<_> = (0..40).map(|n| datagram(inner, n, 700)).collect();
+            datagrams.push(datagram(inner, 40, 3));
+            let link = Link {
+                traffic_class: 0xb9,
+                hop_limit: 17,
+                dont_fragment: inner == Inner::Ipv4,
+                ..link(V4, inner)
+            };
+            // Not before the peer says that it takes them.
+            let outcome = send_row(&mut offload, &datagrams, link);
+            assert!(matches!(outcome, Outcome::Declined), "{outcome:?}");
+            offload.rows.are_said(V4, true);
+            offload.routes.clear();
+            let outcome = send_row(&mut offload, &datagrams, link);
+            assert!(matches!(outcome, Outcome::Sent), "{inner:?}: {outcome:?}");
+            let received = receive(&receiver);
+            assert_eq!(received.len(), datagrams.len(), "{inner:?}");
+            for ((received, octets), sent) in received.iter().zip(&datagrams) {
+                assert!(octets == sent, "{inner:?}: other octets");
+                assert_eq!((received.tos, received.ttl), (0xb9, Some(17)));
+            }
+            offload.rows.are_said(V4, false);
+            offload.routes.clear();
+        }
+    });
+}
+
+#[test]
+fn rows_that_are_none_for_the_offload_are_left_to_the_socket() {
+    with_offload(|mut offload, _| {
+        offload.rows.are_said(V4, true);
+        offload.rows.are_said(V6, true);
+        let row = |octets: usize| -> Vec<_> {
+            (0..2).map(|n| datagram(Inner::Ipv4, n, octets)).collect()
+        };
+        let usual = link(V4, Inner::Ipv4);
+        let may_be_fragmented = Link {
+            dont_fragment: false,
+            ..usual
+        };
+        for (what, link, row, is_sent) in [
+            ("none of these", usual, row(500), true),
+            ("may be fragmented", may_be_fragmented, row(500), false),
+            ("outer IPv6", link(V6, Inner::Ipv4), row(500), false),
+            // Outer and inner header, and that of UDP.
+            ("fits", usual, row(2000 - 48), true),
+            ("too long for the route", usual, row(2001 - 48), false),
+        ] {
+            ip("link set lo mtu 2000");
+            offload.routes.clear();
+            let outcome = send_row(&mut offload, &row, link);
+            assert_eq!(matches!(outcome, Outcome::Sent), is_sent, "{what}");
         }
     });
 }
@@ -166,7 +228,7 @@ fn without_the_capabilities_the_error_names_the_step() {
         if nix::unistd::geteuid().is_root() {
             crate::testing::become_nobody_on_this_thread();
         }
-        RawOffload::open("lo", MARK, 1 << 16).unwrap_err()
+        RawOffload::open("lo", MARK, 1 << 16, Arc::default()).unwrap_err()
     });
     let sentence = outcome.join().unwrap().to_string();
     assert_eq!(
@@ -195,7 +257,7 @@ fn with_offload(test: fn(RawOffload, Tun)) {
         let mut config = TunConfig::new(name);
         config.addresses = vec!["10.77.0.1/24".parse().unwrap()];
         let tun = Tun::create(&config).unwrap();
-        match RawOffload::open("wraw0", MARK, 1 << 20) {
+        match RawOffload::open("wraw0", MARK, 1 << 20, Arc::default()) {
             Ok(offload) => test(offload, tun),
             Err(OffloadError { what, source }) => {
                 let errno = source.raw_os_error();
@@ -254,6 +316,41 @@ fn super_packet(inner: Inner, payload_octets: usize) -> Vec<u8> {
         .word(octets);
     packet[start + 16..start + 18].copy_from_slice(&sum.partial().to_be_bytes());
     packet
+}
+
+/// A datagram of so many octets, with all its checksums.
+fn datagram(inner: Inner, number: u16, payload_octets: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..payload_octets)
+        .map(|at| (at + usize::from(number)).to_le_bytes()[0])
+        .collect();
+    let mut packet = Vec::new();
+    match inner {
+        Inner::Ipv4 => {
+            let addresses = ([10, 0, 0, 1], [10, 0, 0, 2]);
+            let ip = Ipv4Header::new(0, 9, IpNumber::UDP, addresses.0, addresses.1);
+            let mut ip = ip.unwrap();
+            ip.identification = number;
+            PacketBuilder::ip(IpHeaders::Ipv4(ip, Ipv4Extensions::default()))
+        }
+        Inner::Ipv6 => PacketBuilder::ipv6([1; 16], [2; 16], 9),
+    }
+    .udp(1, 2)
+    .write(&mut packet, &payload)
+    .unwrap();
+    packet
+}
+
+/// Sends packets of which one run is made.
+fn send_row(offload: &mut RawOffload, packets: &[Vec<u8>], link: Link) -> Outcome {
+    let mut batch = Batch::new(packets.len(), 2048);
+    let mut merge = Merge::new();
+    for packet in packets {
+        batch.push(packet, link).unwrap();
+        merge.offer(packet);
+    }
+    let run = merge.finish().unwrap();
+    assert_eq!(run.count, packets.len());
+    offload.send_row(&run, batch.frames())
 }
 
 fn segments(packet: &[u8]) -> Vec<Vec<u8>> {

@@ -145,7 +145,8 @@ impl Entries {
             },
             traffic_classes: offer.traffic_classes,
             outer_octets: carrier.outer_octets(),
-            padding: [0; 3],
+            joins: u8::from(carrier.is_udp() || path.takes_rows),
+            padding: [0; 2],
             sum: sum(&outer),
             sum_of_udp: sum_of_udp(&outer, &key),
             rest: [0; 4],
@@ -174,9 +175,10 @@ impl Entries {
         ) else {
             return;
         };
-        // What goes on to another host may have to be cut again, for which a super-packet would have
-        // to lose the kernel's mark of the tunnel that it came through.
+        // What goes on to another host may have to be cut again, as datagrams have for a socket here, too:
+        // for that a super-packet would have to lose the kernel's mark of the tunnel that it came through.
         let ends_here = tables.local().addresses.contains(&offer.flow.destination);
+        let takes_super = ends_here && offer.flow.protocol == ip_protocol::TCP;
         let arrival = Arrival {
             generation: number(tables.epoch()),
             slot: place,
@@ -186,7 +188,7 @@ impl Entries {
             outer_dscp: offer.outer_dscp,
             passes: offer.passes,
             port: tunnel.ports.map_or(0, |(local, _)| local).to_be_bytes(),
-            takes_super: u8::from(ends_here),
+            takes_super: u8::from(takes_super),
             outer_octets: tunnel.carrier.outer_octets(),
             shim: tunnel.shim,
             rest: [0; 6],

@@ -65,7 +65,9 @@ pub(super) struct Departure {
     pub(super) traffic_classes: [u8; 4],
     /// Octets of what stands in front, by which a program knows the [`Carrier`].
     pub(super) outer_octets: u8,
-    pub(super) padding: [u8; 3],
+    /// Whether datagrams that come thick and fast take the long way, where they are joined.
+    pub(super) joins: u8,
+    pub(super) padding: [u8; 2],
     /// The sum of the outer header's words without its first two, not folded.
     pub(super) sum: u32,
     /// What goes into the outer UDP checksum whatever the packet, not folded.

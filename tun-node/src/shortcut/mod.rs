@@ -26,8 +26,9 @@
 //! receiver where the outer header is IPv6, but where all segments are of one length: then one checksum is right
 //! for each (`sum_of_udp` in `programs/steps.rs`), and a receiver in user space gets them joined to trains, which
 //! its worker opens. What has none comes to it one by one. Datagrams that come thick and fast leave by the worker,
-//! which joins them to trains; not so in IP-in-IP, of which a raw socket is given each packet by itself, and which
-//! the kernel joins without being asked.
+//! which joins them to trains; in IP-in-IP, only to a peer that takes datagrams in a row ([`crate::raw::rows`]).
+//! Datagrams that arrive as one super-packet take the usual way, too: a program cannot take the kernel's mark of
+//! the tunnel off it, and who cuts them for a socket would take them for a tunnel's.
 //!
 //! The devices' own counters (`ip -s link`) do not see packets at the TUN that take the short way.
 //! What takes it passes the host's netfilter output and input rules for the outer packets
@@ -58,8 +59,9 @@ use warren_core::units::{Epoch, Family};
 
 use crate::config::Config;
 use crate::counters::{TallyReport, WorkerReport};
-use crate::netlink::Netlink;
 use crate::netlink::ipsec::has_ipsec_policy;
+use crate::netlink::{Netlink, device_of};
+use crate::raw::rows::Rows;
 use crate::rib::TablesReader;
 use crate::sys::bpf::{self, Instruction, SharedNumbers};
 use entries::{Entries, PLACES};
@@ -194,6 +196,7 @@ impl Shortcut {
         device: &str,
         config: &Config,
         tables: TablesReader,
+        rows: Arc<Rows>,
     ) -> Result<Self, ShortcutError> {
         let other = |what| move |e| failed(what)(io::Error::other(e));
         let mut netlink = Netlink::open().map_err(other("netlink"))?;
@@ -218,7 +221,7 @@ impl Shortcut {
             generation: generation.clone(),
             programs,
             tables,
-            paths: Paths::new(netlink),
+            paths: Paths::new(netlink, rows),
             wanted: Wanted::of(config),
             is_on: None,
         };
@@ -359,7 +362,7 @@ impl Programs {
         if wanted.ports.are_none() && !wanted.ip {
             return Err(failed("receive")(none("nothing")));
         }
-        let device = paths::device_of(address).map_err(failed("the underlay's device"))?;
+        let device = device_of(address).map_err(failed("the underlay's device"))?;
         if let Some((_, attached)) = &self.ingress
             && *attached == device
         {

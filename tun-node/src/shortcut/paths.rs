@@ -1,13 +1,11 @@
 //! By which device of the underlay packets to a peer leave, asked again once a second.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::netlink::Netlink;
+use crate::raw::rows::Rows;
 
 /// How packets leave for a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,11 +13,14 @@ pub(super) struct Path {
     pub(super) device: u32,
     /// The largest outer packet.
     pub(super) mtu: u32,
+    /// Whether the peer takes datagrams in a row in IP.
+    pub(super) takes_rows: bool,
 }
 
 /// The paths that are known.
 pub(super) struct Paths {
     netlink: Netlink,
+    rows: Arc<Rows>,
     known: HashMap<(IpAddr, IpAddr), Option<Path>>,
 }
 
@@ -32,9 +33,10 @@ impl std::fmt::Debug for Paths {
 }
 
 impl Paths {
-    pub(super) fn new(netlink: Netlink) -> Self {
+    pub(super) fn new(netlink: Netlink, rows: Arc<Rows>) -> Self {
         Self {
             netlink,
+            rows,
             known: HashMap::new(),
         }
     }
@@ -75,23 +77,7 @@ impl Paths {
         Some(Path {
             device: path.device,
             mtu: path.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu)),
+            takes_rows: self.rows.are_taken_by(remote),
         })
     }
-}
-
-/// The device that has an address.
-pub(super) fn device_of(address: Ipv4Addr) -> io::Result<u32> {
-    let holder = getifaddrs()?.find(|one| {
-        let held = one.address.as_ref().and_then(|held| held.as_sockaddr_in());
-        held.is_some_and(|held| held.ip() == address)
-    });
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("none has {address}"));
-    let holder = holder.ok_or_else(missing)?;
-    if holder.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
-        let why = format!("{address} is on the loopback device");
-        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
-    }
-    // An address may have a label, which is the device's name and more behind a colon.
-    let name = holder.interface_name.split(':').next().unwrap_or_default();
-    Ok(if_nametoindex(name)?)
 }

@@ -176,12 +176,16 @@ impl<'m> Program<'m> {
         self.traffic_class(INNER, family, R9);
         self.same_dscp(R9, offset_of!(Departure, dscp));
         self.place_of(field(offset_of!(Departure, slot)));
+        let alone = self.a.label();
+        self.a
+            .load(Byte, R1, R8, field(offset_of!(Departure, joins)));
+        self.a.jump_if(R1, When::Equal, 0, alone);
+        self.leave_dense(family);
+        self.a.place(alone);
         let in_udp = self.a.label();
         self.unless_in(Carrier::Ip, offset_of!(Departure, outer_octets), in_udp);
         self.leave(family, Carrier::Ip);
         self.a.place(in_udp);
-        // Only in UDP: of what else comes thick and fast, a raw socket is given each by itself.
-        self.leave_dense(family);
         self.forget_segment_without_sum();
         for carrier in Carrier::ALL.into_iter().filter(|one| one.is_udp()) {
             let other = self.a.label();

@@ -22,32 +22,35 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 use warren_core::batch::{Batch, Link, Transport};
 use warren_core::gso::{Offload, SegmentKind};
 use warren_core::units::Family;
-use warren_core::verdict::{DropReason, Tally, Verdict};
+use warren_core::verdict::{DropReason, Verdict};
 use warren_core::wire::ip_protocol;
 
 use crate::config::Config;
 use crate::counters::{SocketReport, UnderlayCounters};
-use crate::datapath::train::Trains;
-use crate::raw::offload::{self, Outcome, RawOffload};
+use crate::raw::offload::{self, RawOffload};
+use crate::raw::rows::Rows;
 use crate::raw::{Inner, RawIp, SEND_BUFFER_OCTETS};
 use crate::sys::sockopt;
 use crate::udp::share::Share;
-use crate::udp::{self, ReceiveRing, SocketCounters, TransmitPool, Udp};
+use crate::udp::{ReceiveRing, SocketCounters, TransmitPool, Udp};
 use crate::worker::Duty;
 
 mod error;
 mod follow;
+mod sender;
 mod wanted;
 mod ways;
 
 pub use error::UnderlayError;
+use sender::Sender;
 use wanted::{raw_config, sends_by_udp, udp_config, udp_ports};
-use ways::{Way, Ways};
+use ways::Ways;
 
 /// All underlay sockets of one worker.
 #[derive(Debug)]
@@ -58,6 +61,7 @@ pub(super) struct Underlay {
     duty: Duty,
     receive_ring: ReceiveRing,
     send: Sender,
+    rows: Arc<Rows>,
     counters: CountersByKind,
 }
 
@@ -73,6 +77,7 @@ impl Underlay {
         share: Share,
         duty: Duty,
         seed: u64,
+        rows: Arc<Rows>,
     ) -> Result<Self, UnderlayError> {
         let frames = usize::from(config.worker.batch);
         let mut underlay = Self {
@@ -82,6 +87,7 @@ impl Underlay {
             duty,
             receive_ring: ReceiveRing::new(RAW_RECEIVES.min(frames)),
             send: Sender::new(frames, false),
+            rows,
             counters: CountersByKind::default(),
         };
         underlay.extend(config, seed)?;
@@ -169,13 +175,14 @@ impl Underlay {
     /// kernel can: through the device named `device`. `seed` makes the mark of such packets.
     pub(super) fn offload_raw(&mut self, config: &Config, device: &str, seed: u64) {
         let has_raw = self.has(Kind::Ip4) || self.has(Kind::Ip6);
-        let wanted = config.worker.ipip_offload && self.duty.encaps();
+        let wanted = config.worker.offloads_ipip() && self.duty.encaps();
         if !wanted || !has_raw || self.send.offload.is_some() {
             return;
         }
         let octets = config.worker.send_buffer_octets;
         let octets = octets.unwrap_or(SEND_BUFFER_OCTETS);
-        match RawOffload::open(device, offload::mark(seed), octets) {
+        let rows = Arc::clone(&self.rows);
+        match RawOffload::open(device, offload::mark(seed), octets, rows) {
             Ok(offload) => self.send.offload = Some(offload),
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -277,18 +284,26 @@ impl Underlay {
             };
             let before = batch.len();
             let octets = datagram.range.len();
-            if batch.commit_vacancy(index, datagram.range.clone(), datagram.segment_octets, link)
-                == 0
-            {
+            // Trains are of UDP; what a raw socket has is one packet, however it is to be cut.
+            let is_raw = matches!(receiver.socket, Socket::Raw(_));
+            let train = datagram.segment_octets.filter(|_| !is_raw);
+            if batch.commit_vacancy(index, datagram.range.clone(), train, link) == 0 {
                 counters.receive_damaged += 1;
                 continue;
             }
-            if let Some(size) = datagram.segment_octets.filter(|_| batch.len() > before + 1)
-                && let Some(kind) = uncut_packet(first_octets(batch, before), octets)
+            let may_be_uncut = if is_raw {
+                self.rows.are_taken()
+            } else {
+                batch.len() > before + 1
+            };
+            if let Some(size) = datagram.segment_octets.filter(|_| may_be_uncut)
+                && let Some(kind) = uncut_packet(first_octets(batch, before), octets, is_raw)
             {
-                // A tunnel device of this host sent one packet uncut, not a train.
-                batch.truncate(before);
-                batch.commit_vacancy(index, datagram.range.clone(), None, link);
+                // It was sent uncut; not a train.
+                if !is_raw {
+                    batch.truncate(before);
+                    batch.commit_vacancy(index, datagram.range.clone(), None, link);
+                }
                 if let Some(mut frame) = batch.frame_mut(before) {
                     frame.set_offload(Offload {
                         partial_checksum: None,
@@ -593,156 +608,6 @@ impl Overflows {
     }
 }
 
-/// What sending needs besides sockets; made once.
-#[derive(Debug)]
-struct Sender {
-    trains: Trains,
-    /// For super-packets in IP, where the kernel can cut them.
-    offload: Option<RawOffload>,
-    /// Frames still to be sent: by which socket, and which frame.
-    pending: Vec<(Way, usize)>,
-    /// The frames of one socket.
-    order: Vec<usize>,
-}
-
-impl Sender {
-    fn new(frames: usize, segmentation: bool) -> Self {
-        Self {
-            trains: Trains::new(segmentation),
-            offload: None,
-            pending: Vec::with_capacity(frames),
-            order: Vec::with_capacity(frames),
-        }
-    }
-
-    /// Sends all pending frames that leave by `way`, in order.
-    fn all_of(
-        &mut self,
-        way: Way,
-        batch: &Batch,
-        receivers: &[Receiver],
-        ways: &Ways,
-        counters: &mut UnderlayCounters,
-    ) {
-        let mut order = std::mem::take(&mut self.order);
-        order.clear();
-        self.pending.retain(|(by, index)| {
-            if *by == way {
-                order.push(*index);
-            }
-            *by != way
-        });
-        let mut rest = order.as_slice();
-        if self.offload.is_some() && matches!(way.kind, Kind::Ip4 | Kind::Ip6) && !way.fragments {
-            let is_super = |index: &usize| {
-                let frame = batch.frame(*index);
-                frame.is_some_and(|frame| frame.offload.segments.is_some())
-            };
-            while let Some(at) = rest.iter().position(is_super) {
-                let (before, from) = rest.split_at(at);
-                let (whole, behind) = from.split_at(1);
-                self.as_messages(way, batch, before, receivers, ways, counters);
-                if !self.offloaded(batch, whole, counters) {
-                    self.as_messages(way, batch, whole, receivers, ways, counters);
-                }
-                rest = behind;
-            }
-        }
-        self.as_messages(way, batch, rest, receivers, ways, counters);
-        self.order = order;
-    }
-
-    /// Sends a super-packet that is to leave by a raw socket, if the kernel cuts it there.
-    fn offloaded(
-        &mut self,
-        batch: &Batch,
-        whole: &[usize],
-        counters: &mut UnderlayCounters,
-    ) -> bool {
-        let frame = whole.first().and_then(|&index| batch.frame(index));
-        let (Some(frame), Some(offload)) = (frame, &mut self.offload) else {
-            return false;
-        };
-        match offload.send(&frame) {
-            Outcome::Declined => return false,
-            Outcome::Sent => counters.sent.count(frame.bytes.len()),
-            Outcome::Failed(error) => {
-                counters.send_drops.count(&error, 1);
-                if !offload::is_passing(&error) {
-                    warn!(%error, "no segmentation offload for IP-in-IP any more");
-                    self.offload = None;
-                }
-            }
-        }
-        counters.send_messages += 1;
-        true
-    }
-
-    /// Sends the frames `order`, which leave by `way`, as messages of its socket.
-    fn as_messages(
-        &mut self,
-        way: Way,
-        batch: &Batch,
-        order: &[usize],
-        receivers: &[Receiver],
-        ways: &Ways,
-        counters: &mut UnderlayCounters,
-    ) {
-        let (udp, raw) = ways.sockets(way, receivers);
-        let family = match way.kind {
-            Kind::Udp4 | Kind::Ip4 => udp::Family::Ipv4,
-            Kind::Udp6 | Kind::Ip6 => udp::Family::Ipv6,
-        };
-        // A raw socket can not cut a message, and what is cut is not fragmented too.
-        let segmentation = udp.is_some() && !way.fragments;
-        let mut no_segmentation = false;
-        let malformed = self
-            .trains
-            .send(family, segmentation, batch, order, |mut turn| {
-                let mut sent = turn
-                    .carried
-                    .iter()
-                    .fold(Tally::default(), |mut sum, carried| {
-                        sum.packets += carried.frames;
-                        sum.octets += carried.octets;
-                        sum
-                    });
-                counters.send_messages += turn.carried.len() as u64;
-                let mut network = SocketCounters::default();
-                let carried = turn.carried;
-                let refused = |index: usize, error: &io::Error| {
-                    // The device under the socket can not do it, whatever the kernel can.
-                    no_segmentation |= error.raw_os_error() == Some(libc::EIO);
-                    let carried = carried.get(index).copied().unwrap_or_default();
-                    if carried.frames == 0 {
-                        counters.sent_partly += 1;
-                    }
-                    counters.send_drops.count(error, carried.frames);
-                    sent.packets -= carried.frames;
-                    sent.octets -= carried.octets;
-                };
-                match (udp, raw) {
-                    (Some(udp), _) => udp.send_batch(&mut turn.turn, &mut network, refused),
-                    (None, Some(raw)) => raw.send_batch(&mut turn.turn, &mut network, refused),
-                    (None, None) => {}
-                }
-                counters.sent.add(sent);
-                counters.network_errors += network.reported;
-                if network.reported > 0 {
-                    match (udp, raw) {
-                        (Some(udp), _) => forget_errors(|| udp.next_error(&mut [])),
-                        (None, Some(raw)) => forget_errors(|| raw.next_error(&mut [])),
-                        (None, None) => {}
-                    }
-                }
-            });
-        counters.send_malformed += malformed;
-        if no_segmentation {
-            self.trains.disable_segmentation();
-        }
-    }
-}
-
 /// Datagrams, or trains of them, received in one call: each has room for 64 KiB.
 const RECEIVES: usize = 8;
 
@@ -764,9 +629,10 @@ fn first_octets(batch: &Batch, index: usize) -> &[u8] {
 /// A kernel tunnel device on this same host hands over 64 KiB with a single encapsulation header,
 /// and the socket reports the inner segment size. The first datagram of a train never claims more
 /// octets than it has.
-fn uncut_packet(first: &[u8], octets: usize) -> Option<SegmentKind> {
-    const SHIMS: [usize; 3] = [8 + 14, 4, 0];
-    SHIMS.into_iter().find_map(|shim| {
+fn uncut_packet(first: &[u8], octets: usize, is_raw: bool) -> Option<SegmentKind> {
+    const SHIMS: &[usize] = &[8 + 14, 4, 0];
+    let shims = if is_raw { &[0] } else { SHIMS };
+    shims.iter().copied().find_map(|shim| {
         let (total, protocol) = match first.get(shim..)? {
             [0x45..=0x4f, _, high, low, _, _, _, _, _, protocol, ..] => {
                 (usize::from(u16::from_be_bytes([*high, *low])), *protocol)
@@ -816,7 +682,7 @@ mod tests {
         let mut config = Config::parse(&text, "example.toml").unwrap();
         config.node.underlay_v4 = Some(Ipv4Addr::LOCALHOST);
         config.node.underlay_v6 = None;
-        let open = Underlay::open(&config, Share::ALONE, Duty::Encap, 7);
+        let open = Underlay::open(&config, Share::ALONE, Duty::Encap, 7, Arc::default());
         let mut underlay = open.unwrap();
         let mut batch = Batch::new(0, 0);
         assert!(underlay.is_readable());

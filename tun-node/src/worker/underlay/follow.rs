@@ -1,6 +1,7 @@
 //! Other underlay addresses while the worker runs.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use warren_core::units::Family;
 
@@ -47,6 +48,7 @@ impl Underlay {
             duty: self.duty,
             receive_ring: ReceiveRing::new(1),
             send: Sender::new(1, false),
+            rows: Arc::clone(&self.rows),
             counters: CountersByKind::default(),
         };
         fresh.extend(&only, seed)?;
