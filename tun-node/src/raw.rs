@@ -123,12 +123,19 @@ impl RawIp {
                     _ => failed("socket")(source),
                 }
             })?;
-        let mut options = vec![
-            ("IP_RECVTOS", IntOption::receive_tos(family), 1),
-            ("IP_PKTINFO", IntOption::receive_packet_info(family), 1),
-            ("IP_RECVTTL", IntOption::receive_ttl(family), 1),
-            ("IP_RECVERR", IntOption::receive_errors(family), 1),
-        ];
+        let mut options = vec![("IP_RECVERR", IntOption::receive_errors(family), 1)];
+        if family == Family::Ipv6 {
+            // Of IPv4 the outer header says all that, and each costs something with every packet.
+            options.extend([
+                ("IPV6_RECVTCLASS", IntOption::receive_tos(family), 1),
+                (
+                    "IPV6_RECVPKTINFO",
+                    IntOption::receive_packet_info(family),
+                    1,
+                ),
+                ("IPV6_RECVHOPLIMIT", IntOption::receive_ttl(family), 1),
+            ]);
+        }
         let path_mtu = config.path_mtu.value();
         options.push(("IP_MTU_DISCOVER", IntOption::mtu_discover(family), path_mtu));
         for (what, option, value) in options {
@@ -313,7 +320,7 @@ pub enum RawError {
 pub const SEND_BUFFER_OCTETS: u32 = 4 << 20;
 
 /// Moves each range past the options of the outer IPv4 header, which follow the
-/// 20 octets that the ring has kept, and takes TOS and TTL from the header.
+/// 20 octets that the ring has kept, and takes TOS, TTL and destination from the header.
 fn strip_options(ring: &mut ReceiveRing) {
     for (outcome, header) in ring.received_prefixed() {
         let Ok(datagram) = outcome else {
@@ -330,6 +337,9 @@ fn strip_options(ring: &mut ReceiveRing) {
         datagram.segment_octets = rows::segment_octets(header);
         datagram.tos = header[1];
         datagram.ttl = Some(header[8]);
+        datagram.local = header
+            .last_chunk::<4>()
+            .map(|&destination| destination.into());
     }
 }
 
