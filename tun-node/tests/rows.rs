@@ -63,28 +63,30 @@ fn datagrams_in_a_row_cross_whole_where_nothing_cuts_them_and_come_apart_in_orde
 
 #[test]
 fn known_flows_leave_in_a_row_too_where_they_come_thick_and_fast() {
-    let Some((lab, node, opposite)) = open(SHORT, SHORT) else {
-        return;
-    };
-    for is_wire in [false, true] {
-        if is_wire {
-            cut_frames(&lab);
+    for options in [SHORT, SHORT_AND_RING] {
+        let Some((lab, node, opposite)) = open(options, options) else {
+            return;
+        };
+        for is_wire in [false, true] {
+            if is_wire {
+                cut_frames(&lab);
+            }
+            for addresses in FAMILIES {
+                let before = raw(&node);
+                once_each(&lab, addresses, |_| 100);
+                let out = between(&before, &raw(&node));
+                let what = format!("{options}, wire {is_wire}, to {}: {out:?}", addresses.1);
+                assert!(out.sent > u64::from(DATAGRAMS / 4), "{what}");
+                assert!(out.messages < out.sent / 4, "{what}");
+            }
         }
-        for addresses in FAMILIES {
-            let before = raw(&node);
-            once_each(&lab, addresses, |_| 100);
-            let out = between(&before, &raw(&node));
-            let what = format!("wire {is_wire}, to {}: {out:?}", addresses.1);
-            assert!(out.sent > u64::from(DATAGRAMS / 4), "{what}");
-            assert!(out.messages < out.sent / 4, "{what}");
-        }
+        settle(&node);
+        settle(&opposite);
+        assert_balanced(&node);
+        assert_balanced(&opposite);
+        node.stop();
+        opposite.stop();
     }
-    settle(&node);
-    settle(&opposite);
-    assert_balanced(&node);
-    assert_balanced(&opposite);
-    node.stop();
-    opposite.stop();
 }
 
 #[test]
@@ -148,6 +150,7 @@ const OFFLOAD: &str = "[worker]\nipip-offload = true";
 /// What comes is not joined.
 const APART: &str = "[worker]\ngro = false";
 const SHORT: &str = "[worker]\nflow-offload = true";
+const SHORT_AND_RING: &str = "[worker]\nflow-offload = true\npacket-ring = true";
 
 /// Datagrams of a [`stream`], and of a part that is sent without a pause.
 const DATAGRAMS: u32 = 40_000;

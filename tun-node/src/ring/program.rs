@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use crate::assembler::Operation::{Add, And, Or, Subtract};
-use crate::assembler::Width::{Byte, Double, Word};
+use crate::assembler::Width::{Byte, Double, Half, Word};
 use crate::assembler::{Assembler, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, When};
 use crate::sys::bpf::Instruction;
 use crate::sys::bpf::abi::{
@@ -95,7 +95,8 @@ pub(super) fn egress(memory: BorrowedFd<'_>) -> Vec<Instruction> {
     a.finish()
 }
 
-/// Goes on if the packet is one of UDP, over IPv4 or, without extension headers, IPv6.
+/// Goes on if the packet is one of UDP, over IPv4 or, without extension headers, IPv6. What is for another program
+/// at the device ([`crate::raw::offload`]) begins with something else, and so has other lengths.
 fn datagrams_only(a: &mut Assembler, next: Label) {
     let (datagram, other) = (a.label(), a.label());
     a.load(Word, R2, R6, SKB_DATA);
@@ -106,13 +107,20 @@ fn datagrams_only(a: &mut Assembler, next: Label) {
     a.jump_if_both(R1, When::Above, R3, next);
     a.jump_if(R4, When::NotEqual, ether_type(0x0800), other);
     a.load(Byte, R1, R2, 9);
-    a.jump_if(R1, When::Equal, UDP, datagram);
-    a.jump(next);
+    a.jump_if(R1, When::NotEqual, UDP, next);
+    a.load(Half, R1, R2, 2);
+    a.network_order(R1);
+    a.jump(datagram);
     a.place(other);
     a.jump_if(R4, When::NotEqual, ether_type(0x86dd), next);
     a.load(Byte, R1, R2, 6);
     a.jump_if(R1, When::NotEqual, UDP, next);
+    a.load(Half, R1, R2, 4);
+    a.network_order(R1);
+    a.by(Add, R1, 40);
     a.place(datagram);
+    a.load(Word, R2, R6, SKB_LEN);
+    a.jump_if_both(R1, When::NotEqual, R2, next);
 }
 
 /// Goes on if the packet fits a record. Those that follow one that does not keep to the device's queue
