@@ -179,6 +179,11 @@ impl RawOffload {
         self.hand_over(family, (device, outer), frame.offload, headers, [inner])
     }
 
+    /// Whether datagrams may leave on that link in a row: the peer takes them, over IPv4.
+    pub fn takes_rows(&mut self, link: &Link) -> bool {
+        link.remote.is_ipv4() && leaves_whole(link) && self.route(link).takes_rows
+    }
+
     /// Sends datagrams in a row, of which [`Merge`](warren_core::gso::merge::Merge) made `run`, as one
     /// super-packet, if they are some for the offload. `frames` are those of the run, at most
     /// [`ROW_MAX`], and have one [`Link`].
@@ -191,24 +196,15 @@ impl RawOffload {
             return Outcome::Declined;
         };
         let link = first.link;
-        let (Transport::Ip { protocol }, SegmentKind::Udp, true, 0) =
-            (link.transport, run.kind, leaves_whole(link), first.pushed)
-        else {
+        let is_one = run.kind == SegmentKind::Udp && first.pushed == 0 && self.takes_rows(link);
+        let Transport::Ip { protocol } = link.transport else {
+            return Outcome::Declined;
+        };
+        let Some((device, room)) = self.route(link).way.filter(|_| is_one) else {
             return Outcome::Declined;
         };
         let number = self.numbers(run.count);
         let Some((family, outer)) = Outer::new(link, protocol, run.total_octets, number) else {
-            return Outcome::Declined;
-        };
-        let (
-            Route {
-                way: Some((device, room)),
-                takes_rows: true,
-                ..
-            },
-            IpAddr::V4(_),
-        ) = (self.route(link), link.remote)
-        else {
             return Outcome::Declined;
         };
         let outer = outer.octets();

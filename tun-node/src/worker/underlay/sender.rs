@@ -3,10 +3,11 @@
 use std::io;
 
 use tracing::warn;
-use warren_core::batch::Batch;
+use warren_core::batch::{Batch, Link};
 use warren_core::gso::Offload;
 use warren_core::gso::merge::{Merge, MergeRun, Offer};
 use warren_core::verdict::Tally;
+use warren_core::wire::ip_protocol;
 
 use super::ways::{Way, Ways};
 use super::{Kind, Receiver, forget_errors};
@@ -77,11 +78,19 @@ impl Sender {
         // The first frame that has not left, and the first of the run in progress.
         let (mut next, mut first) = (0, 0);
         let mut octets = 0;
+        let mut asked: Option<(&Link, bool)> = None;
         for at in 0..=order.len() {
             let frame = order.get(at).and_then(|&index| batch.frame(index));
             let is_super = frame.is_some_and(|frame| frame.offload.segments.is_some());
+            let may_join = frame.as_ref().is_some_and(|frame| {
+                // Most leave on the link of the one before.
+                let known = asked.filter(|(link, _)| *link == frame.link);
+                let (_, takes) = known.unwrap_or_else(|| (frame.link, self.takes_rows(frame.link)));
+                asked = Some((frame.link, takes));
+                takes && frame.offload == Offload::NONE && is_datagram(frame.bytes)
+            });
             let offer = match frame {
-                Some(frame) if frame.offload == Offload::NONE && frame.pushed == 0 => {
+                Some(frame) if may_join => {
                     let begun = order.get(first).and_then(|&index| batch.frame(index));
                     let goes_on = at - first < ROW_MAX
                         && octets + frame.bytes.len() < ROW_OCTETS
@@ -122,6 +131,12 @@ impl Sender {
         }
         let rest = order.get(next..).unwrap_or_default();
         self.as_messages(way, batch, rest, receivers, ways, counters);
+    }
+
+    /// Whether datagrams may leave on that link in a row.
+    fn takes_rows(&mut self, link: &Link) -> bool {
+        let offload = self.offload.as_mut();
+        offload.is_some_and(|offload| offload.takes_rows(link))
     }
 
     /// Sends datagrams in a row that are to leave by a raw socket as one, if the kernel cuts it there.
@@ -242,6 +257,15 @@ impl Sender {
         if no_segmentation {
             self.trains.disable_segmentation();
         }
+    }
+}
+
+/// Whether an inner packet is of UDP, without options or extension headers: of what else there is no row.
+const fn is_datagram(packet: &[u8]) -> bool {
+    match packet {
+        [0x45, _, _, _, _, _, _, _, _, protocol, ..] => *protocol == ip_protocol::UDP,
+        [0x60..=0x6f, _, _, _, _, _, protocol, ..] => *protocol == ip_protocol::UDP,
+        _ => false,
     }
 }
 
