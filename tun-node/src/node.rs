@@ -408,7 +408,9 @@ impl Supervisor<'_> {
         }
         self.watch_loops();
         self.state.look_after_ring();
-        self.state.look_after_rows();
+        if self.ticks.is_multiple_of(TICKS_PER_PROBE) {
+            self.state.look_after_rows();
+        }
         let is_ready = self.probe_is_fresh();
         if is_ready != self.was_ready {
             self.was_ready = is_ready;
