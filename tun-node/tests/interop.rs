@@ -219,6 +219,7 @@ impl Pair {
     fn judge(&self, dissection: &[Dissected]) {
         let complaints: Vec<&String> = dissection
             .iter()
+            .filter(|frame| !self.is_zero_of_the_kernel(frame))
             .filter_map(|frame| frame.complaint.as_ref())
             .take(10)
             .collect();
@@ -253,6 +254,14 @@ impl Pair {
                 assert!(octets >= CAPTURED_OCTETS, "{octets} octets from {workload}");
             }
         }
+    }
+
+    /// Whether all that is wrong with a frame is a checksum of zero that the kernel opposite has written as 0xffff,
+    /// as it does in whatever protocol where it finishes one: once in some 65,536 packets.
+    fn is_zero_of_the_kernel(&self, frame: &Dissected) -> bool {
+        const ZERO: &str = "|TCP Checksum 0xffff instead of 0x0000 (see RFC 1624)|";
+        let complaint = frame.complaint.as_ref();
+        self.is_from(frame, &self.there) && complaint.is_some_and(|it| it.contains(ZERO))
     }
 
     /// Whether a frame was sent by this node.
