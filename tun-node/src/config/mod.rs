@@ -442,7 +442,7 @@ pub struct Worker {
     /// Whether datagrams may come from the device by shared memory, past its counters and its queueing
     /// discipline.
     pub packet_ring: bool,
-    /// Whether the kernel joins datagrams for us (`UDP_GRO`), where it can.
+    /// Whether the kernel joins datagrams for us (`UDP_GRO`), where it can, and peers may send some in a row in IP.
     pub gro: bool,
     /// Whether the device hands over uncut UDP packets too, where the kernel can.
     pub uso: bool,

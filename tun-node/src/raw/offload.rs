@@ -227,7 +227,7 @@ impl RawOffload {
         self.hand_over(family, (device, outer), offload, run.header_octets, inner)
     }
 
-    /// The first of so many numbers in a row that no other packet has had for long (RFC 6864 section 4.2).
+    /// The first of so many numbers in a row, each of which comes again only after all others (RFC 6864 section 4.2).
     fn numbers(&mut self, count: usize) -> u16 {
         let first = self.next_number;
         self.next_number = first.wrapping_add(u16::try_from(count).unwrap_or(u16::MAX));

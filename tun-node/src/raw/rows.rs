@@ -81,8 +81,8 @@ impl Rows {
 #[derive(Debug)]
 pub struct RowMarker {
     rows: Arc<Rows>,
-    /// With the device that it is attached to.
-    attached: Option<(OwnedFd, u32)>,
+    /// With the device that it is attached to, and the address whose packets it looks at.
+    attached: Option<(OwnedFd, (u32, Ipv4Addr))>,
     /// Why it is attached to none.
     because: Option<String>,
 }
@@ -118,14 +118,15 @@ impl RowMarker {
 
     fn follow(&mut self, address: Ipv4Addr) -> io::Result<()> {
         let device = device_of(address)?;
-        if self.attached.as_ref().is_some_and(|(_, at)| *at == device) {
+        let wanted = (device, address);
+        if self.attached.as_ref().is_some_and(|(_, at)| *at == wanted) {
             return Ok(());
         }
         // Never two at one device.
         self.attached = None;
-        let program = bpf::load_classifier(&program())?;
+        let program = bpf::load_classifier(&program(address))?;
         let attached = bpf::attach_ingress(program.as_fd(), device)?;
-        self.attached = Some((attached, device));
+        self.attached = Some((attached, wanted));
         Ok(())
     }
 
@@ -165,8 +166,9 @@ pub fn segment_octets(outer: &[u8; size_of::<Ipv4Header>()]) -> Option<NonZeroU1
     NonZeroU16::new(u16::from_be_bytes([high, low])).filter(|_| flags & WRITTEN != 0)
 }
 
-/// The program at the ingress of the underlay's device.
-fn program() -> Vec<Instruction> {
+/// The program at the ingress of the underlay's device, for packets to `address`: what goes on to somebody else
+/// stays as it is.
+fn program(address: Ipv4Addr) -> Vec<Instruction> {
     let mut a = Assembler::default();
     let (next, joined, write) = (a.label(), a.label(), a.label());
     a.copy(R6, R1);
@@ -183,6 +185,9 @@ fn program() -> Vec<Instruction> {
     a.jump_if(R0, When::NotEqual, 0, next);
     a.load(Byte, R1, R10, HEADERS);
     a.jump_if(R1, When::NotEqual, 0x45, next);
+    a.load(Word, R1, R10, HEADERS + 16);
+    a.set_wide(R2, u32::from_ne_bytes(address.octets()).into());
+    a.jump_if_both(R1, When::NotEqual, R2, next);
     // The family inside by the outer protocol: where its header has the transport's.
     let (v6, found) = (a.label(), a.label());
     a.load(Byte, R1, R10, HEADERS + 9);
