@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::opposite::{FAMILIES, settle};
+use common::opposite::{FAMILIES, cut_frames, settle};
 use common::{Lab, Node, Underlay, wait_until};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -142,6 +142,25 @@ fn nobody_on_the_way_says_where_a_packet_is_to_be_cut() {
     sink.set_read_timeout(Some(Duration::from_millis(300)))
         .unwrap();
     assert!(sink.recv(&mut [0; 2048]).is_err(), "more than was sent");
+    // What is for somebody else at the same device stays as it is.
+    lab.ip(1, "addr add 192.0.2.77/24 dev wire");
+    let other = lab.within(1, || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(4))).unwrap();
+        let address = SocketAddr::from(([192, 0, 2, 77], 0));
+        socket.bind(&address.into()).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        UdpSocket::from(socket)
+    });
+    let mut packet = vec![0x45, 0, 0, 0, 0, 10, 0xc0, 0, 64, 4, 0, 0];
+    packet.extend([192, 0, 2, 2, 192, 0, 2, 77]);
+    packet.extend(&inner);
+    let to = SocketAddr::from(([192, 0, 2, 77], 0));
+    raw.send_to(&packet, &to.into()).unwrap();
+    let mut room = [0; 2048];
+    other.recv(&mut room).unwrap();
+    assert_eq!(room[4..8], [0, 10, 0xc0, 0]);
     assert_balanced(&node);
     node.stop();
 }
@@ -266,18 +285,6 @@ fn between(before: &SocketReport, after: &SocketReport) -> Between {
         sent: after.sent.packets - before.sent.packets,
         messages: after.send_messages - before.send_messages,
         received: after.received.packets - before.received.packets,
-    }
-}
-
-/// Makes the veth as a wire is: whatever leaves is cut to its MTU.
-fn cut_frames(lab: &Lab) {
-    for netns in [1, 2] {
-        let off = [
-            "ethtool", "-K", "wire", "tx", "off", "tso", "off", "gso", "off",
-        ];
-        assert!(lab.exec(netns, &off).status.success());
-        let on = ["ethtool", "-K", "wire", "gro", "on"];
-        assert!(lab.exec(netns, &on).status.success());
     }
 }
 

@@ -510,14 +510,7 @@ fn assert_carried(node: &Node, encap: &str, sockets: &str, shim_octets: u64) {
 
 /// Has frames cut to the MTU, as a wire has them.
 fn cut_frames(lab: &Lab) {
-    for netns in [1, 2] {
-        let off = [
-            "ethtool", "-K", "wire", "tx", "off", "tso", "off", "gso", "off",
-        ];
-        assert!(lab.exec(netns, &off).status.success());
-        let on = ["ethtool", "-K", "wire", "gro", "on"];
-        assert!(lab.exec(netns, &on).status.success());
-    }
+    opposite::cut_frames(lab);
     // The features are asked for once a second.
     std::thread::sleep(Duration::from_millis(1500));
 }

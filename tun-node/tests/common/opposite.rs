@@ -89,3 +89,15 @@ pub(crate) fn settle(node: &Node) {
     })
     .unwrap();
 }
+
+/// Makes the veth as a wire is: whatever leaves is cut to its MTU.
+pub(crate) fn cut_frames(lab: &Lab) {
+    for netns in [1, 2] {
+        let off = [
+            "ethtool", "-K", "wire", "tx", "off", "tso", "off", "gso", "off",
+        ];
+        assert!(lab.exec(netns, &off).status.success());
+        let on = ["ethtool", "-K", "wire", "gro", "on"];
+        assert!(lab.exec(netns, &on).status.success());
+    }
+}
